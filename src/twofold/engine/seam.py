@@ -1,0 +1,90 @@
+"""The seam between the agent and what runs a VM. All waiting calls are coroutines and always end."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from twofold.model.machine import Capabilities, Spec
+
+
+@dataclass(frozen=True)
+class Stats:
+    """`memory` resident bytes, `cpu_seconds` used since start, `status` QEMU's or Xen's own word for the run state."""
+
+    memory: int
+    cpu_seconds: float
+    status: str
+
+
+class Machine(Protocol):
+    """One running VM. It lives in a process of its own that outlives the agent."""
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def channel(self) -> Path:
+        """The private socket at whose other end the guest's agent listens."""
+
+    async def pause(self) -> None: ...
+
+    async def resume(self) -> None:
+        """Let the guest run (again)."""
+
+    async def suspend(self) -> int:
+        """Pause, flush the disks and return a memfd that holds the machine's memory; the machine stays paused, so that a
+        caller that fails to seal it can `resume`. The caller closes the memfd and then calls `kill`."""
+
+    async def power_button(self) -> None:
+        """Ask the guest to shut down (ACPI)."""
+
+    async def display(self) -> socket.socket:
+        """A private stream on which the guest's screen, input and sound are reached (hosted: QEMU's D-Bus display, on which
+        the holder authenticates as a client). Hand it to one process; closing it ends that viewer alone."""
+
+    async def kill(self) -> None:
+        """End the VM at once; disks stay as after a power cut. Idempotent."""
+
+    async def wait(self) -> str:
+        """Wait until the VM has ended; returns why, for a person ('guest shut down', 'killed', 'crashed: ...')."""
+
+    async def stats(self) -> Stats: ...
+
+    async def close(self) -> None:
+        """Let go of the machine without ending it."""
+
+
+class Engine(Protocol):
+    """Starts machines."""
+
+    async def capabilities(self) -> Capabilities: ...
+
+    def machine_type(self, spec: Spec) -> str:
+        """The versioned machine type for this spec; part of a suspended memory's identity."""
+
+    def cpu_model(self, spec: Spec) -> str:
+        """The CPU model for this spec; part of a suspended memory's identity."""
+
+    async def start(
+        self,
+        spec: Spec,
+        disks: Mapping[str, socket.socket],
+        parts: Mapping[str, int],
+        runtime: Path,
+        memory: int | None = None,
+        paused: bool = False,
+    ) -> Machine:
+        """Start a VM. `disks` maps a spec disk's device to a connected NBD stream; `parts` holds descriptors of `kernel` and
+        `initrd` for a direct boot; `memory` a memfd to resume from (the machine is then loaded and still paused, and `resume`
+        starts it). Sockets and the pid file lie in the private folder `runtime`. Everything is undone on failure.
+
+        Raises:
+            MissingError: QEMU is not there or too old. NoRoomError: not enough free memory. DamagedError: `memory` does not load.
+        """
+
+    async def attach(self, runtime: Path) -> Machine | None:
+        """The machine that a former agent left in `runtime`, or None if it has ended."""

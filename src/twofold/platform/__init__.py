@@ -1,0 +1,1 @@
+"""What only one operating system has: programs, descriptors, credentials, limits. Imports `model` alone."""
