@@ -1,0 +1,63 @@
+# Two commands do everything on a fresh Debian 12 or 13: `make demo` and `make test`. Run them as root or with sudo at hand.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PY := .venv/bin/python
+PERSON := tools/as-person
+
+.PHONY: help
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
+
+.PHONY: setup
+setup: ## install what is missing: Debian packages, the Python environment from its lock file, the Rust core
+	@tools/setup-apt
+	@tools/setup-python
+
+.PHONY: image
+image: setup ## build the business image (kept in a cache; a second run builds nothing)
+	@tools/image
+
+.PHONY: demo
+demo: image ## server, check-out, business VM and switcher on your own desktop; Ctrl-C suspends, the next run resumes
+	@$(PERSON) $(PY) -m demo
+
+.PHONY: demo-headless
+demo-headless: image ## the same on an X server of its own, driven by keys and touches, checked on its pixels
+	@$(PERSON) $(PY) -m demo.headless
+
+.PHONY: test
+test: image ## every test: style, unit, golden, then those that boot a real guest
+	@tools/test
+
+.PHONY: test-quick
+test-quick: setup ## style, unit and golden tests alone: no VM, well under a minute
+	@$(PERSON) $(PY) -m pytest -q tests/unit tests/golden -m "not root"
+
+.PHONY: bench bench-boot bench-busy
+bench: bench-boot bench-busy ## every bench; JSON, table and plot in out/bench/
+bench-boot: image ## boot and resume against each other and against the same image under bare QEMU
+	@$(PERSON) $(PY) -m bench.boot
+bench-busy: image ## application launch on a busy host system, with and without our measures
+	@$(PERSON) $(PY) -m bench.busy
+
+.PHONY: dist
+dist: setup ## build the wheel and the .deb into out/dist/
+	@tools/dist
+
+.PHONY: test-dist
+test-dist: dist ## install the wheel and the .deb, each into a clean Debian root
+	@tools/test-dist
+
+.PHONY: soak
+soak: image ## the long runs: hundreds of switches at every gap, suspend and resume in a loop
+	@$(PERSON) $(PY) -m pytest -q -m "not root" tests --soak
+
+.PHONY: lock
+lock: ## renew requirements.lock from pyproject.toml
+	@.venv/bin/python -m uv --version >/dev/null 2>&1 || .venv/bin/pip install -q uv
+	@.venv/bin/python -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	  --no-annotate --upgrade --extra server --group dev pyproject.toml -o requirements.lock
+
+.PHONY: clean
+clean: ## remove what was built in this folder; caches and workspaces elsewhere stay
+	rm -rf out target build .venv
