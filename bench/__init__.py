@@ -1,1 +1,1 @@
-"""Benches: one file per group of figures. Each runs ours and its peers alternately on the same work and never judges by failing."""
+"""Benches: one file per group of figures. Each runs ours and its peers in turn on the same work; none fails for being slow."""

@@ -21,8 +21,10 @@ OUT = Path(__file__).resolve().parents[1] / "out" / "bench"
 
 @dataclass(frozen=True)
 class Row:
-    """One figure. `ours` and `peers` are medians, `spread` ours from lowest to highest. `ratio` is ours over the first peer; `goal`
-    is the limit that this ratio (or, without a peer, the figure itself) should meet, and `met` whether it does."""
+    """One figure. `ours` and `peers` are medians, `spread` ours from lowest to highest, `ratio` ours over the first peer.
+
+    `goal` limits this ratio (or, without a peer, the figure itself); `met` says whether it holds.
+    """
 
     figure: str
     unit: str
@@ -43,7 +45,7 @@ def row(
     at_most: float | None = None,
     at_least: float | None = None,
 ) -> Row:
-    """Boil samples down to a row. `at_most` and `at_least` limit the ratio to the first peer, or the figure where there is none."""
+    """Boil samples down to a row. `at_most`, `at_least` limit the ratio to the first peer, or the figure if there is none."""
     middle = statistics.median(ours)
     against = {name: statistics.median(samples) for name, samples in peers.items()}
     ratio = middle / next(iter(against.values())) if against else None
@@ -101,7 +103,8 @@ def report(name: str, rows: Sequence[Row], notes: Sequence[str] = ()) -> Path:
     for one in rows:
         table.add_row(
             one.figure, f"{one.ours:.3g} {one.unit}", f"{one.spread[0]:.3g} … {one.spread[1]:.3g} (n={one.rounds})",
-            ", ".join(f"{peer} {value:.3g}" for peer, value in one.peers.items()), "" if one.ratio is None else f"{one.ratio:.2f}x",
+            ", ".join(f"{peer} {value:.3g}" for peer, value in one.peers.items()),
+            "" if one.ratio is None else f"{one.ratio:.2f}x",
             one.goal, {True: "yes", False: "NO", None: ""}[one.met],
         )  # fmt: skip
     console = Console(width=max(120, Console().width))
