@@ -1,0 +1,241 @@
+"""The agent's client of the server: synchronous, standard library, called in threads. Everything it returns has been verified."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from twofold.image.chunks import MAX_STORED, ImageIndex, verified
+from twofold.model.canonical import canonical
+from twofold.model.errors import BadInputError, DamagedError, NotFoundError, RefusedError
+from twofold.model.lease import Lease
+from twofold.model.names import colour, slug, title
+from twofold.trust import https, request
+from twofold.trust.device import Identity
+from twofold.trust.keys import VerifyKey, write_private
+from twofold.trust.signed import Context, verify
+
+SCHEMA = "twofold-enrolment-1"
+MAX_INDEX = 512 << 20
+
+
+@dataclass(frozen=True)
+class Enrolment:
+    """What this device pinned when it was enrolled. `authority` is the server's own certificate authority (DER); leases are
+    believed under `server_key` alone, images under one of `publishers` alone."""
+
+    place: https.Place
+    authority: bytes
+    company: str
+    user: str
+    name: str
+    server_key: VerifyKey
+    publishers: tuple[VerifyKey, ...]
+
+    def save(self, path: Path) -> None:
+        """Write as JSON, for this user alone, durable on return."""
+        body = {
+            "schema": SCHEMA,
+            "host": self.place.host,
+            "port": self.place.port,
+            "authority": base64.b64encode(self.authority).decode(),
+            "company": self.company,
+            "user": self.user,
+            "name": self.name,
+            "server_key": self.server_key.public.hex(),
+            "publishers": [key.public.hex() for key in self.publishers],
+        }
+        write_private(path, canonical(body))
+
+    @classmethod
+    def load(cls, path: Path) -> Enrolment:
+        """
+        Raises:
+            NotFoundError: this device is not enrolled. DamagedError: the file is not what was written.
+        """
+        try:
+            held = json.loads(path.read_bytes())
+            if held["schema"] != SCHEMA:
+                raise ValueError("another schema")
+            return cls(
+                place=https.Place(str(held["host"]), int(held["port"])),
+                authority=base64.b64decode(held["authority"], validate=True),
+                company=title(held["company"], "a company"),
+                user=slug(held["user"], "a user"),
+                name=title(held["name"], "a device"),
+                server_key=VerifyKey.from_hex(held["server_key"]),
+                publishers=tuple(VerifyKey.from_hex(key) for key in held["publishers"]),
+            )
+        except FileNotFoundError as none:
+            raise NotFoundError(
+                "This device is not enrolled.", next="Ask your company for an invitation, then:  twofold enrol URL"
+            ) from none
+        except (ValueError, KeyError, TypeError, AttributeError, BadInputError) as off:
+            raise DamagedError(
+                f"The enrolment in {path} cannot be read.",
+                safe="Workspaces on this disk are not affected.",
+                next="Restore the file, or enrol again with a new invitation.",
+            ) from off
+
+
+@dataclass(frozen=True)
+class Grant:
+    """A workspace this device's user may check out. `bytes` is the download without what is cached already."""
+
+    workspace: str
+    title: str
+    colour: str
+    image: str
+    version: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class SignedLease:
+    """`document` is what the server signed, to be kept and verified again at each start; `lease` is what it says."""
+
+    document: dict[str, Any]
+    lease: Lease
+
+
+def enrol(untrusted_url: str, name: str, identity: Identity) -> Enrolment:
+    """Use up an invitation's one-time code and pin the server. The server is proved to be the invitation's before the code is sent.
+
+    Raises:
+        BadInputError: the URL is not an invitation. RefusedError: another server, or the code is used or too old.
+        UnreachableError, TimedOutError: no answer; the code may be used up.
+    """
+    invited = https.invitation(untrusted_url)
+    body = {
+        "code": invited.code,
+        "name": title(name, "a device"),
+        "public": identity.verify_key.public.hex(),
+        "wrap_public": identity.wrap_public.hex(),
+    }
+    authority = https.fetch_authority(invited.place, invited.pin)
+    sent, path = canonical(body), f"{https.API}/enrol"
+    proof = request.headers(identity.signing, "", "POST", path, sent)
+    client = https.pinned(invited.place, authority)
+    try:
+        answer = client.request("POST", path, sent, {"Content-Type": "application/json"} | proof, limit=65536).json()
+    finally:
+        client.close()
+    try:
+        return Enrolment(
+            place=invited.place,
+            authority=authority,
+            company=title(answer["company"], "a company"),
+            user=slug(answer["user"], "a user"),
+            name=body["name"],
+            server_key=VerifyKey.from_hex(answer["server_key"]),
+            publishers=tuple(VerifyKey.from_hex(key) for key in answer["publishers"]),
+        )
+    except (KeyError, TypeError, AttributeError) as off:
+        raise BadInputError("The server's answer to the enrolment cannot be read.") from off
+
+
+class Remote:
+    """The server as this device sees it. Every method may raise RefusedError (the server says no, or its certificate is not
+    the pinned one), UnreachableError, TimedOutError, and BadInputError (what it sent is malformed)."""
+
+    def __init__(self, enrolment: Enrolment, identity: Identity) -> None:
+        self.enrolment = enrolment
+        self._identity = identity
+        self._client = https.pinned(enrolment.place, enrolment.authority)
+
+    def close(self) -> None:
+        """Close idle connections. The object can be used again."""
+        self._client.close()
+
+    def grants(self) -> tuple[Grant, ...]:
+        """What this device's user may check out."""
+        rows = self._call("GET", "device/grants").get("grants")
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise BadInputError("The server's list of workspaces cannot be read.")
+        return tuple(_grant(row) for row in rows)
+
+    def checkout(self, workspace: str) -> SignedLease:
+        """Take the lease of a workspace, or get it again where this device holds it already.
+
+        Raises:
+            NotFoundError: no such grant. ConflictError: another device holds it; nothing was changed.
+        """
+        answer = self._call("POST", "device/checkout", {"workspace": slug(workspace, "a workspace")})
+        return self.lease(answer.get("lease"), workspace)
+
+    def heartbeat(self) -> tuple[SignedLease, ...]:
+        """Every lease this device holds now, signed afresh with the policy of now. A lease that is missing has been taken away."""
+        rows = self._call("POST", "device/heartbeat", {}).get("leases")
+        if not isinstance(rows, list):
+            raise BadInputError("The server's leases cannot be read.")
+        return tuple(self.lease(row) for row in rows)
+
+    def checkin(self, workspace: str) -> None:
+        """Give the lease back; the server's copy is current again. Doing it twice is doing it once."""
+        self._call("POST", "device/checkin", {"workspace": slug(workspace, "a workspace")})
+
+    def lease(self, untrusted_document: object, workspace: str | None = None) -> SignedLease:
+        """Verify a signed lease, fresh or kept: the pinned server signed it, for this device (and this workspace).
+
+        Raises:
+            RefusedError: forged, or another device's or workspace's.
+        """
+        lease = Lease.from_wire(verify(Context.LEASE, untrusted_document, [self.enrolment.server_key]))
+        if lease.device != self._identity.device or workspace not in (None, lease.workspace):
+            raise RefusedError("This lease belongs to another device or workspace.", safe="It was not used.")
+        assert isinstance(untrusted_document, dict)  # `verify` took it
+        return SignedLease(untrusted_document, lease)
+
+    def index(self, image: str, version: int) -> ImageIndex:
+        """The image's index, signed by a pinned publisher for exactly this version.
+
+        Raises:
+            NotFoundError: this device holds no lease on it.
+        """
+        return self.verified(self.index_document(image, version), image, version)
+
+    def index_document(self, image: str, version: int) -> dict[str, Any]:
+        """The signed index as it came, to be kept beside the workspace; `verified` makes it an index."""
+        return self._call("GET", f"device/images/{slug(image, 'an image')}/{int(version)}", limit=MAX_INDEX)
+
+    def verified(self, untrusted_document: object, image: str, version: int) -> ImageIndex:
+        """Verify a signed index, fresh or kept."""
+        return verified(untrusted_document, self.enrolment.publishers, image, version)
+
+    def chunk(self, chunk: bytes) -> bytes:
+        """One sealed chunk by its id (32 bytes). Not verified here: the cache does that when it takes it in."""
+        return self._send("GET", f"device/chunks/{chunk.hex()}", b"", MAX_STORED)
+
+    def chunks(self, ids: Sequence[bytes]) -> bytes:
+        """Many sealed chunks as frames (`twofold._core.store_frames` reads and verifies them); at most 256 at once."""
+        body = canonical({"ids": [chunk.hex() for chunk in ids]})
+        return self._send("POST", "device/chunks", body, len(ids) * (MAX_STORED + 36))
+
+    def _call(self, method: str, what: str, body: dict[str, Any] | None = None, limit: int = 8 << 20) -> dict[str, Any]:
+        answer = self._send(method, what, b"" if body is None else canonical(body), limit)
+        return https.Answer(200, answer).json()
+
+    def _send(self, method: str, what: str, body: bytes, limit: int) -> bytes:
+        path = f"{https.API}/{what}"
+        proof = request.headers(self._identity.signing, self.enrolment.server_key.id, method, path, body)
+        kind = {"Content-Type": "application/json"} if body else {}
+        return self._client.request(method, path, body, kind | proof, limit).body
+
+
+def _grant(untrusted_row: dict[str, Any]) -> Grant:
+    text: Iterable[object] = (untrusted_row.get(name) for name in ("workspace", "title", "colour", "image"))
+    counts = (untrusted_row.get("version"), untrusted_row.get("bytes"))
+    if not all(type(value) is str for value in text) or not all(type(value) is int and value >= 0 for value in counts):
+        raise BadInputError("The server's list of workspaces cannot be read.")
+    return Grant(
+        workspace=slug(untrusted_row["workspace"], "a workspace"),
+        title=title(untrusted_row["title"], "a workspace's name"),
+        colour=colour(untrusted_row["colour"]),
+        image=slug(untrusted_row["image"], "an image"),
+        version=untrusted_row["version"],
+        bytes=untrusted_row["bytes"],
+    )

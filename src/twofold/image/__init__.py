@@ -1,0 +1,1 @@
+"""Images: built, imported, cut into sealed chunks, published, fetched. Imports `model`, `platform` and `trust`."""

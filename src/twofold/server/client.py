@@ -1,0 +1,198 @@
+"""The administrator's client of the server, for the CLI: synchronous, standard library. Errors are what the server says."""
+
+from __future__ import annotations
+
+import time
+import urllib.parse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from twofold.image.publish import Built, Published, publish
+from twofold.model.canonical import canonical
+from twofold.model.errors import TimedOutError, UnreachableError
+from twofold.model.policy import Policy
+from twofold.model.progress import Progress, silent
+from twofold.trust import https
+from twofold.trust.https import Invitation, Place
+from twofold.trust.publisher import Publisher
+
+CHUNK_BATCH = 64 << 20
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image as the server lists it. `version` is its newest, `bytes` that version's sealed chunks, `published` Unix seconds."""
+
+    name: str
+    version: int
+    bytes: int
+    published: int
+
+
+class Admin:
+    """The server as an administrator sees it. `pin` is the hex SHA-256 of the server's authority (`twofold.server.home.pin`,
+    also in every invitation); `token` comes from `login` or from a former login.
+
+    Every method may raise RefusedError (not signed in, not allowed, another server), UnreachableError and TimedOutError.
+    """
+
+    def __init__(self, url: str, pin: str, token: str = "") -> None:
+        self.place: Place = https.place(url)
+        self.pin = pin
+        self.token = token
+        self._client: https.Https | None = None
+
+    def wait_ready(self, seconds: float = 15) -> None:
+        """Wait until the server answers.
+
+        Raises:
+            TimedOutError: it does not. RefusedError: another server answers.
+        """
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                self._connect()
+                return
+            except (UnreachableError, TimedOutError) as away:
+                if time.monotonic() > end:
+                    late = f"The server did not answer within {seconds:g} s."
+                    raise TimedOutError(late, next="Look at the server's log.") from away
+                time.sleep(0.05)
+
+    def login(self, user: str, password: str) -> str:
+        """Sign in; the token is kept in this object and returned. It ends after 30 days or at `logout`."""
+        self.token = str(self._call("POST", "login", {"user": user, "password": password})["token"])
+        return self.token
+
+    def logout(self) -> None:
+        """End the token."""
+        self._call("POST", "logout", {})
+        self.token = ""
+
+    def whoami(self) -> dict[str, Any]:
+        """`{"user", "admin"}`"""
+        return self._call("GET", "whoami")
+
+    def create_user(self, name: str, password: str, *, admin: bool = False) -> None:
+        """
+        Raises:
+            ConflictError: there is such a user. BadInputError: the name is no slug, or the password under 12 characters.
+        """
+        self._call("POST", "users", {"name": name, "password": password, "admin": admin})
+
+    def list_users(self) -> list[dict[str, Any]]:
+        """`[{"name", "admin", "created"}]`"""
+        return self._rows("users")
+
+    def add_publisher(self, public: str) -> str:
+        """Trust a publisher's key (hex of its 32 bytes) for images and for devices enrolled from now on; returns its id."""
+        return str(self._call("POST", "publishers", {"public": public})["key"])
+
+    def list_publishers(self) -> list[dict[str, Any]]:
+        """`[{"key", "public", "created"}]`"""
+        return self._rows("publishers")
+
+    def publish_image(self, built: Built, publisher: Publisher, progress: Progress = silent) -> Published:
+        """Cut, seal and upload what the server lacks, then commit the next version, signed. An image whose parts are those of
+        the newest version is that version: nothing is committed. The publisher's key must be trusted (`add_publisher`)."""
+        return publish(built, publisher, self, progress)
+
+    def list_images(self) -> list[Image]:
+        return [Image(row["name"], row["version"], row["bytes"], row["published"]) for row in self._rows("images")]
+
+    def add_grant(
+        self,
+        user: str,
+        image: str,
+        workspace: str,
+        title: str,
+        colour: str,
+        policy: Policy = Policy(),
+        ends: int = 0,
+    ) -> int:
+        """Let `user` check out `workspace` (a slug, unique per user) from `image`. `ends` in Unix seconds, 0 for never. Returns
+        the grant's number.
+
+        Raises:
+            NotFoundError: no such user or image. ConflictError: the user has this workspace, or one of this name or colour.
+        """
+        body = {"user": user, "image": image, "workspace": workspace, "title": title, "colour": colour, "ends": ends}
+        return int(self._call("POST", "grants", body | {"policy": policy.to_wire()})["grant"])
+
+    def remove_grant(self, grant: int) -> None:
+        """End a grant now. A lease on it is not renewed; what lies on the device is not touched by this."""
+        self._call("DELETE", f"grants/{int(grant)}")
+
+    def list_grants(self) -> list[dict[str, Any]]:
+        """`[{"grant", "user", "image", "workspace", "title", "colour", "policy", "ends"}]`"""
+        return self._rows("grants")
+
+    def invite_device(self, user: str, hours: int = 24) -> str:
+        """A new invitation's URL for one device of `user`; it carries a one-time code, so hand it over like a password."""
+        code = str(self._call("POST", "invitations", {"user": user, "hours": hours})["code"])
+        return Invitation(self.place, code, self.pin).url
+
+    def list_devices(self) -> list[dict[str, Any]]:
+        """`[{"device", "name", "user", "enrolled", "seen", "revoked"}]`"""
+        return self._rows("devices")
+
+    def revoke_device(self, device: str) -> None:
+        """Never talk to a device again. Its leases stay where they are until they are broken."""
+        self._call("DELETE", f"devices/{urllib.parse.quote(device, safe='')}")
+
+    def list_leases(self) -> list[dict[str, Any]]:
+        """`[{"user", "workspace", "custody", "device", "device_name", "token", "image", "version", "issued"}]`"""
+        return self._rows("leases")
+
+    def list_audit(self, after: int = 0) -> list[dict[str, Any]]:
+        """At most 1000 entries after number `after`: `[{"entry", "at", "actor", "action", "subject", "hash"}]`"""
+        return self._rows("audit", f"?after={int(after)}")
+
+    # What `image.publish` asks of a server.
+
+    def newest(self, image: str) -> dict[str, Any]:
+        """`{"version", "manifest"}` of an image; version 0 and no manifest where there is none."""
+        return self._call("GET", f"images/{urllib.parse.quote(image, safe='')}")
+
+    def missing(self, ids: Sequence[bytes]) -> list[bytes]:
+        """Which of these chunks (at most 16384) the server lacks."""
+        body = {"ids": [chunk.hex() for chunk in ids]}
+        return [bytes.fromhex(chunk) for chunk in self._call("POST", "chunks/missing", body)["missing"]]
+
+    def upload(self, frames: bytes) -> None:
+        """Send chunks as frames (`twofold._core`), at most 64 MiB at once. The server checks each against its id."""
+        self._request("POST", "chunks", frames, "application/octet-stream")
+
+    def commit(self, image: str, document: dict[str, Any]) -> None:
+        """Make a signed index the image's next version."""
+        self._call("POST", f"images/{urllib.parse.quote(image, safe='')}/versions", document)
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+
+    def _rows(self, noun: str, query: str = "") -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = self._call("GET", noun + query)[noun]
+        return rows
+
+    def _call(self, method: str, what: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        sent = b"" if body is None else canonical(body)
+        return self._request(method, what, sent, "application/json").json()
+
+    def _request(self, method: str, what: str, body: bytes, kind: str) -> https.Answer:
+        headers = {"Content-Type": kind} if body else {}
+        if self.token:
+            headers["Authorization"] = f"Bearer {self.token}"
+        return self._connect().request(method, f"{https.API}/{what}", body, headers)
+
+    def _connect(self) -> https.Https:
+        if self._client is None:
+            self._client = https.pinned(self.place, https.fetch_authority(self.place, self.pin), timeout=60)
+        return self._client
+
+
+def saved_pin(home: Path) -> str:
+    """The pin of a server on this machine, for its own administrator: SHA-256 of `authority.der` in its folder."""
+    return https.pin((home / "authority.der").read_bytes())

@@ -1,0 +1,273 @@
+"""The pinned way to a server: HTTPS from the standard library, trusting one authority and nothing else on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import ipaddress
+import json
+import re
+import ssl
+import threading
+import urllib.parse
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from twofold.model.errors import (
+    BadInputError,
+    RefusedError,
+    TimedOutError,
+    TwofoldError,
+    UnreachableError,
+    from_wire,
+)
+
+API = "/api/v1"
+_HOST = re.compile(r"(?=.{1,253}\Z)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)*\.?")
+_CODE = re.compile(r"[A-Z2-7]{26}")
+_PIN = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a server is. `host` is a name or a bare address."""
+
+    host: str
+    port: int
+
+    @property
+    def origin(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"https://{host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Invitation:
+    """What an invitation's URL says: `https://host:port/#CODE.PIN`. What follows # is never sent by a browser."""
+
+    place: Place
+    code: str
+    pin: str
+
+    @property
+    def url(self) -> str:
+        return f"{self.place.origin}/#{self.code}.{self.pin}"
+
+
+def place(untrusted_url: str) -> Place:
+    """Validate a server's address, `https://host[:port][/]` and nothing more.
+
+    Raises:
+        BadInputError: anything else.
+    """
+    found, rest = _split(untrusted_url)
+    if rest:
+        raise _bad_url()
+    return found
+
+
+def invitation(untrusted_url: str) -> Invitation:
+    """Validate an invitation's URL.
+
+    Raises:
+        BadInputError: anything but `https://host[:port]/#CODE.PIN`.
+    """
+    found, rest = _split(untrusted_url)
+    code, _, pin = rest.partition(".")
+    if not _CODE.fullmatch(code) or not _PIN.fullmatch(pin):
+        raise BadInputError(
+            "This is not a whole invitation.",
+            safe="Nothing was sent.",
+            next="Copy all of it, for example https://work.example.org:8443/#ABC....0123...",
+        )
+    return Invitation(found, code, pin)
+
+
+def _split(untrusted_url: str) -> tuple[Place, str]:
+    if len(untrusted_url) > 512 or not untrusted_url.isascii() or not untrusted_url.isprintable():
+        raise _bad_url()
+    try:
+        parts = urllib.parse.urlsplit(untrusted_url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError as off:
+        raise _bad_url() from off
+    if (
+        parts.scheme != "https"
+        or parts.path not in ("", "/")
+        or parts.query
+        or "@" in parts.netloc
+        or "\\" in untrusted_url
+    ):
+        raise _bad_url()
+    if not _address(host) and not _HOST.fullmatch(host):
+        raise _bad_url()
+    return Place(host, 443 if port is None else port), parts.fragment
+
+
+def _address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return "%" not in host
+
+
+def _bad_url() -> BadInputError:
+    return BadInputError(
+        "This is not a server's address.", safe="Nothing was sent.", next="It looks like https://work.example.org:8443/"
+    )
+
+
+def pin(authority: bytes) -> str:
+    """What an invitation says about an authority's certificate (DER): its SHA-256 in hex."""
+    return hashlib.sha256(authority).hexdigest()
+
+
+def fetch_authority(where: Place, expected: str, timeout: float = 10) -> bytes:
+    """Ask a server for its authority's certificate and return it (DER) if its pin is `expected`.
+
+    The connection itself proves nothing: only the digest does, and nothing secret is sent before it is checked.
+
+    Raises:
+        RefusedError: it is another authority. UnreachableError, TimedOutError: no answer.
+    """
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    untrusted_der = Https(where, context, timeout).request("GET", f"{API}/authority", limit=8192).body
+    if pin(untrusted_der) != expected:
+        raise RefusedError(
+            f"{where.origin} is not the server that the invitation names, or somebody stands in between.",
+            safe="Nothing was sent to it.",
+            next="Try from another network, or ask for a new invitation.",
+        )
+    return untrusted_der
+
+
+def pinned(where: Place, authority: bytes, timeout: float = 30) -> Https:
+    """A client that accepts only certificates of this authority (DER)."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_verify_locations(cadata=authority)
+    return Https(where, context, timeout)
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    body: bytes
+
+    def json(self) -> dict[str, Any]:
+        """
+        Raises:
+            BadInputError: the answer is not a JSON object.
+        """
+        try:
+            document = json.loads(self.body)
+        except (ValueError, RecursionError) as off:
+            raise BadInputError("The server's answer cannot be read.") from off
+        if not isinstance(document, dict):
+            raise BadInputError("The server's answer cannot be read.")
+        return document
+
+
+class Https:
+    """Requests to one place over connections that are kept open; any thread may call it."""
+
+    def __init__(self, where: Place, context: ssl.SSLContext, timeout: float) -> None:
+        self.where = where
+        self._context = context
+        self._timeout = timeout
+        self._idle: list[http.client.HTTPSConnection] = []
+        self._lock = threading.Lock()
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        limit: int = 8 << 20,
+    ) -> Answer:
+        """One request and its answer of at most `limit` bytes.
+
+        Raises:
+            UnreachableError, TimedOutError: no whole answer came. What the request asked for may have happened.
+            RefusedError: the server's certificate is not of the pinned authority.
+            TwofoldError: of the kind that the server says.
+        """
+        with self._lock:
+            kept = self._idle.pop() if self._idle else None
+        if kept is not None:
+            try:
+                return self._exchange(kept, method, path, body, headers, limit)
+            except (
+                http.client.RemoteDisconnected,
+                ConnectionResetError,
+                BrokenPipeError,
+                http.client.CannotSendRequest,
+            ):
+                # The server closes idle connections whenever it likes. A signed request carries a nonce, so that one which
+                # did arrive is refused rather than done twice.
+                kept.close()
+        fresh = http.client.HTTPSConnection(
+            self.where.host, self.where.port, timeout=self._timeout, context=self._context
+        )
+        try:
+            return self._exchange(fresh, method, path, body, headers, limit)
+        except ssl.SSLCertVerificationError as off:
+            raise RefusedError(
+                f"{self.where.origin} does not prove to be the server that was pinned.",
+                safe="Nothing was sent to it.",
+                next="Try from another network. If your company set up a new server, ask for a new invitation.",
+            ) from off
+        except TimeoutError as late:
+            raise TimedOutError(f"{self.where.origin} did not answer in time.", next="Try again later.") from late
+        except (OSError, http.client.HTTPException) as away:
+            raise UnreachableError(
+                f"{self.where.origin} cannot be reached.", next="Check the network and that the server runs."
+            ) from away
+
+    def close(self) -> None:
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+    def _exchange(
+        self,
+        connection: http.client.HTTPSConnection,
+        method: str,
+        path: str,
+        body: bytes,
+        headers: Mapping[str, str] | None,
+        limit: int,
+    ) -> Answer:
+        try:
+            connection.request(method, path, body or None, dict(headers or {}))
+            response = connection.getresponse()
+            untrusted_body = response.read(limit + 1)
+        except BaseException:
+            connection.close()
+            raise
+        if len(untrusted_body) > limit or not response.isclosed():
+            connection.close()
+            raise BadInputError(f"The server's answer is longer than {limit} bytes.")
+        if response.will_close:
+            connection.close()
+        else:
+            with self._lock:
+                self._idle.append(connection)
+        if not 200 <= response.status < 300:
+            raise _error(response.status, untrusted_body)
+        return Answer(response.status, untrusted_body)
+
+
+def _error(status: int, untrusted_body: bytes) -> TwofoldError:
+    try:
+        document = json.loads(untrusted_body)
+    except (ValueError, RecursionError):
+        document = None
+    if isinstance(document, dict) and "error" in document:
+        return from_wire(document["error"])
+    return TwofoldError(f"The server answered with status {status}.", next="Look at the server's log.")
