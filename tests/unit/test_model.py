@@ -1,0 +1,160 @@
+"""The words hold: names, states, leases, policies, memory identities, canonical bytes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from twofold.model import errors, workspace
+from twofold.model.canonical import canonical
+from twofold.model.errors import BadInputError, ConflictError, TwofoldError
+from twofold.model.lease import Lease
+from twofold.model.machine import Accelerator, MemoryIdentity, misfits
+from twofold.model.names import PALETTE, colour, slug, title
+from twofold.model.policy import Policy
+from twofold.model.workspace import CUSTODY_MOVES, RUN_MOVES, Custody, RunState, move
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+LEASE = Lease("work", "Acme", "blue", "alex", "a" * 64, 3, "business", 2, 1_790_000_000, 0, Policy())
+IDENTITY = MemoryIdentity("work", "head-1", "business", 2, Accelerator.TCG, "10.0.2", "pc-q35-10.0", "max", "f" * 64)
+
+
+@pytest.mark.parametrize("good", ["a", "work", "acme-mail", "x" * 40, "0-9"])
+def test_slug_takes_what_is_safe_in_a_path(good: str) -> None:
+    assert slug(good, "a workspace") == good
+
+
+@pytest.mark.parametrize("bad", ["", "-a", "a-", "A", "a/b", "..", "a b", "x" * 41, "é", "a\n", "a\0"])
+def test_slug_refuses_the_rest(bad: str) -> None:
+    with pytest.raises(BadInputError, match="is not a name"):
+        slug(bad, "a workspace")
+
+
+@pytest.mark.parametrize("bad", ["", " ", "x" * 61, "a\u202egpj.exe", "a\u2066b", "line\nline", "\x1b[31m"])
+def test_title_refuses_what_would_read_otherwise(bad: str) -> None:
+    with pytest.raises(BadInputError, match="cannot be shown"):
+        title(bad, "a name")
+
+
+def luminance(hexed: str) -> float:
+    """Relative luminance, WCAG 2.2."""
+    parts = [int(hexed[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("name", PALETTE)
+def test_every_colour_carries_white_text(name: str) -> None:
+    assert 1.05 / (luminance(PALETTE[name]) + 0.05) >= 4.5
+    assert colour(name) == name
+
+
+@pytest.mark.parametrize(("table", "states"), [(CUSTODY_MOVES, Custody), (RUN_MOVES, RunState)])
+def test_tables_name_every_state_and_lead_everywhere(table: dict[Any, frozenset[Any]], states: Any) -> None:
+    assert set(table) == set(states)
+    reached, edge = set(), {next(iter(states))}
+    while edge:
+        reached |= edge
+        edge = {then for now in edge for then in table[now]} - reached
+    assert reached == set(states)
+    assert all(table[state] for state in states), "a state with no way out"
+
+
+@given(st.sampled_from(RunState), st.sampled_from(RunState))
+def test_move_follows_the_table_and_nothing_else(now: RunState, then: RunState) -> None:
+    if then in RUN_MOVES[now]:
+        assert move(RUN_MOVES, now, then, "Work") is then
+    else:
+        with pytest.raises(ConflictError, match="cannot become"):
+            move(RUN_MOVES, now, then, "Work")
+
+
+def test_a_running_machine_cannot_be_started_again() -> None:
+    assert workspace.RunState.STARTING not in RUN_MOVES[RunState.RUNNING]
+
+
+def test_lease_survives_the_wire() -> None:
+    assert Lease.from_wire(json.loads(canonical(LEASE.to_wire()))) == LEASE
+
+
+@given(st.sampled_from([f.name for f in dataclasses.fields(Lease)]), JSON)
+def test_lease_refuses_any_foreign_value(field: str, value: object) -> None:
+    wire = LEASE.to_wire()
+    before = wire[field]
+    wire[field] = value
+    try:
+        read = Lease.from_wire(wire)
+    except BadInputError:
+        return
+    assert type(getattr(read, field)) is type(getattr(LEASE, field)), (field, before, value)
+
+
+@given(JSON)
+def test_lease_and_policy_never_crash_on_documents(document: object) -> None:
+    for read in (Lease.from_wire, Policy.from_wire, MemoryIdentity.from_wire):
+        try:
+            read(document)
+        except BadInputError:
+            continue
+        assert document == {}, read  # an empty policy is the default policy
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"clipbord_to_work": True},
+        {"clipboard_to_work": 1},
+        {"offline_seconds": True},
+        {"network": "all"},
+        {"heartbeat_seconds": 10},
+        {"offline_seconds": 100, "heartbeat_seconds": 200},
+    ],
+)
+def test_policy_is_refused_whole(document: dict[str, object]) -> None:
+    with pytest.raises(BadInputError):
+        Policy.from_wire(document)
+
+
+def test_policy_denies_by_default() -> None:
+    allowed = {name for name, value in Policy().to_wire().items() if value is True}
+    assert allowed == {"sound_out"}
+
+
+@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(MemoryIdentity)])
+def test_memory_of_anything_else_is_a_misfit_said_in_words(field: str) -> None:
+    other: Any = {"image_version": 3, "accelerator": Accelerator.KVM}.get(field, "other")
+    assert misfits(IDENTITY, IDENTITY) == []
+    (said,) = misfits(IDENTITY, dataclasses.replace(IDENTITY, **{field: other}))
+    assert said.startswith(("another", "other"))
+
+
+@given(JSON)
+def test_canonical_is_one_text_for_one_document(document: object) -> None:
+    assert canonical(document) == canonical(json.loads(canonical(document)))
+
+
+def test_canonical_refuses_floats() -> None:
+    with pytest.raises(TypeError):
+        canonical({"a": [1.0]})
+
+
+@given(JSON)
+def test_an_error_from_the_wire_is_always_an_error(document: object) -> None:
+    assert isinstance(errors.from_wire(document), TwofoldError)
+
+
+def test_errors_survive_the_wire_and_have_distinct_exit_codes() -> None:
+    kinds = errors.BY_CODE.values()
+    assert len({kind.exit_code for kind in kinds}) == len(kinds)
+    for kind in kinds:
+        back = errors.from_wire(kind("It broke.", safe="All is safe.", next="Do this.").to_wire())
+        assert (type(back), str(back)) == (kind, "It broke.\nAll is safe.\nDo this.")
