@@ -1,0 +1,127 @@
+//! Where chunks begin and end: decided by content at each 4 KiB block, so that a change moves only the chunks around it.
+//!
+//! The idea is FastCDC's (Xia et al., ATC '16), with its two thresholds around the wanted mean, evaluated once a block instead
+//! of once a byte: disk images move data by whole blocks. Runs of zero blocks are holes and belong to no chunk. The decision
+//! is seeded by the company's secret, so that the sizes of chunks do not tell an outsider which known file they hold.
+
+use crate::{BLOCK, MAX_CHUNK};
+
+/// The least blocks before content may end a chunk.
+const MIN: usize = 4;
+/// The wanted mean.
+const NORMAL: usize = 16;
+const MAX: usize = MAX_CHUNK / BLOCK;
+/// As many zero blocks in a row end a chunk; fewer stay inside it.
+const HOLE: usize = 4;
+const SELDOM: u64 = u64::MAX / 24;
+const OFTEN: u64 = u64::MAX / 6;
+
+/// A chunk's place, in bytes from the start of the data that was cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// The first byte; a multiple of [`BLOCK`].
+    pub offset: usize,
+    /// The number of bytes; a multiple of [`BLOCK`] unless the data ends here.
+    pub size: usize,
+}
+
+/// Decides by content, under a seed.
+#[derive(Clone)]
+pub struct Cutter {
+    seeds: [u64; 4],
+}
+
+impl Cutter {
+    /// A cutter whose decisions no one can predict without `seed`.
+    #[must_use]
+    pub fn new(seed: &[u8; 32]) -> Self {
+        let mut seeds = [0; 4];
+        for (word, bytes) in seeds.iter_mut().zip(seed.chunks_exact(8)) {
+            *word = word_of(bytes);
+        }
+        Self { seeds }
+    }
+
+    /// Cut `data`. Returns the chunks that are decided and where the undecided rest begins; at `end` of the input all of it is
+    /// decided. Before the end, `data` must be whole blocks; feeding the rest again with more behind it gives the same chunks
+    /// as feeding everything at once.
+    #[must_use]
+    pub fn cut(&self, data: &[u8], end: bool) -> (Vec<Span>, usize) {
+        let mut spans = Vec::new();
+        let mut at = 0;
+        loop {
+            while at < data.len() && is_zero(block(data, at)) {
+                at = (at + BLOCK).min(data.len());
+            }
+            let start = at;
+            let (mut blocks, mut zeroes) = (0, 0);
+            let ended = loop {
+                if at >= data.len() {
+                    break false;
+                }
+                let here = block(data, at);
+                at += here.len();
+                blocks += 1;
+                if is_zero(here) {
+                    zeroes += 1;
+                } else {
+                    zeroes = 0;
+                }
+                let bar = if blocks < MIN {
+                    0
+                } else if blocks < NORMAL {
+                    SELDOM
+                } else {
+                    OFTEN
+                };
+                if zeroes == HOLE || blocks == MAX || (zeroes == 0 && bar > 0 && self.digest(here) < bar) {
+                    break true;
+                }
+            };
+            if !ended && !end {
+                return (spans, start);
+            }
+            if at > start {
+                spans.push(Span { offset: start, size: at - start - zeroes * BLOCK });
+            }
+            if at >= data.len() && !ended {
+                return (spans, data.len());
+            }
+        }
+    }
+
+    /// Four lanes of multiply and fold over the whole block: fast, seeded, and not meant to resist more than a guess.
+    fn digest(&self, block: &[u8]) -> u64 {
+        let mut lanes = self.seeds;
+        let mut groups = block.chunks_exact(32);
+        for group in &mut groups {
+            for (lane, bytes) in lanes.iter_mut().zip(group.chunks_exact(8)) {
+                *lane = fold(*lane ^ word_of(bytes), 0x9e37_79b9_7f4a_7c15);
+            }
+        }
+        let tail = groups.remainder().iter().fold(block.len() as u64, |sum, byte| fold(sum ^ u64::from(*byte), 0xd6e8_feb8_6659_fd93));
+        lanes.iter().fold(tail, |sum, lane| fold(sum ^ lane, 0xa076_1d64_78bd_642f))
+    }
+}
+
+fn block(data: &[u8], at: usize) -> &[u8] {
+    &data[at..data.len().min(at + BLOCK)]
+}
+
+fn is_zero(block: &[u8]) -> bool {
+    let words = block.chunks_exact(16);
+    words.remainder().iter().all(|byte| *byte == 0) && words.into_iter().all(|word| word == [0; 16])
+}
+
+fn word_of(bytes: &[u8]) -> u64 {
+    let mut word = [0; 8];
+    word.copy_from_slice(bytes);
+    u64::from_le_bytes(word)
+}
+
+fn fold(word: u64, by: u64) -> u64 {
+    let wide = u128::from(word) * u128::from(by);
+    #[allow(clippy::cast_possible_truncation)] // both halves are taken
+    let folded = (wide as u64) ^ ((wide >> 64) as u64);
+    folded.rotate_left(23) ^ word
+}

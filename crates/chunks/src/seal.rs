@@ -1,0 +1,178 @@
+//! Sealing: a chunk's plaintext to bytes that anyone can verify by id and only its key opens.
+//!
+//! ```text
+//! key    = BLAKE3 keyed hash of the plaintext, under a key derived from the company's secret
+//! body   = one byte for the encoding (0 raw, 1 zstd), then the plaintext in it
+//! nonce  = first 12 bytes of BLAKE3's keyed hash of the body, under a key derived from `key`
+//! sealed = nonce, AES-256-GCM(key, nonce, body, associated data "twofold-chunk-1"), tag
+//! id     = BLAKE3(sealed)
+//! ```
+//!
+//! **Why no nonce is ever used twice under one key.** The key is a keyed hash of the plaintext, so one key belongs to one
+//! plaintext. A fixed nonce would be enough if one plaintext had one body; it has not: another zstd, or another level, encodes
+//! it otherwise, and two bodies under one key and nonce would give away their difference and GCM's authentication key. So the
+//! nonce is derived from the body. The same body under the same key is the same message, sealed to the same bytes; two bodies
+//! of one plaintext share a nonce with probability 2^-96 each. This makes sealing deterministic, which is what lets equal
+//! chunks of one company be stored once; that equality is all a reader without keys learns, next to sizes.
+
+use aes_gcm::aead::inout::InOutBuf;
+use aes_gcm::aead::{AeadInOut, KeyInit};
+use aes_gcm::{Aes256Gcm, Nonce, Tag};
+use zstd::bulk::{Compressor, Decompressor};
+
+use crate::{Error, Id, Key, MAX_CHUNK};
+
+const NONCE: usize = 12;
+const TAG: usize = 16;
+/// Bytes that sealing adds to a plaintext that does not compress.
+pub const OVERHEAD: usize = NONCE + 1 + TAG;
+const ASSOCIATED: &[u8] = b"twofold-chunk-1";
+const RAW: u8 = 0;
+const ZSTD: u8 = 1;
+const LEVEL: i32 = 3;
+
+/// What a company's publishers share; from it come chunk keys and the seed of the cuts.
+#[derive(Clone)]
+pub struct Secret {
+    chunk_key: Key,
+    /// The seed for [`crate::cut::Cutter`].
+    pub cut_seed: [u8; 32],
+}
+
+impl Secret {
+    /// Derive what is needed from the company's 32 random bytes.
+    #[must_use]
+    pub fn new(company: &[u8; 32]) -> Self {
+        Self {
+            chunk_key: blake3::derive_key("twofold 2026-11 chunk key", company),
+            cut_seed: blake3::derive_key("twofold 2026-11 chunk boundaries", company),
+        }
+    }
+
+    /// The key of a plaintext.
+    #[must_use]
+    pub fn key(&self, plain: &[u8]) -> Key {
+        *blake3::keyed_hash(&self.chunk_key, plain).as_bytes()
+    }
+}
+
+/// A sealed chunk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sealed {
+    /// What it is known by.
+    pub id: Id,
+    /// What opens it.
+    pub key: Key,
+    /// What is stored.
+    pub bytes: Vec<u8>,
+}
+
+/// The id of sealed bytes. No key is needed to check it.
+#[must_use]
+pub fn id(sealed: &[u8]) -> Id {
+    *blake3::hash(sealed).as_bytes()
+}
+
+/// Seals chunks one after the other, keeping its compressor warm.
+pub struct Sealing<'a> {
+    secret: &'a Secret,
+    compressor: Compressor<'static>,
+}
+
+impl<'a> Sealing<'a> {
+    /// Ready to seal for one company.
+    ///
+    /// # Errors
+    /// No memory for a compressor.
+    pub fn new(secret: &'a Secret) -> Result<Self, Error> {
+        Ok(Self { secret, compressor: Compressor::new(LEVEL)? })
+    }
+
+    /// Seal `plain`, of at most [`MAX_CHUNK`] bytes, whose key the caller may have computed already.
+    ///
+    /// # Errors
+    /// [`Error::Size`] if it is longer.
+    pub fn seal(&mut self, plain: &[u8], key: Option<Key>) -> Result<Sealed, Error> {
+        if plain.len() > MAX_CHUNK {
+            return Err(Error::Size);
+        }
+        let key = key.unwrap_or_else(|| self.secret.key(plain));
+        let mut bytes = vec![0; plain.len() + OVERHEAD];
+        let room = plain.len().saturating_sub(1);
+        // A buffer that is too small for the result is how zstd says that it does not shrink.
+        let body = match self.compressor.compress_to_buffer(plain, &mut bytes[NONCE + 1..=NONCE + room]) {
+            Ok(size) => {
+                bytes[NONCE] = ZSTD;
+                1 + size
+            }
+            Err(_) => {
+                bytes[NONCE] = RAW;
+                bytes[NONCE + 1..=NONCE + plain.len()].copy_from_slice(plain);
+                1 + plain.len()
+            }
+        };
+        let nonce = nonce(&key, &bytes[NONCE..NONCE + body]);
+        let tag = Aes256Gcm::new(&key.into())
+            .encrypt_inout_detached(&Nonce::from(nonce), ASSOCIATED, InOutBuf::from(&mut bytes[NONCE..NONCE + body]))
+            .map_err(|_| Error::Size)?;
+        bytes[..NONCE].copy_from_slice(&nonce);
+        bytes.truncate(NONCE + body);
+        bytes.extend_from_slice(&tag);
+        Ok(Sealed { id: id(&bytes), key, bytes })
+    }
+}
+
+/// Opens chunks one after the other, keeping its decompressor warm.
+pub struct Opening {
+    decompressor: Decompressor<'static>,
+}
+
+impl Opening {
+    /// Ready to open.
+    ///
+    /// # Errors
+    /// No memory for a decompressor.
+    pub fn new() -> Result<Self, Error> {
+        Ok(Self { decompressor: Decompressor::new()? })
+    }
+
+    /// Verify `sealed` by its id, open it, and write exactly `plain.len()` bytes. `sealed` is used as room and holds nothing of
+    /// use afterwards. On an error `plain` holds nothing that may be used.
+    ///
+    /// # Errors
+    /// [`Error::NotTheId`] before any key is tried; [`Error::Sealed`], [`Error::Size`].
+    pub fn open(&mut self, untrusted_sealed: &mut [u8], expected: &Id, key: &Key, plain: &mut [u8]) -> Result<(), Error> {
+        if id(untrusted_sealed) != *expected {
+            return Err(Error::NotTheId);
+        }
+        if untrusted_sealed.len() < OVERHEAD || plain.len() > MAX_CHUNK {
+            return Err(Error::Size);
+        }
+        let (head, rest) = untrusted_sealed.split_at_mut(NONCE);
+        let (body, tail) = rest.split_at_mut(rest.len() - TAG);
+        let nonce = Nonce::try_from(&*head).map_err(|_| Error::Size)?;
+        let tag = Tag::try_from(&*tail).map_err(|_| Error::Size)?;
+        Aes256Gcm::new(&(*key).into())
+            .decrypt_inout_detached(&nonce, ASSOCIATED, InOutBuf::from(&mut *body), &tag)
+            .map_err(|_| Error::Sealed)?;
+        match body.split_first() {
+            Some((&RAW, data)) if data.len() == plain.len() => {
+                plain.copy_from_slice(data);
+                Ok(())
+            }
+            // The target's size is the bound: zstd fails rather than write past it.
+            Some((&ZSTD, data)) => match self.decompressor.decompress_to_buffer(data, plain) {
+                Ok(size) if size == plain.len() => Ok(()),
+                _ => Err(Error::Size),
+            },
+            _ => Err(Error::Size),
+        }
+    }
+}
+
+fn nonce(key: &Key, body: &[u8]) -> [u8; NONCE] {
+    let mut nonce = [0; NONCE];
+    let digest = blake3::keyed_hash(&blake3::derive_key("twofold 2026-11 chunk nonce", key), body);
+    nonce.copy_from_slice(&digest.as_bytes()[..NONCE]);
+    nonce
+}

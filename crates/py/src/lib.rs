@@ -1,0 +1,129 @@
+//! `twofold._core`: the Rust core's face in Python. Bulk calls let go of the interpreter's lock.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+use pyo3::exceptions::{PyOSError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+use twofold_chunks::folder::{self, Row};
+use twofold_chunks::seal::Secret;
+use twofold_chunks::sealer::{Piece, Sealer as Stream};
+use twofold_chunks::{Error, Id, Key, frames, seal};
+
+fn raise(why: Error) -> PyErr {
+    match why {
+        Error::Io(why) => PyOSError::new_err((why.raw_os_error().unwrap_or(5), why.to_string())),
+        other => PyValueError::new_err(other.to_string()),
+    }
+}
+
+#[pyclass]
+struct Sealer(Mutex<Stream<File>>);
+
+#[pymethods]
+impl Sealer {
+    #[new]
+    #[pyo3(signature = (path, secret, known = Vec::new()))]
+    fn new(path: PathBuf, secret: [u8; 32], known: Vec<(Key, Id, usize)>) -> PyResult<Self> {
+        let known: HashMap<_, _> = known.into_iter().map(|(key, id, stored)| (key, (id, stored))).collect();
+        Ok(Self(Mutex::new(Stream::new(File::open(path)?, Secret::new(&secret), known))))
+    }
+
+    fn next(&self, py: Python<'_>, window: usize) -> PyResult<Option<Batch>> {
+        py.detach(|| {
+            let mut stream = self.0.lock().map_err(|_| PyOSError::new_err("a former call failed"))?;
+            let pieces = stream.next(window).map_err(raise)?;
+            Ok(pieces.map(|pieces| Batch { pieces, end: stream.offset() }))
+        })
+    }
+}
+
+#[pyclass(frozen)]
+struct Batch {
+    pieces: Vec<Piece>,
+    #[pyo3(get)]
+    end: u64,
+}
+
+#[pymethods]
+impl Batch {
+    #[getter]
+    fn rows<'py>(&self, py: Python<'py>) -> Vec<PyRow<'py>> {
+        let bytes = |raw: &[u8]| PyBytes::new(py, raw);
+        let row = |piece: &Piece| {
+            (piece.row.offset, piece.row.size, piece.stored, bytes(&piece.row.id), bytes(&piece.row.key))
+        };
+        self.pieces.iter().map(row).collect()
+    }
+
+    fn frames<'py>(&self, py: Python<'py>, ids: Vec<Id>) -> PyResult<Bound<'py, PyBytes>> {
+        let body = py.detach(|| {
+            let mut held: HashMap<_, _> = self.pieces.iter().map(|piece| (piece.row.id, &piece.bytes)).collect();
+            let mut out = Vec::new();
+            for id in &ids {
+                match held.remove(id) {
+                    Some(sealed) if !sealed.is_empty() => frames::push(&mut out, id, sealed),
+                    _ => return Err(PyValueError::new_err("this batch did not seal that chunk")),
+                }
+            }
+            Ok(out)
+        })?;
+        Ok(PyBytes::new(py, &body))
+    }
+}
+
+type PyRow<'py> = (u64, usize, usize, Bound<'py, PyBytes>, Bound<'py, PyBytes>);
+
+#[pyfunction]
+fn chunk_id<'py>(py: Python<'py>, sealed: &[u8]) -> Bound<'py, PyBytes> {
+    PyBytes::new(py, &seal::id(sealed))
+}
+
+#[pyfunction]
+fn store_frames(py: Python<'_>, folder: PathBuf, untrusted_frames: &[u8]) -> PyResult<usize> {
+    py.detach(|| folder::store(&folder, untrusted_frames)).map_err(raise)
+}
+
+#[pyfunction]
+fn read_frames(py: Python<'_>, folder: PathBuf, ids: Vec<Id>) -> PyResult<Bound<'_, PyBytes>> {
+    let body = py.detach(|| folder::read(&folder, &ids)).map_err(raise)?;
+    Ok(PyBytes::new(py, &body))
+}
+
+#[pyfunction]
+fn lacking(py: Python<'_>, folder: PathBuf, wanted: Vec<(Id, Option<u64>)>) -> Vec<Bound<'_, PyBytes>> {
+    let missing = py.detach(|| folder::lacking(&folder, &wanted));
+    missing.iter().map(|id| PyBytes::new(py, id)).collect()
+}
+
+#[pyfunction]
+fn open_rows<'py>(
+    py: Python<'py>,
+    folder: PathBuf,
+    rows: Vec<(u64, usize, usize, Id, Key)>,
+    start: u64,
+    length: usize,
+) -> PyResult<(Bound<'py, PyBytes>, Vec<Bound<'py, PyBytes>>)> {
+    let rows: Vec<_> = rows.into_iter().map(|(offset, size, _, id, key)| Row { offset, size, id, key }).collect();
+    let mut bad = Vec::new();
+    let plain = PyBytes::new_with(py, length, |plain| {
+        bad = py.detach(|| folder::open(&folder, &rows, start, plain)).map_err(raise)?;
+        Ok(())
+    })?;
+    let plain = if bad.is_empty() { plain } else { PyBytes::new(py, b"") };
+    Ok((plain, bad.iter().map(|id| PyBytes::new(py, id)).collect()))
+}
+
+#[pyfunction]
+fn sync(py: Python<'_>, folder: PathBuf) -> PyResult<()> {
+    py.detach(|| folder::sync(&folder)).map_err(raise)
+}
+
+#[pymodule]
+mod _core {
+    #[pymodule_export]
+    use super::{Batch, Sealer, chunk_id, lacking, open_rows, read_frames, store_frames, sync};
+}

@@ -1,0 +1,46 @@
+"""The Rust core (crates/py). Paths are folders of chunks unless said otherwise; ids and keys are 32 bytes. Bulk calls release
+the interpreter's lock and use two threads. OSError where the disk fails, ValueError where bytes or arguments are not what they
+must be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+
+type Row = tuple[int, int, int, bytes, bytes]
+"""offset, size, stored, id, key: see `twofold.image.chunks.Chunk`."""
+
+class Sealer:
+    """Cuts and seals the file at `path` for the company with `secret` (32 bytes). `known` lists (key, id, stored) of chunks that
+    were published before and are not sealed again."""
+
+    def __new__(cls, path: str | PathLike[str], secret: bytes, known: Sequence[tuple[bytes, bytes, int]] = ...) -> Sealer: ...
+    def next(self, window: int) -> Batch | None:
+        """Seal what the next `window` bytes complete; None at the end. A window of holes gives a batch without rows."""
+
+class Batch:
+    @property
+    def rows(self) -> list[Row]: ...
+    @property
+    def end(self) -> int:
+        """Bytes of plaintext that are done after this batch, holes included."""
+
+    def frames(self, ids: Sequence[bytes]) -> bytes:
+        """These of the batch's chunks, each once, ready for `store_frames`. ValueError for one that was known."""
+
+def chunk_id(sealed: bytes) -> bytes: ...
+def store_frames(folder: str | PathLike[str], untrusted_frames: bytes) -> int:
+    """Verify every chunk by its id, then keep what the folder lacks; returns how many were new. ValueError: nothing was kept."""
+
+def read_frames(folder: str | PathLike[str], ids: Sequence[bytes]) -> bytes:
+    """The chunks as they lie there, not verified. OSError: one is missing."""
+
+def lacking(folder: str | PathLike[str], wanted: Sequence[tuple[bytes, int | None]]) -> list[bytes]:
+    """Which of (id, stored bytes or None) the folder lacks or has with another length."""
+
+def open_rows(folder: str | PathLike[str], rows: Sequence[Row], start: int, length: int) -> tuple[bytes, list[bytes]]:
+    """The `length` bytes of plaintext from `start`, zeroes where no row lies, and no ids; or nothing and the ids of chunks that
+    are missing or damaged. ValueError: rows that are not ascending or lie outside."""
+
+def sync(folder: str | PathLike[str]) -> None:
+    """Make the folder's file system durable (syncfs(2))."""
