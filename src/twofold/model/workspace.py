@@ -43,7 +43,7 @@ CUSTODY_MOVES: dict[Custody, frozenset[Custody]] = {
 
 RUN_MOVES: dict[RunState, frozenset[RunState]] = {
     RunState.OFF: frozenset({RunState.STARTING, RunState.BROKEN}),
-    RunState.STARTING: frozenset({RunState.RUNNING, RunState.OFF, RunState.BROKEN}),
+    RunState.STARTING: frozenset({RunState.RUNNING, RunState.SUSPENDED, RunState.OFF, RunState.BROKEN}),
     RunState.RUNNING: frozenset(
         {RunState.PAUSED, RunState.SUSPENDING, RunState.STOPPING, RunState.OFF, RunState.BROKEN}
     ),

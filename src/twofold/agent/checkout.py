@@ -1,0 +1,168 @@
+"""Check-out and removal: how a workspace comes to this device and how it leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import shutil
+import time
+from contextlib import AsyncExitStack
+from typing import Any
+
+from twofold.agent import hardware, parts
+from twofold.agent.operations import Operation
+from twofold.agent.registry import Registry
+from twofold.agent.remote import SignedLease
+from twofold.agent.rooms import Rooms
+from twofold.agent.store import IMAGE, KEY, LEASE, VAULT, Record, free_look
+from twofold.agent.workspace import Workspace
+from twofold.image.chunks import ImageIndex
+from twofold.image.fetch import Cache, fetch, open_part
+from twofold.model.canonical import canonical
+from twofold.model.errors import ConflictError, NoRoomError, TwofoldError, UsageError
+from twofold.model.image import Firmware, ImageVersion
+from twofold.model.workspace import Custody
+
+log = logging.getLogger(__name__)
+_RESERVE = 512 << 20  # room beside the image, for the user's first day
+
+
+async def checkout(registry: Registry, name: str, op: Operation) -> dict[str, Any]:
+    """Bring a workspace here: lease, image, fresh key, sealed store. Whatever fails or is cancelled, nothing of it stays but
+    the verified chunks in the cache, so that the next try goes on where this one ended."""
+    there = registry.find(name)
+    if there is not None:
+        there.whole()
+        return {"already": there.record.custody}
+    rooms = registry.rooms
+    began = time.monotonic()
+    op.progress("asking the server", 0, 0)
+    remote = await asyncio.to_thread(rooms.remote)
+    signed = await asyncio.to_thread(remote.checkout, name)
+    async with AsyncExitStack() as undo:
+        undo.push_async_callback(_give_back, rooms, name)
+        op.check()
+        lease = signed.lease
+        index = await asyncio.to_thread(remote.index, lease.image, lease.image_version)
+        cache = Cache(registry.dirs.cache / "chunks")
+        missing = await asyncio.to_thread(cache.missing_bytes, index)
+        _require_room(registry, index, missing)
+        ws = await asyncio.to_thread(_found, registry, signed, index.manifest)
+        undo.push_async_callback(_undo, registry, ws)
+        registry.add(ws)
+        received = await asyncio.to_thread(fetch, index, remote, cache, op.progress)
+        await asyncio.to_thread(_fill, ws, rooms, index, cache, op)
+        ws.store.write(name, LEASE, canonical(signed.document))
+        op.commit(f"{lease.title} is on this device already.")
+        now = int(time.time())
+        ws.hold(Custody.CHECKED_OUT, on_disk_verified_at=now, contacted_at=now, seen_at=now)
+        await asyncio.to_thread(ws.load)
+        ws.whole()
+        undo.pop_all()
+    ws.tell()
+    stored = await asyncio.to_thread(rooms.vault.stored_bytes, ws.folder / VAULT)
+    return {"received": received, "stored": stored, "seconds": round(time.monotonic() - began, 3)}
+
+
+def _found(registry: Registry, signed: SignedLease, image: ImageVersion) -> Workspace:
+    """The workspace's folder with its state and its key, still checking out."""
+    lease, store = signed.lease, registry.store
+    store.create(lease.workspace)
+    try:
+        key, colour = free_look((ws.record for ws in registry.all()), lease.colour)
+        record = Record(
+            key=key,
+            colour=colour,
+            memory_mib=1024 if image.has_agent else 2048,
+            cpus=min(2, os.cpu_count() or 1),
+        )
+        store.save(lease.workspace, record)
+        ws = registry.make(lease.workspace)
+        ws.record, ws.lease = record, lease
+    except BaseException:
+        store.destroy(lease.workspace)
+        raise
+    return ws
+
+
+def _fill(ws: Workspace, rooms: Rooms, index: ImageIndex, cache: Cache, op: Operation) -> None:
+    """Make the vault and fill it. The data key is made here, wrapped for this device, and never leaves it plain."""
+    image = index.manifest
+    key = secrets.token_bytes(32)
+    ws.store.write(ws.name, KEY, rooms.wrap(key, ws.name))
+    where = ws.folder / VAULT
+    rooms.vault.create(where, key, hardware.devices(image))
+    for device, part in ((hardware.SYSTEM, "system"), (hardware.USER, "user-template")):
+        if image.part(part) is not None:
+            with open_part(index, part, cache) as source:
+                rooms.vault.fill(where, key, device, source, op.progress)
+    folder = ws.folder / parts.FOLDER
+    folder.mkdir(mode=0o700)
+    for name in hardware.BOOT_PARTS if image.firmware is Firmware.DIRECT else ():
+        kernel = image.part(name)
+        if kernel is not None:
+            with open_part(index, name, cache) as source:
+                parts.seal(folder, key, kernel, source, op.progress)
+    ws.store.write(ws.name, IMAGE, parts.seal_manifest(key, image))
+
+
+def _require_room(registry: Registry, index: ImageIndex, missing: int) -> None:
+    data = sum(chunk.size for rows in index.chunks.values() for chunk in rows)
+    needed = data + missing + _RESERVE
+    free = shutil.disk_usage(registry.store.root).free
+    if free < needed:
+        raise NoRoomError(
+            f"The disk has {free >> 20} MiB left; this workspace needs {needed >> 20} MiB.",
+            safe="Nothing was received.",
+            next=f"Free at least {(needed - free) >> 20} MiB on this disk, then try again.",
+        )
+
+
+async def _undo(registry: Registry, ws: Workspace) -> None:
+    ws.record = Record(custody=Custody.CHECKING_OUT)
+    registry.drop(ws)
+    await asyncio.to_thread(ws.store.destroy, ws.name)
+
+
+async def _give_back(rooms: Rooms, name: str) -> None:
+    try:
+        await asyncio.to_thread(rooms.remote().checkin, name)
+    except TwofoldError as away:
+        # This device still holds the lease, and asking again gives it again: nothing is lost by leaving it.
+        log.info("the lease was not given back: %s", away.code, extra={"workspace": name})
+
+
+async def remove(registry: Registry, ws: Workspace, op: Operation, *, yes: bool) -> dict[str, Any]:
+    """Remove a workspace from this device: the key first, so that what is left is noise from that moment on."""
+    if ws.machine is not None and not yes:
+        raise ConflictError(f"{ws.title} is {ws.run}.", next=f"Suspend or stop it first:  twofold stop {ws.name}")
+    if not yes:
+        raise UsageError(
+            f"Removing {ws.title} destroys everything in it that is only on this device.",
+            safe="Nothing was removed.",
+            next=f"If that is what you want:  twofold remove {ws.name} --yes",
+        )
+    op.commit("Its key is destroyed already.")
+    stored = await asyncio.to_thread(registry.rooms.vault.stored_bytes, ws.folder / VAULT)
+    op.progress("switching off", 0, 0)
+    await ws.kill_machine()
+    await ws.close_vault()
+    had_key = await asyncio.to_thread(ws.store.destroy_key, ws.name)
+    op.progress("removing the sealed store", 0, 0)
+    if (ws.folder / VAULT).is_dir():
+        await asyncio.to_thread(registry.rooms.vault.destroy, ws.folder / VAULT)
+    await asyncio.to_thread(ws.store.destroy, ws.name)
+    registry.drop(ws)
+    await _give_back(registry.rooms, ws.name)
+    return {
+        "receipt": {
+            "workspace": ws.name,
+            "key_destroyed": had_key,
+            "sealed_bytes_removed": stored,
+            "removed_at": int(time.time()),
+            "stays": "The company's image: on its server, and sealed in this device's cache. No work of yours is in it.",
+            "not_promised": "A disk may keep old copies of the wrapped key; they open only with this device's own key.",
+        }
+    }

@@ -1,0 +1,144 @@
+"""The agent as a process: one for each user and home, taking over what a former one left, leaving VMs running at its end."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import signal
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from twofold.agent import power
+from twofold.agent.api import Listener
+from twofold.agent.operations import Operation, Operations
+from twofold.agent.registry import Registry
+from twofold.agent.rooms import Rooms
+from twofold.agent.store import LEASE
+from twofold.agent.supervision import Supervision
+from twofold.agent.takeover import take_over
+from twofold.agent.verbs import verbs
+from twofold.agent.workspace import Workspace
+from twofold.model.canonical import canonical
+from twofold.model.errors import ConflictError
+from twofold.model.workspace import RunState
+from twofold.platform.dirs import Dirs
+
+log = logging.getLogger(__name__)
+_SETTLE = 60.0  # seconds that operations under way get when the agent ends
+
+
+class Agent:
+    def __init__(self, dirs: Dirs, rooms: Rooms | None = None) -> None:
+        self.dirs, self.rooms = dirs, rooms or Rooms(dirs)
+        self.registry = Registry(dirs, self.rooms, self._tell)
+        self.operations = Operations(self._operation_changed)
+        self._listener: Listener | None = None
+        self._over = asyncio.Event()
+
+    def _tell(self, event: Mapping[str, Any]) -> None:
+        if self._listener is not None:
+            self._listener.tell(event)
+
+    def _operation_changed(self, operation: Operation) -> None:
+        if operation.over:
+            log.info(
+                "operation %s", operation.state,
+                extra={"verb": operation.verb, "workspace": operation.workspace,
+                       "error": operation.error.code if operation.error else None},
+            )  # fmt: skip
+        self._tell({"event": "operation"} | operation.to_wire())
+
+    async def run(self) -> None:
+        """Until `quit`, SIGTERM or SIGINT. Machines that run go on running.
+
+        Raises:
+            ConflictError: another agent serves this home.
+        """
+        lock = claim(self.dirs)
+        try:
+            loop = asyncio.get_running_loop()
+            for stop in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(stop, self._over.set)
+            await asyncio.to_thread(self.registry.load)
+            for ws in self.registry.all():
+                await take_over(ws)
+                if not self.registry.store.exists(ws.name):
+                    self.registry.drop(ws)
+            self._listener = Listener(self.dirs.agent_socket, verbs(self))
+            log.info("agent ready", extra={"workspaces": len(self.registry.all())})
+            supervision = Supervision(self.registry.all, self._suspend, self._heartbeat)
+            tasks = {loop.create_task(self._listener.serve()), loop.create_task(supervision.run())}
+            over = loop.create_task(self._over.wait())
+            done, _ = await asyncio.wait({*tasks, over}, return_when=asyncio.FIRST_COMPLETED)
+            for task in {*tasks, over}:
+                task.cancel()
+            await asyncio.wait({*tasks, over}, timeout=5)
+            for task in done - {over}:
+                task.result()
+        finally:
+            await self._end()
+            os.close(lock)
+
+    async def _end(self) -> None:
+        await self.operations.settle(_SETTLE)
+        if self._listener is not None:
+            await self._listener.close()
+        for ws in self.registry.all():
+            await ws.let_go()
+        log.info("agent ended")
+
+    async def wind_down(self, *, suspend: bool) -> None:
+        """End this agent; with `suspend` first suspend what runs. Raises the first suspend's error, and then goes on serving."""
+        if suspend:
+            started = [self._suspend(ws) for ws in self.registry.all() if ws.machine is not None]
+            for operation in started:
+                await operation.wait(None)
+            for operation in started:
+                if operation.error is not None:
+                    raise operation.error
+        asyncio.get_running_loop().call_later(0.05, self._over.set)  # after the answer is out
+
+    def _suspend(self, ws: Workspace) -> Operation:
+        return self.operations.submit("suspend", ws.name, {}, lambda op: power.suspend(ws, op))
+
+    async def _heartbeat(self) -> int:
+        """Fetch this device's leases as they are now; one that is missing was taken back. Returns the time of the answer."""
+        signed = await asyncio.to_thread(lambda: self.rooms.remote().heartbeat())
+        held = {each.lease.workspace: each for each in signed}
+        for ws in self.registry.all():
+            if ws.lease is None or ws.wrong is not None:
+                continue
+            fresh = held.get(ws.name)
+            if fresh is None:
+                if not ws.record.taken:
+                    ws.note(taken=True)
+                continue
+            if fresh.lease != ws.lease and fresh.lease.token >= ws.lease.token:
+                await asyncio.to_thread(ws.store.write, ws.name, LEASE, canonical(fresh.document))
+                ws.lease = fresh.lease
+            if ws.record.taken:
+                ws.note(taken=False)
+        return int(time.time())
+
+    def running(self) -> list[Workspace]:
+        return [ws for ws in self.registry.all() if ws.record.run in (RunState.RUNNING, RunState.PAUSED)]
+
+
+def claim(dirs: Dirs) -> int:
+    """Hold the lock that makes this the only agent of this home; the kernel lets it go with the process (flock(2)).
+
+    Raises:
+        ConflictError: another one holds it.
+    """
+    lock = os.open(dirs.state / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as held:
+        os.close(lock)
+        raise ConflictError(
+            "An agent runs already for this user and home.", safe="It goes on.", next="Ask it:  twofold agent status"
+        ) from held
+    return lock

@@ -1,0 +1,114 @@
+"""The guest's agent as one workspace sees it: connected in the background, every call with a deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from twofold.agent.channel import GuestChannel
+from twofold.model.errors import ConflictError, TimedOutError, TwofoldError
+
+log = logging.getLogger(__name__)
+
+# Seconds each verb gets: the guest's own work under load decides, not the channel's.
+DEADLINES = {"shutdown": 10.0, "freeze": 15.0, "display": 15.0, "launch": 15.0, "apps": 20.0, "icon": 15.0}
+DEADLINE = 10.0
+_HELLO = 2.0
+_AGAIN = 0.2
+_CHECK = 15.0
+
+Heard = Callable[[Mapping[str, Any]], None]
+
+
+class Guest:
+    """`up`: it answers. `session_up`: its graphical session is there. `heard` gets its events, and `{"event": "state"}`
+    when one of the two has changed."""
+
+    def __init__(self, path: Path, heard: Heard) -> None:
+        self._path, self._heard = path, heard
+        self._channel: GuestChannel | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._time_due = True
+        self.up = self.session_up = False
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._keep())
+
+    def set_time_when_up(self) -> None:
+        """After a resume or the host system's sleep the guest's clock stands in the past; set it as soon as it answers."""
+        self._time_due = True
+        if self.up and self._channel is not None:
+            asyncio.get_running_loop().create_task(self._set_time(self._channel))
+
+    async def call(self, verb: str, **args: Any) -> dict[str, Any]:
+        """Ask the guest.
+
+        Raises:
+            ConflictError: its agent is not there yet. TimedOutError: it is there and does not answer.
+        """
+        channel = self._channel
+        if channel is None or not self.up:
+            raise ConflictError(
+                "The system inside does not answer yet.",
+                safe="It is running.",
+                next="Wait until its desktop is there; if that never happens, look at its screen.",
+            )
+        try:
+            return await channel.call(verb, timeout=DEADLINES.get(verb, DEADLINE), **args)
+        except TimedOutError as late:
+            self._is(up=False, session_up=self.session_up)
+            raise TimedOutError(
+                f"The system inside did not answer '{verb}' in time.",
+                safe="It is running; nothing was lost.",
+                next="Look at its screen. If it is stuck: twofold off, then twofold start.",
+            ) from late
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task}, timeout=5)
+        await self._drop()
+
+    async def _keep(self) -> None:
+        """Connect, ask hello until it answers, then look now and then whether it still does."""
+        while True:
+            try:
+                if self._channel is None:
+                    self._channel = await GuestChannel.connect(self._path, self._event)
+                hello = await self._channel.call("hello", timeout=_HELLO)
+                self._is(up=True, session_up=bool(hello["session"]))
+                if self._time_due:
+                    await self._set_time(self._channel)
+            except TimedOutError:
+                self._is(up=False, session_up=False)
+            except TwofoldError as gone:
+                log.info("guest channel: %s", gone.code)
+                await self._drop()
+            await asyncio.sleep(_CHECK if self.up and self.session_up else _AGAIN)
+
+    async def _set_time(self, channel: GuestChannel) -> None:
+        try:
+            await channel.call("time", timeout=DEADLINE, unix_ms=time.time_ns() // 1_000_000)
+            self._time_due = False
+        except TwofoldError as failed:
+            log.info("the guest's time was not set: %s", failed.code)
+
+    def _event(self, event: Mapping[str, Any]) -> None:
+        if event.get("event") == "session":
+            self._is(up=self.up, session_up=bool(event["up"]))
+        self._heard(event)
+
+    def _is(self, *, up: bool, session_up: bool) -> None:
+        if (up, session_up) != (self.up, self.session_up):
+            self.up, self.session_up = up, session_up
+            self._heard({"event": "state"})
+
+    async def _drop(self) -> None:
+        channel, self._channel = self._channel, None
+        self._is(up=False, session_up=False)
+        if channel is not None:
+            await channel.close()

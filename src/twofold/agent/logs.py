@@ -1,0 +1,48 @@
+"""The agent's log: one JSON object a line in `state/agent.log`, rotated. It names workspaces, verbs and error kinds, no
+secrets, no guest content, nothing of the personal side."""
+
+from __future__ import annotations
+
+import json
+import logging
+import logging.handlers
+import os
+import time
+from pathlib import Path
+
+SIZE, KEPT = 1 << 20, 3
+FIELDS = ("workspace", "verb", "error", "pid", "workspaces")
+
+
+class JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "from": record.name.removeprefix("twofold."),
+            "text": record.getMessage()[:2000],
+        }
+        line |= {name: value for name in FIELDS if (value := getattr(record, name, None)) is not None}
+        if record.exc_info:
+            line["trace"] = self.formatException(record.exc_info)[-4000:]
+        return json.dumps(line)
+
+
+def to_file(path: Path) -> None:
+    """Log there, mode 0600, and nowhere else."""
+    os.close(os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    handler = logging.handlers.RotatingFileHandler(path, maxBytes=SIZE, backupCount=KEPT, encoding="utf-8")
+    _use(handler)
+
+
+def to_terminal() -> None:
+    _use(logging.StreamHandler())
+
+
+def _use(handler: logging.Handler) -> None:
+    handler.setFormatter(JsonLines())
+    root = logging.getLogger("twofold")
+    root.handlers[:] = [handler]
+    root.setLevel(logging.INFO)
+    root.propagate = False
+    logging.raiseExceptions = False  # a full disk must not end in a trace on a closed terminal

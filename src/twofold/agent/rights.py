@@ -1,0 +1,48 @@
+"""May this workspace run now? The lease's end and the time without contact, by a clock that never goes back."""
+
+from __future__ import annotations
+
+import time
+
+from twofold.agent.store import Record
+from twofold.model.errors import RefusedError
+from twofold.model.lease import Lease
+
+
+def now(record: Record) -> int:
+    """Unix seconds, never less than the highest time this device has shown us."""
+    return max(int(time.time()), record.seen_at)
+
+
+def runs_until(lease: Lease, record: Record) -> int:
+    """When the right to run ends: the lease's end or the offline time after the last contact, whichever is first."""
+    contact = max(record.contacted_at, lease.issued) + lease.policy.offline_seconds
+    return min(contact, lease.expires) if lease.expires else contact
+
+
+def require(lease: Lease, record: Record) -> None:
+    """Raises: RefusedError: the lease has ended, or the server was not reached for longer than the company allows."""
+    at = now(record)
+    if record.taken:
+        raise RefusedError(
+            f"Your company has taken back {lease.title} from this device.",
+            safe="What was not backed up is still on this disk, sealed; nothing was removed.",
+            next="Ask your administrator; or remove it:  twofold remove " + lease.workspace,
+        )
+    if lease.expires and at >= lease.expires:
+        raise RefusedError(
+            f"Your right to use {lease.title} on this device ended on {_day(lease.expires)}.",
+            safe="Your work is on this disk, sealed; nothing was removed.",
+            next="Ask your administrator to extend it, then connect and try again.",
+        )
+    if at >= runs_until(lease, record):
+        days = lease.policy.offline_seconds // 86400
+        raise RefusedError(
+            f"{lease.title} is locked: this device has had no contact with the company's server for {days} days or more.",
+            safe="Your work is on this disk, sealed; nothing was removed.",
+            next="Connect to the company's network; it unlocks by itself within a minute.",
+        )
+
+
+def _day(unix: int) -> str:
+    return time.strftime("%d %B %Y", time.localtime(unix))

@@ -1,0 +1,88 @@
+"""The rooms the agent stands on, each opened when first needed: an idle agent holds none of their libraries."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from twofold.engine.seam import Engine
+from twofold.model.errors import DamagedError
+from twofold.model.lease import Lease
+from twofold.platform.dirs import Dirs
+from twofold.vault.seam import Vault
+
+if TYPE_CHECKING:
+    from twofold.agent.remote import Enrolment, Remote
+    from twofold.trust.device import Identity
+
+ENROLMENT = Path("device/enrolment.json")
+
+
+class Rooms:
+    """Blocking calls; the agent makes them in threads where they touch a disk or the network."""
+
+    def __init__(self, dirs: Dirs) -> None:
+        self._dirs = dirs
+        self._remote: Remote | None = None
+
+    @functools.cached_property
+    def engine(self) -> Engine:
+        from twofold.engine.hosted import HostedEngine
+
+        return HostedEngine(self._dirs.cache)
+
+    @functools.cached_property
+    def vault(self) -> Vault:
+        from twofold.vault.qcow import QcowVault
+
+        return QcowVault()
+
+    @functools.cached_property
+    def identity(self) -> Identity:
+        """This device's keys, made when first asked for."""
+        from twofold.trust.device import identity
+
+        return identity(self._dirs.state)
+
+    def remote(self) -> Remote:
+        """Raises: NotFoundError: this device is not enrolled."""
+        if self._remote is None:
+            from twofold.agent.remote import Enrolment, Remote
+
+            self._remote = Remote(Enrolment.load(self._dirs.state / ENROLMENT), self.identity)
+        return self._remote
+
+    def enrolled(self) -> bool:
+        return (self._dirs.state / ENROLMENT).exists()
+
+    def enrol(self, untrusted_url: str, name: str) -> Enrolment:
+        from twofold.agent.remote import enrol
+
+        enrolment = enrol(untrusted_url, name, self.identity)
+        enrolment.save(self._dirs.state / ENROLMENT)
+        former, self._remote = self._remote, None
+        if former is not None:
+            former.close()
+        return enrolment
+
+    def lease(self, untrusted_document: bytes) -> Lease:
+        """A kept lease, verified again: the pinned server's, for this device."""
+        try:
+            document = json.loads(untrusted_document)
+        except ValueError as wrong:
+            raise DamagedError("The workspace's lease cannot be read.", safe="Its disks were not touched.") from wrong
+        return self.remote().lease(document).lease
+
+    def wrap(self, data_key: bytes, workspace: str) -> bytes:
+        from twofold.trust.device import wrap
+
+        return wrap(data_key, self.identity.wrap_public, workspace)
+
+    def unwrap(self, sealed: bytes, workspace: str) -> bytes:
+        return self.identity.unwrap(sealed, workspace)
+
+
+RoomsFactory = Callable[[Dirs], Rooms]

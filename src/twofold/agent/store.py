@@ -1,0 +1,219 @@
+"""The agent's part of the state directory. `docs/state-directory.md` names every file; a test compares the two.
+
+A file is replaced whole (temporary file, fsync, rename, fsync of the folder), so that a reader or a power cut sees the old
+one or the new one. A workspace that cannot be read is still listed, with what is wrong and what to do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from twofold.model.errors import BadInputError, ConflictError, DamagedError, NoRoomError, NotFoundError, TwofoldError
+from twofold.model.names import PALETTE, slug
+from twofold.model.workspace import Custody, RunState
+
+SCHEMA = "twofold-state-1"
+LEASE, IMAGE, KEY, STATE, VAULT = "lease.json", "image.json", "key.wrapped", "state.json", "vault"
+_ENOSPC, _EDQUOT = 28, 122
+
+
+@dataclass(frozen=True)
+class Record:
+    """`state.json`: what the agent must still know after its death or the computer's. Times are Unix seconds, 0 for never.
+
+    `contacted_at` is the last time the server answered, `seen_at` the highest time ever read off this device's clock, so
+    that turning the clock back gains nothing. `boot` is the kernel's boot id when the machine last started, `sound` whether it
+    was given a sound card then. `taken`: the server has said that this device's lease is no more.
+    """
+
+    custody: Custody = Custody.CHECKING_OUT
+    run: RunState = RunState.OFF
+    key: int = 0
+    colour: str = ""
+    memory_mib: int = 1024
+    cpus: int = 2
+    memory_stored: bool = False
+    on_disk_verified_at: int = 0
+    on_server_at: int = 0
+    launched_at: int = 0
+    contacted_at: int = 0
+    seen_at: int = 0
+    accelerator: str = ""
+    boot: str = ""
+    sound: bool = False
+    taken: bool = False
+    error: dict[str, str] | None = None
+
+    def with_error(self, error: TwofoldError | None) -> Record:
+        return dataclasses.replace(self, error=None if error is None else error.to_wire())
+
+    def to_bytes(self) -> bytes:
+        return json.dumps({"schema": SCHEMA} | dataclasses.asdict(self), indent=1).encode() + b"\n"
+
+    @classmethod
+    def from_bytes(cls, untrusted_state: bytes) -> Record:
+        try:
+            body = json.loads(untrusted_state)
+            if not isinstance(body, dict) or body.pop("schema", None) != SCHEMA:
+                raise ValueError("another schema")
+            fields = {field.name: field for field in dataclasses.fields(cls)}
+            if body.keys() - fields.keys():
+                raise ValueError(f"unknown fields {sorted(body.keys() - fields.keys())}")
+            body["custody"], body["run"] = Custody(body["custody"]), RunState(body["run"])
+            for name, value in body.items():
+                kind = (dict, type(None)) if name == "error" else (type(fields[name].default),)
+                if type(value) not in kind:
+                    raise ValueError(f"{name} has another type")
+            if not 0 <= body.get("key", 0) <= 9 or body.get("colour", "") not in {"", *PALETTE}:
+                raise ValueError("its key or colour is out of range")
+            return cls(**body)
+        except (ValueError, KeyError, TypeError) as wrong:
+            raise DamagedError(f"The workspace's state file cannot be read ({wrong!s:.200}).") from wrong
+
+
+class Store:
+    """The folder `state/workspaces`, one folder a workspace."""
+
+    def __init__(self, state: Path) -> None:
+        self.root = state / "workspaces"
+        self.root.mkdir(mode=0o700, exist_ok=True)
+
+    def names(self) -> list[str]:
+        """The workspaces on this device, whole or broken."""
+        found = []
+        for entry in sorted(self.root.iterdir()):
+            try:
+                found.append(slug(entry.name, "a workspace"))
+            except BadInputError:
+                continue  # not ours: a stray file that a person put there
+        return found
+
+    def folder(self, name: str) -> Path:
+        return self.root / slug(name, "a workspace")
+
+    def exists(self, name: str) -> bool:
+        return self.folder(name).is_dir()
+
+    def create(self, name: str) -> Path:
+        """Raises: ConflictError: it is on this device already."""
+        folder = self.folder(name)
+        try:
+            folder.mkdir(mode=0o700)
+        except FileExistsError as there:
+            raise ConflictError(
+                f"The workspace {name} is on this device already.", safe="Nothing was changed."
+            ) from there
+        sync_folder(self.root)
+        return folder
+
+    def read(self, name: str, file: str) -> bytes:
+        try:
+            return (self.folder(name) / file).read_bytes()
+        except FileNotFoundError as gone:
+            if not self.exists(name):
+                raise NotFoundError(
+                    f"There is no workspace {name} on this device.", next="See what there is:  twofold list"
+                ) from gone
+            raise DamagedError(
+                f"The workspace {name} lacks its file {file}.",
+                safe="The other files are untouched; the server can send this one again.",
+                next=f"Try:  twofold checkout {name}   or remove it:  twofold remove {name} --yes",
+            ) from gone
+        except OSError as broken:
+            raise DamagedError(
+                f"The file {file} of the workspace {name} cannot be read ({broken.strerror})."
+            ) from broken
+
+    def write(self, name: str, file: str, data: bytes) -> None:
+        write_durably(self.folder(name) / file, data)
+
+    def record(self, name: str) -> Record:
+        return Record.from_bytes(self.read(name, STATE))
+
+    def save(self, name: str, record: Record) -> None:
+        self.write(name, STATE, record.to_bytes())
+
+    def destroy_key(self, name: str) -> bool:
+        """Overwrite and remove the wrapped key; without it the vault is noise. True if there was one."""
+        path = self.folder(name) / KEY
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError:
+            return False
+        with path.open("r+b", buffering=0) as file:
+            file.write(os.urandom(size))
+            os.fsync(file.fileno())
+        path.unlink()
+        sync_folder(path.parent)
+        return True
+
+    def destroy(self, name: str) -> None:
+        """Remove the rest. Idempotent; the key goes first, so that a death half-way leaves nothing that opens."""
+        if self.exists(name):
+            self.destroy_key(name)
+            shutil.rmtree(self.folder(name))
+            sync_folder(self.root)
+
+
+def free_look(taken: Iterable[Record], wanted: str) -> tuple[int, str]:
+    """A key (1 to 9, 0 when all are taken) and a colour no other workspace here has: no two on a device look alike."""
+    others = list(taken)
+    keys = {record.key for record in others}
+    colours = {record.colour for record in others}
+    key = next((n for n in range(1, 10) if n not in keys), 0)
+    return key, next((name for name in (wanted, *PALETTE) if name not in colours), wanted)
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Replace `path` whole, mode 0600, on the disk when this returns.
+
+    Raises:
+        NoRoomError: the disk is full; the old file is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.new")
+    try:
+        with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags | os.O_CLOEXEC, 0o600)) as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as failed:
+        temporary.unlink(missing_ok=True)
+        if failed.errno in (_ENOSPC, _EDQUOT):
+            raise NoRoomError(
+                f"The disk is full: {path.name} was not written.",
+                safe="The former file is untouched.",
+                next=f"Free some space on the disk that holds {path.parent}, then try again.",
+            ) from failed
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def as_json(data: bytes, what: str) -> dict[str, Any]:
+    """Parse one of our own JSON files.
+
+    Raises:
+        DamagedError: it is not a JSON object any more.
+    """
+    try:
+        body = json.loads(data)
+    except ValueError as wrong:
+        raise DamagedError(f"{what} is damaged: it is not JSON any more.") from wrong
+    if not isinstance(body, dict):
+        raise DamagedError(f"{what} is damaged: it is not an object.")
+    return body

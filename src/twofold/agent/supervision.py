@@ -1,0 +1,118 @@
+"""What the agent does by the clock: room on the disk, the host system's sleep, the lease, the heartbeat to the server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import time
+from collections.abc import Awaitable, Callable
+
+from twofold.agent import rights
+from twofold.agent.workspace import Workspace
+from twofold.model.errors import NoRoomError, RefusedError, TwofoldError
+from twofold.model.workspace import RunState
+
+log = logging.getLogger(__name__)
+
+TICK = 2.0  # seconds
+PAUSE_BELOW = 96 << 20  # bytes free on the vault's disk; a suspend's memory would still be refused before it starts
+RESUME_ABOVE = 160 << 20
+_SLEPT = 2.0  # seconds that the two clocks may drift apart between two ticks
+_RETRY = 60.0  # seconds between two tries to reach a server that is away
+_SEEN_EVERY = 600
+
+
+class Supervision:
+    """One loop for all workspaces. It wakes rarely while nothing runs."""
+
+    def __init__(
+        self,
+        workspaces: Callable[[], list[Workspace]],
+        suspend: Callable[[Workspace], object],
+        heartbeat: Callable[[], Awaitable[int]],
+    ) -> None:
+        self._workspaces, self._suspend, self._heartbeat = workspaces, suspend, heartbeat
+        self._no_room: set[str] = set()
+        self._next_beat = 0.0
+        self._gap = _gap()
+
+    async def run(self) -> None:
+        while True:
+            running = [ws for ws in self._workspaces() if ws.machine is not None]
+            await asyncio.sleep(TICK if running else 5 * TICK)
+            slept = self._after_sleep()
+            for ws in self._workspaces():
+                try:
+                    await self._look(ws, slept=slept)
+                except TwofoldError as failed:
+                    log.warning("supervision: %s", failed, extra={"workspace": ws.name})
+            await self._beat()
+
+    def _after_sleep(self) -> bool:
+        """CLOCK_BOOTTIME counts while the host system sleeps, CLOCK_MONOTONIC does not (clock_gettime(2))."""
+        gap, self._gap = self._gap, _gap()
+        return self._gap - gap > _SLEPT
+
+    async def _look(self, ws: Workspace, *, slept: bool) -> None:
+        if ws.lease is None or ws.wrong is not None:
+            return
+        now = rights.now(ws.record)
+        if now - ws.record.seen_at > _SEEN_EVERY:
+            ws.note(seen_at=now)
+        if ws.machine is None or ws.record.run not in (RunState.RUNNING, RunState.PAUSED):
+            return
+        if slept and ws.guest is not None:
+            ws.guest.set_time_when_up()
+        await self._room(ws)
+        try:
+            rights.require(ws.lease, ws.record)
+        except RefusedError as ended:
+            if ws.record.error != ended.to_wire():
+                ws.fail(ended)
+                self._suspend(ws)
+
+    async def _room(self, ws: Workspace) -> None:
+        """Pause before the disk is full: a guest must never see an error for want of room."""
+        machine = ws.machine
+        if machine is None:
+            return
+        free = shutil.disk_usage(ws.folder).free
+        stopped = ws.record.run is RunState.RUNNING and (await machine.stats()).status == "io-error"
+        if ws.record.run is RunState.RUNNING and (free < PAUSE_BELOW or stopped):
+            self._no_room.add(ws.name)
+            await machine.pause()
+            ws.become(RunState.PAUSED, error=_full(ws, free).to_wire())
+        elif ws.record.run is RunState.PAUSED and ws.name in self._no_room and free > RESUME_ABOVE:
+            await machine.resume()
+            ws.become(RunState.RUNNING, error=None)
+        if ws.record.run is not RunState.PAUSED:
+            self._no_room.discard(ws.name)
+
+    async def _beat(self) -> None:
+        """Tell the server that this device is there; being away is fine, and known by the time of the last contact."""
+        leased = [ws for ws in self._workspaces() if ws.lease is not None and ws.wrong is None]
+        if not leased or time.monotonic() < self._next_beat:
+            return
+        try:
+            at = await self._heartbeat()
+        except TwofoldError as away:
+            log.info("the server is away: %s", away.code)
+            self._next_beat = time.monotonic() + _RETRY
+            return
+        every = min(ws.lease.policy.heartbeat_seconds for ws in leased if ws.lease is not None)
+        self._next_beat = time.monotonic() + every
+        for ws in leased:
+            ws.note(contacted_at=max(at, ws.record.contacted_at))
+
+
+def _full(ws: Workspace, free: int) -> NoRoomError:
+    return NoRoomError(
+        f"{ws.title} is paused: the disk that holds it has {free >> 20} MiB left.",
+        safe="Nothing is lost; it stands still exactly where it was.",
+        next=f"Free some space on this disk; it goes on by itself from {RESUME_ABOVE >> 20} MiB.",
+    )
+
+
+def _gap() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)

@@ -1,0 +1,187 @@
+"""What the agent can be asked (docs/protocol.md, chapter 2): each verb with its arguments, beside what it does."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import twofold
+from twofold.agent import power
+from twofold.agent.api import Answer, Verb
+from twofold.agent.guest import Guest
+from twofold.agent.operations import Operation
+from twofold.agent.workspace import Workspace
+from twofold.model.errors import ConflictError, UsageError
+from twofold.model.names import slug, title
+
+if TYPE_CHECKING:
+    from twofold.agent.daemon import Agent
+
+API = 1
+EXTENSIONS = ("removed-event", "time", "icons")
+
+_WORKSPACE = {"workspace": (str, ...)}
+_WAIT_LIMIT = 300.0
+
+
+def verbs(agent: Agent) -> dict[str, Verb]:
+    """The table. Validation is `api.arguments`' by these types; names are looked up by the handlers."""
+    asked = _Asked(agent)
+    work: dict[str, Callable[[Workspace, Operation], Awaitable[dict[str, Any]]]] = {
+        "suspend": power.suspend, "stop": power.stop, "off": power.off, "pause": power.pause, "resume": power.resume,
+    }  # fmt: skip
+    return {
+        "hello": Verb(asked.hello),
+        "list": Verb(asked.list),
+        "info": Verb(asked.info, _WORKSPACE),
+        "enrol": Verb(asked.enrol, {"url": (str, ...), "code": (str, ""), "name": (str, ...)}),
+        "available": Verb(asked.available),
+        "checkout": Verb(asked.checkout, _WORKSPACE),
+        "start": Verb(asked.start, _WORKSPACE | {"boot": (bool, False)}),
+        **{name: Verb(asked.operation(name, do), _WORKSPACE) for name, do in work.items()},
+        "remove": Verb(asked.remove, _WORKSPACE | {"yes": (bool, False)}),
+        "display": Verb(asked.display, _WORKSPACE),
+        "apps": Verb(asked.guest("apps"), _WORKSPACE),
+        "windows": Verb(asked.guest("windows"), _WORKSPACE),
+        "icon": Verb(asked.guest("icon"), _WORKSPACE | {"icon": (str, ...)}),
+        "launch": Verb(asked.guest("launch"), _WORKSPACE | {"app": (str, ...)}),
+        "resize": Verb(
+            asked.guest("display"), _WORKSPACE | {"width": (int, ...), "height": (int, ...), "scale": (int, 100)}
+        ),
+        "layout": Verb(
+            asked.guest("layout"),
+            _WORKSPACE | {"model": (str, "pc105"), "layout": (str, ...), "variant": (str, ""), "options": (str, "")},
+        ),
+        "time": Verb(asked.time, _WORKSPACE),
+        "jobs": Verb(asked.jobs),
+        "job": Verb(asked.job, {"operation": (str, ...), "wait": (float, 0.0)}),
+        "cancel": Verb(asked.cancel, {"operation": (str, ...)}),
+        "doctor": Verb(asked.doctor),
+        "watch": Verb(asked.watch, stream=True),
+        "quit": Verb(asked.quit, {"suspend": (bool, False)}),
+    }
+
+
+class _Asked:
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+
+    async def hello(self) -> Answer:
+        return Answer({"agent": twofold.__version__, "api": API, "extensions": list(EXTENSIONS)})
+
+    async def list(self) -> Answer:
+        return Answer({"workspaces": [ws.to_wire() for ws in self._agent.registry.all()]})
+
+    async def info(self, workspace: str) -> Answer:
+        return Answer(self._agent.registry.get(workspace).to_wire())
+
+    async def enrol(self, url: str, code: str, name: str) -> Answer:
+        title(name, "a device")
+        if code and "#" not in url:
+            url = f"{url}#{code}"
+        enrolment = await asyncio.to_thread(self._agent.rooms.enrol, url, name)
+        return Answer(
+            {"device": self._agent.rooms.identity.device, "company": enrolment.company, "user": enrolment.user}
+        )
+
+    async def available(self) -> Answer:
+        remote = await asyncio.to_thread(self._agent.rooms.remote)
+        grants = await asyncio.to_thread(remote.grants)
+        return Answer({"grants": [dataclasses.asdict(grant) for grant in grants]})
+
+    async def checkout(self, workspace: str) -> Answer:
+        from twofold.agent.checkout import checkout
+
+        name = slug(workspace, "a workspace")
+        return self._submit("checkout", name, {}, lambda op: checkout(self._agent.registry, name, op))
+
+    async def start(self, workspace: str, boot: bool) -> Answer:
+        ws = self._agent.registry.get(workspace)
+        return self._submit("start", ws.name, {"boot": boot}, lambda op: power.start(ws, op, boot=boot))
+
+    def operation(
+        self, name: str, do: Callable[[Workspace, Operation], Awaitable[dict[str, Any]]]
+    ) -> Callable[..., Awaitable[Answer]]:
+        async def asked(workspace: str) -> Answer:
+            ws = self._agent.registry.get(workspace)
+            return self._submit(name, ws.name, {}, lambda op: do(ws, op))
+
+        return asked
+
+    async def remove(self, workspace: str, yes: bool) -> Answer:
+        from twofold.agent.checkout import remove
+
+        ws = self._agent.registry.get(workspace)
+        return self._submit("remove", ws.name, {"yes": yes}, lambda op: remove(self._agent.registry, ws, op, yes=yes))
+
+    async def display(self, workspace: str) -> Answer:
+        ws = self._agent.registry.get(workspace)
+        ws.whole()
+        if ws.machine is None:
+            raise ConflictError(f"{ws.title} is {ws.run}.", next=f"Start it:  twofold start {ws.name}")
+        return Answer({}, give=(await ws.machine.display(),))
+
+    def guest(self, verb: str) -> Callable[..., Awaitable[Answer]]:
+        async def asked(workspace: str, **args: Any) -> Answer:
+            return Answer(await self._guest(workspace).call(verb, **args))
+
+        return asked
+
+    async def time(self, workspace: str) -> Answer:
+        guest = self._guest(workspace)
+        before = time.time_ns()
+        answer = await guest.call("time", unix_ms=0)
+        middle = (before + time.time_ns()) // 2  # the guest read its clock about half-way
+        return Answer({"guest_unix_ms": answer["unix_ms"], "host_unix_ms": middle // 1_000_000})
+
+    def _guest(self, workspace: str) -> Guest:
+        ws = self._agent.registry.get(workspace)
+        _, image = ws.whole()
+        if ws.machine is None:
+            raise ConflictError(f"{ws.title} is {ws.run}.", next=f"Start it:  twofold start {ws.name}")
+        if not image.has_agent or ws.guest is None:
+            raise ConflictError(
+                f"The system in {ws.title} has no guest agent.", next="Its screen, keyboard and power work without."
+            )
+        return ws.guest
+
+    async def jobs(self) -> Answer:
+        return Answer({"operations": [operation.to_wire() for operation in self._agent.operations.all()]})
+
+    async def job(self, operation: str, wait: float) -> Answer:
+        if not 0 <= wait <= _WAIT_LIMIT:
+            raise UsageError(f"The argument wait lies between 0 and {_WAIT_LIMIT:g} seconds.")
+        found = self._agent.operations.get(operation)
+        if wait:
+            await found.wait(wait)
+        return Answer(found.to_wire())
+
+    async def cancel(self, operation: str) -> Answer:
+        found = self._agent.operations.get(operation)
+        found.cancel()
+        return Answer(found.to_wire())
+
+    async def doctor(self) -> Answer:
+        from twofold.agent.doctor import checks
+
+        found = await checks(self._agent.dirs, self._agent.rooms, self._agent.registry.all())
+        return Answer({"checks": [dataclasses.asdict(check) for check in found]})
+
+    async def watch(self) -> Answer:
+        return Answer({})
+
+    async def quit(self, suspend: bool) -> Answer:
+        await self._agent.wind_down(suspend=suspend)
+        return Answer({})
+
+    def _submit(
+        self,
+        verb: str,
+        workspace: str,
+        args: Mapping[str, Any],
+        work: Callable[[Operation], Awaitable[dict[str, Any]]],
+    ) -> Answer:
+        return Answer(self._agent.operations.submit(verb, workspace, args, work).to_wire())

@@ -1,0 +1,272 @@
+"""One workspace under supervision: its state, its machine, vault and guest, and what happens when one of them ends."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from twofold.agent import rights
+from twofold.agent.guest import Guest
+from twofold.agent.parts import open_manifest
+from twofold.agent.rooms import Rooms
+from twofold.agent.store import IMAGE, KEY, LEASE, VAULT, Record, Store
+from twofold.engine.seam import Machine
+from twofold.model.errors import ConflictError, DamagedError, TwofoldError
+from twofold.model.image import ImageVersion
+from twofold.model.lease import Lease
+from twofold.model.names import PALETTE
+from twofold.model.policy import Policy
+from twofold.model.workspace import CUSTODY_MOVES, RUN_MOVES, Custody, RunState, move
+from twofold.platform.dirs import Dirs, private
+from twofold.vault.seam import OpenVault
+
+log = logging.getLogger(__name__)
+
+Tell = Callable[[Mapping[str, Any]], None]
+# While one of these lasts an operation holds the machine, and deals with its end itself.
+_HELD = frozenset({RunState.STARTING, RunState.RESUMING, RunState.SUSPENDING, RunState.STOPPING})
+
+
+class Workspace:
+    """State changes only in `become` and `hold`; both check the tables, write the state file and tell the watchers."""
+
+    def __init__(self, name: str, store: Store, rooms: Rooms, dirs: Dirs, tell: Tell) -> None:
+        self.name, self.store, self.rooms = name, store, rooms
+        self._dirs, self._tell = dirs, tell
+        self.record = Record()
+        self.lease: Lease | None = None
+        self.image: ImageVersion | None = None
+        self.wrong: TwofoldError | None = None
+        self.machine: Machine | None = None
+        self.vault: OpenVault | None = None
+        self.guest: Guest | None = None
+        self.ended: asyncio.Future[str] | None = None
+        self._vault_died = False
+        self._killed = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._pidfd = -1
+
+    def load(self) -> None:
+        """Read and verify the workspace's files; one that can't be read is broken, listed, and says so."""
+        self.wrong = None
+        try:
+            self.record = self.store.record(self.name)
+            if self.record.custody is Custody.CHECKING_OUT:
+                return
+            self.lease = self.rooms.lease(self.store.read(self.name, LEASE))
+            key = self.rooms.unwrap(self.store.read(self.name, KEY), self.name)
+            self.image = open_manifest(key, self.store.read(self.name, IMAGE))
+            if self.lease.workspace != self.name:
+                raise DamagedError(f"The lease in {self.name} belongs to another workspace.")
+            if not (self.folder / VAULT).is_dir():
+                raise DamagedError(f"The sealed store of {self.name} is gone from this disk.")
+        except TwofoldError as wrong:
+            log.warning("workspace broken", extra={"workspace": self.name, "error": wrong.code})
+            self.wrong = wrong if wrong.next else type(wrong)(
+                wrong.happened, safe=wrong.safe or "Nothing was removed.",
+                next=f"Restore the file from a back-up of this computer, or remove the workspace:  twofold remove {self.name}",
+            )  # fmt: skip
+
+    @property
+    def folder(self) -> Path:
+        return self.store.folder(self.name)
+
+    @property
+    def runtime(self) -> Path:
+        return private(self._dirs.workspace_runtime(self.name))
+
+    @property
+    def run(self) -> RunState:
+        return RunState.BROKEN if self.wrong is not None else self.record.run
+
+    @property
+    def title(self) -> str:
+        return self.lease.title if self.lease else self.name
+
+    def whole(self) -> tuple[Lease, ImageVersion]:
+        """Raises: the error that keeps this workspace from running."""
+        if self.wrong is not None:
+            raise self.wrong
+        if self.lease is None or self.image is None:
+            raise ConflictError(f"{self.name} is still being checked out.", next="See how far:  twofold jobs list")
+        return self.lease, self.image
+
+    def become(self, then: RunState, **changes: Any) -> None:
+        """Move the run state; `changes` are other fields of the record, written in the same file."""
+        if then is not self.record.run:
+            move(RUN_MOVES, self.record.run, then, self.title)
+        self.note(run=then, **changes)
+
+    def hold(self, then: Custody, **changes: Any) -> None:
+        move(CUSTODY_MOVES, self.record.custody, then, self.title)
+        self.note(custody=then, **changes)
+
+    def note(self, **changes: Any) -> None:
+        """Change the record: durable, then told."""
+        self.record = dataclasses.replace(self.record, **changes)
+        try:
+            self.store.save(self.name, self.record)
+        except TwofoldError as full:
+            # A full disk must not keep a machine from being paused or let go; the state is read off the processes again.
+            log.warning("the state file was not written", extra={"workspace": self.name, "error": full.code})
+        self.tell()
+
+    def fail(self, error: TwofoldError | None) -> None:
+        self.note(error=None if error is None else error.to_wire())
+
+    def tell(self) -> None:
+        self._tell({"event": "workspace"} | self.to_wire())
+
+    def to_wire(self) -> dict[str, Any]:
+        lease, image, record = self.lease, self.image, self.record
+        return {
+            "workspace": self.name,
+            "title": self.title,
+            "colour": PALETTE.get(record.colour or (lease.colour if lease else ""), PALETTE["blue"]),
+            "key": record.key,
+            "custody": record.custody,
+            "run": self.run,
+            "whereabouts": {
+                "in_memory": self.machine is not None,
+                "on_disk_verified_at": record.on_disk_verified_at,
+                "on_server_at": record.on_server_at,
+            },
+            "image": lease.image if lease else "",
+            "version": lease.image_version if lease else 0,
+            "accelerator": record.accelerator if self.machine else "",
+            "agent_up": self.guest is not None and self.guest.up,
+            "session_up": self.guest is not None and self.guest.session_up,
+            "error": self.wrong.to_wire() if self.wrong else record.error,
+            "policy": (lease.policy if lease else Policy()).to_wire(),
+            "expires": rights.runs_until(lease, record) if lease else 0,
+            "pid": self.machine.pid if self.machine else 0,
+            "memory_stored": record.memory_stored,
+            "launched_at": record.launched_at,
+            "has_agent": bool(image and image.has_agent),
+        }
+
+    # What lives beside us
+
+    def hold_vault(self, vault: OpenVault) -> None:
+        """Watch the vault's process: when it goes, the machine has lost its disks."""
+        self.vault, self._vault_died = vault, False
+        try:
+            self._pidfd = os.pidfd_open(vault.pid)
+        except ProcessLookupError:
+            asyncio.get_running_loop().call_soon(self._vault_gone)
+            return
+        asyncio.get_running_loop().add_reader(self._pidfd, self._vault_gone)
+
+    async def close_vault(self) -> None:
+        """Flush and close; what is on the disk is then whole. Idempotent."""
+        vault, self.vault = self.vault, None
+        self._unwatch_vault()
+        if vault is not None:
+            await asyncio.to_thread(vault.close)
+
+    def _unwatch_vault(self) -> None:
+        if self._pidfd >= 0:
+            asyncio.get_running_loop().remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+    def _vault_gone(self) -> None:
+        self._unwatch_vault()
+        if self.vault is None:
+            return
+        log.error("vault process ended", extra={"workspace": self.name})
+        self._vault_died = True
+        if self.machine is not None:
+            self._go(self.machine.kill())
+
+    def hold_machine(self, machine: Machine) -> None:
+        """Watch the machine, and talk to its guest where it has our agent."""
+        self.machine, self._killed = machine, False
+        self.ended = asyncio.get_running_loop().create_future()
+        self._go(self._wait(machine, self.ended))
+        if self.image is not None and self.image.has_agent:
+            self.guest = Guest(machine.channel, self._guest_says)
+            self.guest.start()
+
+    async def kill_machine(self) -> None:
+        """End the machine on purpose. Idempotent."""
+        machine, ended = self.machine, self.ended
+        if machine is None:
+            return
+        self._killed = True
+        await machine.kill()
+        if ended is not None:
+            await asyncio.wait({ended}, timeout=10)
+        await self._drop_machine(machine)
+
+    async def _wait(self, machine: Machine, ended: asyncio.Future[str]) -> None:
+        why = await machine.wait()
+        if not ended.done():
+            ended.set_result(why)
+        log.info("machine ended: %s", why, extra={"workspace": self.name})
+        if self.machine is machine and self.record.run not in _HELD and not self._killed:
+            await self.came_down(why)
+
+    async def came_down(self, why: str) -> None:
+        """The machine ended without our doing: close its vault, and say what happened."""
+        if self.machine is not None:
+            await self._drop_machine(self.machine)
+        error = self._why(why)
+        try:
+            await self.close_vault()
+        except TwofoldError as unclean:
+            error = error or unclean
+        self.become(RunState.OFF, error=None if error is None else error.to_wire(), memory_stored=False)
+
+    def _why(self, why: str) -> TwofoldError | None:
+        if self._vault_died:
+            return TwofoldError(
+                f"The process that keeps the disks of {self.title} ended, so the machine was stopped.",
+                safe="Everything the system had written out is on this disk, sealed; what was only in its memory is lost.",
+                next=f"Start it again:  twofold start {self.name}",
+            )
+        if why.startswith("guest"):
+            return None
+        return TwofoldError(
+            f"The machine of {self.title} ended by itself ({why:.200}).",
+            safe="Its disks are safe, as after a power cut; what was only in its memory is lost.",
+            next=f"Start it again:  twofold start {self.name}",
+        )
+
+    async def _drop_machine(self, machine: Machine) -> None:
+        guest, self.guest, self.machine = self.guest, None, None
+        if guest is not None:
+            await guest.close()
+        await machine.close()
+
+    def _guest_says(self, event: Mapping[str, Any]) -> None:
+        if event.get("event") == "state":
+            self.tell()
+        else:
+            self._tell({**event, "workspace": self.name})
+
+    def _go(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (failed := task.exception()) is not None:
+            log.error("supervision failed: %s", failed, extra={"workspace": self.name})
+
+    async def let_go(self) -> None:
+        """The agent ends; the machine and its vault go on, for the next agent to take over."""
+        self._unwatch_vault()
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=5)
+        if self.machine is not None:
+            await self._drop_machine(self.machine)
+        self.vault = None

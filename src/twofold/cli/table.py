@@ -1,0 +1,67 @@
+"""The table of verbs: what there is, in the order of `twofold --help`."""
+
+from __future__ import annotations
+
+import typer
+
+from twofold.cli import (
+    agents,
+    device,
+    grants,
+    guest,
+    images,
+    jobs,
+    machine,
+    policies,
+    server,
+    session,
+    users,
+    workspaces,
+)
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="One device, two lives: a company's sealed workspace beside your own desktop.",
+    epilog="Exit codes and JSON: docs/cli.md",
+)
+
+for name, command in (
+    ("enrol", device.enrol),
+    ("list", workspaces.list_),
+    ("status", workspaces.status),
+    ("info", workspaces.info),
+    ("checkout", workspaces.checkout),
+    ("open", workspaces.open_),
+    ("switch", workspaces.switch),
+    ("apps", guest.apps),
+    ("launch", guest.launch),
+    ("start", workspaces.start),
+    ("suspend", workspaces.suspend),
+    ("pause", workspaces.pause),
+    ("resume", workspaces.resume),
+    ("stop", workspaces.stop),
+    ("off", workspaces.off),
+    ("remove", workspaces.remove),
+    ("doctor", machine.doctor),
+    ("log", agents.log),
+    ("version", machine.version),
+    ("completion", machine.completion),
+    ("login", session.login),
+    ("logout", session.logout),
+    ("whoami", session.whoami),
+):
+    app.command(name)(command)
+for name, noun in (
+    ("jobs", jobs.app),
+    ("agent", agents.app),
+    ("server", server.app),
+    ("image", images.app),
+    ("user", users.app),
+    ("grant", grants.app),
+    ("device", device.app),
+    ("policy", policies.app),
+):
+    app.add_typer(noun, name=name)

@@ -1,0 +1,227 @@
+"""Workspaces on this device: list, status, info, check out, power, open, remove."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from twofold.cli import ask, out
+from twofold.cli.out import Form
+
+Boot = Annotated[bool, typer.Option("--boot", help="Boot even where memory is stored; what was open is given up.")]
+
+
+def list_(output: out.Output = Form.TABLE) -> None:
+    """Workspaces on this device, broken ones too, and those that could be brought here."""
+    with ask.agent() as client:
+        found = client.call("list")["workspaces"]
+        here = {each["workspace"] for each in found}
+        granted = [each for each in _available(client) if each["workspace"] not in here]
+    if output is Form.JSON:
+        out.document("workspaces", {"workspaces": found, "available": granted})
+        return
+    lines = [[each["key"] or "", each["workspace"], each["title"], _state(each), _where(each)] for each in found]
+    lines += [["", each["workspace"], each["title"], "not here yet", "server"] for each in granted]
+    if lines:
+        out.table(["key", "workspace", "name", "state", "where"], lines)
+    else:
+        out.note("Nothing here yet. Enrol this device:  twofold enrol URL")
+    _errors(found)
+
+
+def status(output: out.Output = Form.TABLE) -> None:
+    """What runs now, in one line a workspace. Starts nothing: exit code 9 where no agent runs."""
+    with ask.running_agent() as client:
+        found = client.call("list")["workspaces"]
+    if output is Form.JSON:
+        out.document("workspaces", {"workspaces": found})
+        return
+    for each in found:
+        out.say(f"{each['title']}: {_state(each)}; {_where(each)}")
+    _errors(found)
+
+
+def info(workspace: ask.Workspace = "", output: out.Output = Form.TABLE) -> None:
+    """Everything about one workspace."""
+    with ask.agent() as client:
+        found = client.call("info", workspace=ask.named(client, workspace))
+    if output is Form.JSON:
+        out.document("workspace", found)
+        return
+    where, policy = found["whereabouts"], found["policy"]
+    allowed = [name.replace("_", " ") for name, value in policy.items() if value is True]
+    out.fields(
+        output,
+        "workspace",
+        {
+            "workspace": found["workspace"],
+            "name": found["title"],
+            "state": _state(found),
+            "key": found["key"] or "none",
+            "image": f"{found['image']} version {found['version']}",
+            "runs on": found["accelerator"] or "nothing now",
+            "guest agent": "answers"
+            if found["agent_up"]
+            else "no answer"
+            if found["has_agent"]
+            else "none in this system",
+            "in memory": where["in_memory"],
+            "on this disk, verified": out.when(where["on_disk_verified_at"]),
+            "on the server": out.when(where["on_server_at"]),
+            "allowed": ", ".join(allowed) or "nothing crosses",
+            "offline until": out.when(found["expires"]),
+        },
+    )
+    _errors([found])
+
+
+def checkout(workspace: ask.Workspace = "", output: out.Output = Form.TABLE) -> None:
+    """Bring a workspace to this device; an interrupted one goes on where it ended."""
+    with ask.agent() as client:
+        name = workspace or _only_grant(client)
+        done = ask.work(client, "checkout", output, workspace=name)
+    if output is Form.TABLE:
+        result = done["result"]
+        if "already" in result:
+            out.say(f"{name} is on this device already.")
+        else:
+            out.say(f"{name} is on this device: {out.size(result['stored'])} sealed, in {result['seconds']:.1f} s.")
+
+
+def start(workspace: ask.Workspace = "", boot: Boot = False, output: out.Output = Form.TABLE) -> None:
+    """Start a workspace: resume it where its memory is stored and fits, else boot it."""
+    with ask.agent() as client:
+        name = ask.named(client, workspace)
+        result = ask.work(client, "start", output, workspace=name, boot=boot)["result"]
+    if output is Form.TABLE:
+        if "already" in result:
+            out.say(f"{name} runs already.")
+        else:
+            out.say(f"{name} {'goes on where it was' if result['resumed'] else 'boots'} ({result['seconds']:.1f} s).")
+
+
+def suspend(workspace: ask.Workspace = "", output: out.Output = Form.TABLE) -> None:
+    """Seal a workspace's memory on this disk and end its machine; start goes on from there."""
+    _power("suspend", workspace, output, "is suspended, its memory sealed on this disk")
+
+
+def stop(workspace: ask.Workspace = "", output: out.Output = Form.TABLE) -> None:
+    """Shut a workspace down cleanly."""
+    _power("stop", workspace, output, "is off")
+
+
+def pause(workspace: ask.Workspace = "", output: out.Output = Form.TABLE) -> None:
+    """Hold a workspace still in memory."""
+    _power("pause", workspace, output, "is paused in memory")
+
+
+def resume(workspace: ask.Workspace = "", output: out.Output = Form.TABLE) -> None:
+    """Let a paused workspace go on."""
+    _power("resume", workspace, output, "goes on")
+
+
+def off(workspace: ask.Workspace = "", yes: out.Yes = False, output: out.Output = Form.TABLE) -> None:
+    """The power switch: what is only in memory, running or suspended, is lost."""
+    with ask.agent() as client:
+        name = ask.named(client, workspace)
+        out.confirm(
+            f"Switch {name} off?",
+            lost="what is open in it and was not saved.",
+            safe="its disks, as after a power cut.",
+            yes=yes,
+        )
+        ask.work(client, "off", output, workspace=name)
+    if output is Form.TABLE:
+        out.say(f"{name} is off.")
+
+
+def remove(
+    workspace: Annotated[str, typer.Argument(help="Its name, always in full.")],
+    yes: out.Yes = False,
+    output: out.Output = Form.TABLE,
+) -> None:
+    """Remove a workspace from this device: its key first, then its sealed store. Prints a receipt."""
+    with ask.agent() as client:
+        client.call("info", workspace=workspace)
+        out.confirm(
+            f"Remove {workspace} from this device?",
+            lost="everything in it that is only on this device; no back-up is on the server yet.",
+            safe="everything that is yours on this computer, and other workspaces.",
+            yes=yes,
+        )
+        done = ask.work(client, "remove", output, workspace=workspace, yes=True)
+    if output is Form.TABLE:
+        out.fields(output, "receipt", done["result"]["receipt"])
+
+
+def open_(workspace: ask.Workspace = "", boot: Boot = False) -> None:
+    """Start a workspace and open its window."""
+    from twofold.cli import switcher
+
+    with ask.agent() as client:
+        name = ask.named(client, workspace)
+        ask.work(client, "start", workspace=name, boot=boot)
+        path = client.path
+    switcher.run(path, name)
+
+
+def switch(workspace: ask.Workspace = "") -> None:
+    """Bring a workspace's window to the front, or the personal side back (name it `personal`)."""
+    from twofold.cli import switcher
+
+    switcher.switch(workspace)
+
+
+def _power(verb: str, workspace: str, output: Form, words: str) -> None:
+    with ask.agent() as client:
+        name = ask.named(client, workspace)
+        done = ask.work(client, verb, output, workspace=name)
+    if output is Form.TABLE:
+        seconds = done["result"].get("seconds")
+        out.say(f"{name} {words}" + (f" ({seconds:.1f} s)." if seconds is not None else "."))
+
+
+def _available(client: Any) -> list[dict[str, Any]]:
+    """What the server grants; nothing where it is away or unknown: the list of what is here must not depend on it."""
+    from twofold.model.errors import TwofoldError
+
+    try:
+        grants: list[dict[str, Any]] = client.call("available", deadline=5)["grants"]
+    except TwofoldError:
+        return []
+    return grants
+
+
+def _only_grant(client: Any) -> str:
+    from twofold.model.errors import NotFoundError, UsageError
+
+    names = [each["workspace"] for each in client.call("available")["grants"]]
+    if not names:
+        raise NotFoundError("Your company grants you no workspace yet.", next="Ask your administrator.")
+    if len(names) > 1:
+        raise UsageError("Which workspace?", next=f"Name one of: {', '.join(names)}.")
+    return str(names[0])
+
+
+def _state(each: dict[str, Any]) -> str:
+    return str(each["run"] if each["custody"] == "checked-out" or each["run"] == "broken" else each["custody"])
+
+
+def _where(each: dict[str, Any]) -> str:
+    where = each["whereabouts"]
+    facts = ["in memory"] if where["in_memory"] else []
+    if where["on_disk_verified_at"]:
+        facts.append(f"this disk, verified {out.when(where['on_disk_verified_at'])}")
+    facts.append(f"server {out.when(where['on_server_at'])}" if where["on_server_at"] else "not on the server")
+    return ", ".join(facts)
+
+
+def _errors(found: list[dict[str, Any]]) -> None:
+    for each in found:
+        if each["error"]:
+            out.note("")
+            out.note(f"{each['title']}: {each['error']['happened']}")
+            for part in ("safe", "next"):
+                if each["error"][part]:
+                    out.note(each["error"][part])

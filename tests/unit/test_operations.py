@@ -1,0 +1,199 @@
+"""Operations: one queue a workspace, once is once, cancel undoes, and an end is always told."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from twofold.agent.operations import Operation, Operations
+from twofold.model.errors import ConflictError, NoRoomError, NotFoundError
+
+
+def test_one_workspace_does_one_thing_at_a_time_and_two_do_not_wait_for_each_other() -> None:
+    order: list[str] = []
+
+    async def body() -> None:
+        operations = Operations(lambda _: None)
+        go = asyncio.Event()
+
+        def work(name: str) -> Any:
+            async def done(_: Operation) -> dict[str, Any]:
+                order.append(f"{name} begins")
+                if name == "first":
+                    await go.wait()
+                order.append(f"{name} ends")
+                return {}
+
+            return done
+
+        first = operations.submit("start", "a", {}, work("first"))
+        second = operations.submit("stop", "a", {}, work("second"))
+        other = operations.submit("start", "b", {}, work("other"))
+        await other.wait(5)
+        assert (first.state, second.state, other.state) == ("running", "queued", "done")
+        go.set()
+        await second.wait(5)
+
+    asyncio.run(body())
+    assert order == ["first begins", "other begins", "other ends", "first ends", "second begins", "second ends"]
+
+
+def test_asking_twice_is_asking_once_until_it_has_ended() -> None:
+    async def body() -> None:
+        operations, runs, go = Operations(lambda _: None), [], asyncio.Event()
+
+        async def work(_: Operation) -> dict[str, Any]:
+            runs.append(1)
+            await go.wait()
+            return {}
+
+        once = operations.submit("start", "a", {"boot": False}, work)
+        assert operations.submit("start", "a", {"boot": False}, work) is once
+        other = operations.submit("start", "a", {"boot": True}, work)
+        assert other is not once
+        go.set()
+        await other.wait(5)
+        assert operations.submit("start", "a", {"boot": False}, work) is not once
+        await operations.settle(5)
+        assert len(runs) == 3
+
+    asyncio.run(body())
+
+
+def test_cancel_in_a_thread_undoes_what_was_done() -> None:
+    async def body() -> None:
+        operations, undone = Operations(lambda _: None), []
+        begun = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def blocking(op: Operation) -> None:
+            while True:
+                op.progress("copying", 1, 10)
+                loop.call_soon_threadsafe(begun.set)
+
+        async def work(op: Operation) -> dict[str, Any]:
+            async with AsyncExitStack() as undo:
+                undo.callback(undone.append, "folder removed")
+                await asyncio.to_thread(blocking, op)
+            return {}
+
+        op = operations.submit("checkout", "a", {}, work)
+        await begun.wait()
+        op.cancel()
+        await op.wait(5)
+        assert op.state == "cancelled"
+        assert undone == ["folder removed"]
+        op.cancel()  # twice is once
+
+    asyncio.run(body())
+
+
+def test_a_queued_operation_that_is_cancelled_never_runs() -> None:
+    async def body() -> None:
+        operations, go = Operations(lambda _: None), asyncio.Event()
+
+        async def first(_: Operation) -> dict[str, Any]:
+            await go.wait()
+            return {}
+
+        async def never(_: Operation) -> dict[str, Any]:
+            raise AssertionError("it ran")
+
+        operations.submit("start", "a", {}, first)
+        second = operations.submit("stop", "a", {}, never)
+        second.cancel()
+        go.set()
+        await second.wait(5)
+        assert second.state == "cancelled"
+
+    asyncio.run(body())
+
+
+def test_past_the_point_of_no_return_cancel_is_refused_and_the_work_ends() -> None:
+    async def body() -> None:
+        operations, go, committed = Operations(lambda _: None), asyncio.Event(), asyncio.Event()
+
+        async def work(op: Operation) -> dict[str, Any]:
+            op.commit("The key is destroyed already.")
+            committed.set()
+            await op.or_cancelled(go.wait())
+            return {"receipt": 1}
+
+        op = operations.submit("remove", "a", {}, work)
+        await committed.wait()
+        with pytest.raises(ConflictError, match="key is destroyed"):
+            op.cancel()
+        go.set()
+        await op.wait(5)
+        assert (op.state, op.result) == ("done", {"receipt": 1})
+
+    asyncio.run(body())
+
+
+def test_a_wait_on_another_peer_ends_with_the_cancel() -> None:
+    async def body() -> None:
+        operations, waiting = Operations(lambda _: None), asyncio.Event()
+
+        async def work(op: Operation) -> dict[str, Any]:
+            waiting.set()
+            await op.or_cancelled(asyncio.sleep(3600))
+            return {}
+
+        op = operations.submit("stop", "a", {}, work)
+        await waiting.wait()
+        op.cancel()
+        await op.wait(5)
+        assert op.state == "cancelled"
+
+    asyncio.run(body())
+
+
+def test_errors_are_kept_in_words_and_surprises_do_not_stop_the_queue() -> None:
+    async def body() -> None:
+        told: list[tuple[str, str]] = []
+        operations = Operations(lambda op: told.append((op.verb, op.state)))
+
+        async def short(_: Operation) -> dict[str, Any]:
+            raise NoRoomError("The disk is full.", safe="Nothing was received.", next="Free some space.")
+
+        async def surprise(_: Operation) -> dict[str, Any]:
+            raise ZeroDivisionError
+
+        async def fine(_: Operation) -> dict[str, Any]:
+            return {"ok": True}
+
+        a, b, c = (
+            operations.submit(verb, "a", {}, work) for verb, work in (("x", short), ("y", surprise), ("z", fine))
+        )
+        await c.wait(5)
+        assert a.error is not None and a.error.code == "no-room"
+        assert a.to_wire()["error"] == {
+            "code": "no-room", "happened": "The disk is full.", "safe": "Nothing was received.",
+            "next": "Free some space.",
+        }  # fmt: skip
+        assert b.error is not None and "ZeroDivisionError" in b.error.happened
+        assert c.result == {"ok": True}
+        assert told.count(("x", "failed")) == told.count(("y", "failed")) == told.count(("z", "done")) == 1
+        with pytest.raises(NotFoundError):
+            operations.get("no such id")
+
+    asyncio.run(body())
+
+
+def test_ended_operations_do_not_pile_up() -> None:
+    async def body() -> None:
+        operations = Operations(lambda _: None)
+
+        async def work(_: Operation) -> dict[str, Any]:
+            return {}
+
+        for number in range(150):
+            op = operations.submit("start", "a", {"n": number}, work)
+            await op.wait(5)
+        assert len(operations.all()) <= 101
+        assert operations.get(op.id) is op
+
+    asyncio.run(body())
