@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from twofold.image.chunks import MAX_STORED, ImageIndex, verified
+from twofold.image.chunks import MAX_INDEX, MAX_STORED, ImageIndex, verified
 from twofold.model.canonical import canonical
 from twofold.model.errors import BadInputError, DamagedError, NotFoundError, RefusedError
 from twofold.model.lease import Lease
@@ -20,7 +20,6 @@ from twofold.trust.keys import VerifyKey, write_private
 from twofold.trust.signed import Context, verify
 
 SCHEMA = "twofold-enrolment-1"
-MAX_INDEX = 512 << 20
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ class SignedLease:
 
 
 def enrol(untrusted_url: str, name: str, identity: Identity) -> Enrolment:
-    """Use up an invitation's one-time code and pin the server. The server is proved to be the invitation's before the code is sent.
+    """Use up an invitation's one-time code and pin the server, which is proved to be the invitation's before the code is sent.
 
     Raises:
         BadInputError: the URL is not an invitation. RefusedError: another server, or the code is used or too old.
@@ -168,7 +167,7 @@ class Remote:
         return self.lease(answer.get("lease"), workspace)
 
     def heartbeat(self) -> tuple[SignedLease, ...]:
-        """Every lease this device holds now, signed afresh with the policy of now. A lease that is missing has been taken away."""
+        """Every lease this device holds, signed afresh with the policy of now. One that is missing has been taken away."""
         rows = self._call("POST", "device/heartbeat", {}).get("leases")
         if not isinstance(rows, list):
             raise BadInputError("The server's leases cannot be read.")

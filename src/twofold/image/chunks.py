@@ -20,6 +20,7 @@ BLOCK = 4096
 MAX_CHUNK = 256 << 10
 MAX_STORED = MAX_CHUNK + 64
 MAX_CHUNKS = 4 << 20
+MAX_INDEX = 256 << 20
 
 
 class Chunk(NamedTuple):

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from twofold import _core
+from twofold.image.chunks import Chunk, ImageIndex, verified
+from twofold.model.errors import DamagedError, RefusedError
 from twofold.model.image import ImageVersion
+from twofold.model.progress import Progress, silent
+from twofold.trust.publisher import Publisher
+from twofold.trust.signed import Context, sign
 
 _BATCH = 16 << 20  # plaintext bytes sealed at once: enough to keep two threads busy, little enough to hold twice
 
@@ -25,6 +34,7 @@ class Target(Protocol):
     """What publishing needs of a server (`twofold.server.client.Admin`)."""
 
     def newest(self, image: str) -> dict[str, Any]: ...
+    def document(self, image: str, version: int) -> dict[str, Any]: ...
     def missing(self, ids: Sequence[bytes]) -> list[bytes]: ...
     def upload(self, frames: bytes) -> None: ...
     def commit(self, image: str, document: dict[str, Any]) -> None: ...
@@ -42,3 +52,98 @@ class Published:
     data: int
     stored: int
     sent: int
+
+
+class _LostError(Exception):
+    """The server lacks a chunk that a former version of the image has, so that it was not sealed again."""
+
+
+def publish(built: Built, publisher: Publisher, target: Target, progress: Progress = silent) -> Published:
+    """Publish `built` as the next version of its image. Interrupted at any point, the next call sends only what is missing; an
+    image that is the newest version already is not published again.
+
+    Raises:
+        DamagedError: a part is not what its manifest says; nothing is committed.
+        RefusedError: the server does not trust this publisher. ConflictError: another publisher was faster.
+    """
+    newest = target.newest(built.manifest.image)
+    version = int(newest["version"])
+    if version and newest["manifest"] == dataclasses.replace(built.manifest, version=version).to_wire():
+        size = sum(part.size for part in built.manifest.parts)
+        return Published(built.manifest.image, version, fresh=False, size=size, data=0, stored=0, sent=0)
+    former = _former(target, publisher, built.manifest.image, version)
+    manifest = dataclasses.replace(built.manifest, version=version + 1)
+    try:
+        return _publish(built, manifest, former, publisher, target, progress)
+    except _LostError:
+        return _publish(built, manifest, [], publisher, target, progress)
+
+
+def _former(target: Target, publisher: Publisher, image: str, version: int) -> list[tuple[bytes, bytes, int]]:
+    """The chunks of the version before, by key: they need no sealing. Only this publisher's own signature counts."""
+    if not version:
+        return []
+    try:
+        index = verified(target.document(image, version), [publisher.signing.verify_key], image, version)
+    except RefusedError:
+        return []  # another publisher's; its secret may be another too
+    return [(row.key, row.id, row.stored) for rows in index.chunks.values() for row in rows]
+
+
+def _publish(
+    built: Built,
+    manifest: ImageVersion,
+    known: list[tuple[bytes, bytes, int]],
+    publisher: Publisher,
+    target: Target,
+    progress: Progress,
+) -> Published:
+    total, before, sent = sum(part.size for part in manifest.parts), 0, 0
+    tables: dict[str, tuple[Chunk, ...]] = {}
+    asked: set[bytes] = set()
+    own = {chunk for _, chunk, _ in known}
+    with ThreadPoolExecutor(2) as pool:
+        for part in manifest.parts:
+            path = built.path(part.name)
+            digest = pool.submit(_digest, path)
+            sealer = _core.Sealer(path, publisher.secret, known)
+            rows: list[Chunk] = []
+            ahead = pool.submit(sealer.next, _BATCH)
+            while (batch := ahead.result()) is not None:
+                ahead = pool.submit(sealer.next, _BATCH)  # the next is sealed while this one is on its way
+                found = [Chunk(*row) for row in batch.rows]
+                rows += found
+                sent += _send(batch, found, asked, own, target)
+                progress("publish", before + batch.end, total)
+            if digest.result() != part.sha256 or path.stat().st_size != part.size:
+                raise DamagedError(
+                    f"{path} is not what the image's manifest says.",
+                    safe="Nothing was published.",
+                    next="Build it again.",
+                )
+            tables[part.name] = tuple(rows)
+            before += part.size
+    index = ImageIndex(manifest, tables)
+    target.commit(manifest.image, sign(Context.IMAGE, index.to_wire(), publisher.signing))
+    data = sum(row.size for rows in tables.values() for row in rows)
+    return Published(
+        manifest.image, manifest.version, fresh=True, size=total, data=data, stored=sum(index.ids.values()), sent=sent
+    )
+
+
+def _send(batch: _core.Batch, rows: list[Chunk], asked: set[bytes], own: set[bytes], target: Target) -> int:
+    stored = {row.id: row.stored for row in rows if row.id not in asked}
+    if not stored:
+        return 0
+    asked.update(stored)
+    missing = target.missing(list(stored))
+    if own.intersection(missing):
+        raise _LostError
+    if missing:
+        target.upload(batch.frames(missing))
+    return sum(stored[chunk] for chunk in missing)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from twofold.image.chunks import MAX_INDEX
 from twofold.image.publish import Built, Published, publish
 from twofold.model.canonical import canonical
 from twofold.model.errors import TimedOutError, UnreachableError
@@ -18,12 +19,10 @@ from twofold.trust import https
 from twofold.trust.https import Invitation, Place
 from twofold.trust.publisher import Publisher
 
-CHUNK_BATCH = 64 << 20
-
 
 @dataclass(frozen=True)
 class Image:
-    """An image as the server lists it. `version` is its newest, `bytes` that version's sealed chunks, `published` Unix seconds."""
+    """An image as the server lists it: its newest version, that version's sealed bytes, when it was published (Unix seconds)."""
 
     name: str
     version: int
@@ -156,8 +155,14 @@ class Admin:
         """`{"version", "manifest"}` of an image; version 0 and no manifest where there is none."""
         return self._call("GET", f"images/{urllib.parse.quote(image, safe='')}")
 
+    def document(self, image: str, version: int) -> dict[str, Any]:
+        """A version's signed index."""
+        return self._call(
+            "GET", f"images/{urllib.parse.quote(image, safe='')}/versions/{int(version)}", limit=MAX_INDEX
+        )
+
     def missing(self, ids: Sequence[bytes]) -> list[bytes]:
-        """Which of these chunks (at most 16384) the server lacks."""
+        """Which of these chunks (at most 8192) the server lacks."""
         body = {"ids": [chunk.hex() for chunk in ids]}
         return [bytes.fromhex(chunk) for chunk in self._call("POST", "chunks/missing", body)["missing"]]
 
@@ -177,15 +182,15 @@ class Admin:
         rows: list[dict[str, Any]] = self._call("GET", noun + query)[noun]
         return rows
 
-    def _call(self, method: str, what: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    def _call(self, method: str, what: str, body: dict[str, Any] | None = None, limit: int = 8 << 20) -> dict[str, Any]:
         sent = b"" if body is None else canonical(body)
-        return self._request(method, what, sent, "application/json").json()
+        return self._request(method, what, sent, "application/json", limit).json()
 
-    def _request(self, method: str, what: str, body: bytes, kind: str) -> https.Answer:
+    def _request(self, method: str, what: str, body: bytes, kind: str, limit: int = 8 << 20) -> https.Answer:
         headers = {"Content-Type": kind} if body else {}
         if self.token:
             headers["Authorization"] = f"Bearer {self.token}"
-        return self._connect().request(method, f"{https.API}/{what}", body, headers)
+        return self._connect().request(method, f"{https.API}/{what}", body, headers, limit)
 
     def _connect(self) -> https.Https:
         if self._client is None:

@@ -1,0 +1,200 @@
+"""Getting an image's chunks into the machine's cache, and reading its parts out of it, verified to the last byte.
+
+The cache (`cache/chunks/ab/<id>`) holds ciphertext, shared by all workspaces of the machine. Anyone may fill it: a chunk is
+verified by its id when it is taken in and again each time it is opened, and a damaged one is fetched anew.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+from twofold import _core
+from twofold.image.chunks import Chunk, ImageIndex
+from twofold.model.errors import DamagedError, NoRoomError, NotFoundError
+from twofold.model.progress import Progress, silent
+
+_BATCH_BYTES, _BATCH_CHUNKS, _STREAMS = 8 << 20, 256, 2
+_WINDOW = 4 << 20
+
+
+class Source(Protocol):
+    """Where chunks come from (`twofold.agent.remote.Remote`)."""
+
+    def chunks(self, ids: Sequence[bytes]) -> bytes:
+        """At most 256 chunks as frames; not trusted."""
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """Bytes as stored: `wanted` for the whole image (each chunk once), `sent` that came over the wire now."""
+
+    wanted: int
+    sent: int
+
+
+def fetch(index: ImageIndex, source: Source, cache: Path, progress: Progress = silent) -> Fetched:
+    """Bring every chunk of the index into the folder `cache`. What is there is not fetched again, so that an interrupted fetch
+    goes on where it was. `progress` counts stored bytes; if it raises, the fetch ends with that error.
+
+    Raises:
+        DamagedError: the source sent bytes that are not the chunks asked for; none of those was kept.
+        NoRoomError: the disk is full; what came so far stays.
+    """
+    cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+    ids = index.ids
+    missing = _core.lacking(cache, list(ids.items()))
+    total = sum(ids.values())
+    here = already = total - sum(ids[chunk] for chunk in missing)
+    progress("fetch", here, total)
+    batches = _batches(missing, ids)
+    with ThreadPoolExecutor(_STREAMS) as pool:
+        running: dict[Future[None], int] = {}
+        try:
+            while True:
+                for batch in batches:
+                    running[pool.submit(_take, batch, source, cache)] = sum(ids[chunk] for chunk in batch)
+                    if len(running) >= _STREAMS:
+                        break
+                if not running:
+                    break
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    here += running.pop(future)
+                    future.result()
+                progress("fetch", here, total)
+        finally:
+            for future in running:
+                future.cancel()
+    return Fetched(total, total - already)
+
+
+def open_part(index: ImageIndex, part: str, cache: Path, source: Source | None = None) -> BinaryIO:
+    """Read a part from its start to its end. Every chunk is verified before its bytes are given out, and the last bytes come only
+    after the whole part's SHA-256 has been. A chunk that is missing or damaged is fetched from `source`.
+
+    Raises (at reading):
+        DamagedError: it cannot be had, or the part is not what its publisher said.
+    """
+    found = index.manifest.part(part)
+    if found is None:
+        raise NotFoundError(f"The image {index.manifest.image} has no part '{part}'.")
+    return io.BufferedReader(_Reader(index, part, found.size, found.sha256, cache, source), 1 << 20)
+
+
+class _Reader(io.RawIOBase):
+    def __init__(
+        self, index: ImageIndex, part: str, size: int, sha256: str, cache: Path, source: Source | None
+    ) -> None:
+        self._windows = _windows(index.chunks[part], size)
+        self._name, self._sha256, self._cache, self._source = f"{index.manifest.image} ({part})", sha256, cache, source
+        self._pool = ThreadPoolExecutor(1)
+        self._hash = hashlib.sha256()
+        self._left = size
+        self._now = memoryview(b"")
+        self._ahead = self._submit()
+        if not size:
+            self._check()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        if not self._now and self._left:
+            plain = self._ahead.result()
+            self._left -= len(plain)
+            self._ahead = self._submit()  # the next window is opened while this one is used
+            self._hash.update(plain)
+            if not self._left:
+                self._check()
+            self._now = memoryview(plain)
+        room = memoryview(buffer).cast("B")
+        count = min(len(room), len(self._now))
+        room[:count] = self._now[:count]
+        self._now = self._now[count:]
+        return count
+
+    def close(self) -> None:
+        if not self.closed:
+            self._pool.shutdown(cancel_futures=True)
+        super().close()
+
+    def _submit(self) -> Future[bytes]:
+        return self._pool.submit(self._open, *next(self._windows, (0, 0, ())))
+
+    def _open(self, start: int, length: int, rows: Sequence[Chunk]) -> bytes:
+        plain, bad = _core.open_rows(self._cache, rows, start, length)
+        if bad:
+            if self._source is None:
+                raise DamagedError(
+                    f"{len(bad)} chunks of {self._name} are missing or damaged on this disk.",
+                    safe="Nothing of them was used.",
+                    next="Connect to the server: they are fetched again.",
+                )
+            for chunk in bad:
+                (self._cache / chunk.hex()[:2] / chunk.hex()).unlink(missing_ok=True)
+            for at in range(0, len(bad), _BATCH_CHUNKS):
+                _take(bad[at : at + _BATCH_CHUNKS], self._source, self._cache)
+            plain, bad = _core.open_rows(self._cache, rows, start, length)
+            if bad:
+                raise DamagedError(f"{self._name} does not open with the keys in its index.", safe="It was not used.")
+        return plain
+
+    def _check(self) -> None:
+        if self._hash.hexdigest() != self._sha256:
+            self._left, self._now = 0, memoryview(b"")
+            raise DamagedError(
+                f"{self._name} is not what its publisher signed.",
+                safe="It was not used.",
+                next="Publish the image again.",
+            )
+
+
+def _batches(missing: Sequence[bytes], stored: dict[bytes, int]) -> Iterator[list[bytes]]:
+    batch: list[bytes] = []
+    size = 0
+    for chunk in missing:
+        batch.append(chunk)
+        size += stored[chunk]
+        if size >= _BATCH_BYTES or len(batch) == _BATCH_CHUNKS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _take(batch: Sequence[bytes], source: Source, cache: Path) -> None:
+    try:
+        _core.store_frames(cache, source.chunks(batch))
+    except ValueError as off:
+        raise DamagedError(
+            f"The server sent bytes that are not the chunks asked for: {off}.",
+            safe="They were not kept.",
+            next="Try again; if it stays so, tell your administrator.",
+        ) from off
+    except OSError as full:
+        if full.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise DamagedError(f"The cache {cache} cannot be written: {full.strerror}.") from full
+        raise NoRoomError(
+            f"The disk of {cache} is full.", safe="What was fetched stays.", next="Make room and try again."
+        ) from full
+    if _core.lacking(cache, [(chunk, None) for chunk in batch]):
+        raise DamagedError("The server did not send every chunk it was asked for.", next="Try again.")
+
+
+def _windows(rows: Sequence[Chunk], size: int) -> Iterator[tuple[int, int, Sequence[Chunk]]]:
+    """The part in stretches of about 4 MiB that cut no chunk: start, length, rows."""
+    start, first = 0, 0
+    while start < size:
+        end, last = min(start + _WINDOW, size), first
+        while last < len(rows) and rows[last].offset < end:
+            end = max(end, rows[last].offset + rows[last].size)
+            last += 1
+        yield start, end - start, rows[first:last]
+        start, first = end, last

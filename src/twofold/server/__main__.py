@@ -1,0 +1,41 @@
+"""`python -m twofold.server --home DIR init|run`: the server without the rest of the CLI."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from twofold.model.errors import TwofoldError
+from twofold.server.run import init, serve
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m twofold.server")
+    parser.add_argument("--home", type=Path, required=True, help="the server's folder")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    new = verbs.add_parser(
+        "init", help="make a server; the administrator's password is read from TWOFOLD_PASSWORD or stdin"
+    )
+    new.add_argument("--admin", default="admin")
+    new.add_argument("--company", default="Work")
+    new.add_argument("--name", action="append", default=[], help="a host name or address that it answers to")
+    run = verbs.add_parser("run", help="run the server")
+    run.add_argument("--host", default="127.0.0.1")
+    run.add_argument("--port", type=int, default=8443)
+    args = parser.parse_args()
+    try:
+        if args.verb == "init":
+            password = os.environ.pop("TWOFOLD_PASSWORD", None) or sys.stdin.readline().rstrip("\n")
+            sys.stdout.write(init(args.home, args.admin, password, args.company, args.name).pin + "\n")
+        else:
+            serve(args.home, args.host, args.port)
+    except TwofoldError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

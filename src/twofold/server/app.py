@@ -1,0 +1,71 @@
+"""The application: routes behind the gate."""
+
+from __future__ import annotations
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
+
+from twofold import __version__
+from twofold.model.errors import BadInputError, NotFoundError, RefusedError, TwofoldError
+from twofold.server.accounts import Limiter
+from twofold.server.context import Server
+from twofold.server.database import Database
+from twofold.server.gate import STATUS, Gate, UnknownError
+from twofold.server.home import Home
+from twofold.server.routes import accounts, device, devices, enrolment, grants, images
+from twofold.trust.https import API
+
+_log = structlog.get_logger("twofold.server")
+
+
+def routes() -> FastAPI:
+    """The bare application, as `docs/openapi-v1.json` describes it. It serves no documentation of itself."""
+    app = FastAPI(title="Twofold", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
+    for module in (accounts, images, grants, devices, enrolment, device):
+        app.include_router(module.router, prefix=API)
+    app.add_exception_handler(TwofoldError, _said)
+    app.add_exception_handler(RequestValidationError, _malformed)
+    app.add_exception_handler(HTTPException, _other)
+    app.add_exception_handler(Exception, _unforeseen)
+    return app
+
+
+def application(home: Home, database: Database) -> ASGIApp:
+    """The whole server."""
+    app = routes()
+    app.state.twofold = Server(home, database, guesses=Limiter(5), guesses_from=Limiter(30))
+    return Gate(app, home, database)
+
+
+def _answer(error: TwofoldError) -> JSONResponse:
+    return JSONResponse({"error": error.to_wire()}, 401 if isinstance(error, UnknownError) else STATUS[error.code])
+
+
+async def _said(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, TwofoldError)
+    return _answer(error)
+
+
+async def _malformed(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    # Where and why, never what: a password in the wrong field must not come back or reach a log.
+    faults = [f"{'.'.join(map(str, fault['loc'][1:]))}: {fault['msg']}" for fault in error.errors()[:3]]
+    return _answer(BadInputError(f"The request is malformed. {'; '.join(faults)}"[:500]))
+
+
+async def _other(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404:
+        return _answer(NotFoundError("There is no such thing."))
+    if error.status_code == 405:
+        return _answer(RefusedError("That cannot be done to it."))
+    return _answer(BadInputError("The request is malformed."))
+
+
+async def _unforeseen(_request: Request, error: Exception) -> JSONResponse:
+    _log.error("unforeseen", kind=type(error).__name__, exc_info=error)
+    return _answer(TwofoldError("The server failed at this request.", next="Its log says where."))

@@ -1,0 +1,69 @@
+"""How a device and the server come to know each other."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, Request, Response
+from sqlalchemy import select, update
+
+from twofold.model.errors import ConflictError, RefusedError
+from twofold.model.names import title
+from twofold.server import audit
+from twofold.server.accounts import digest
+from twofold.server.bodies import Enrol
+from twofold.server.context import Address, TheServer
+from twofold.server.gate import UnknownError
+from twofold.server.tables import Device, Invitation, Publisher, User
+from twofold.trust import request as signed
+from twofold.trust.keys import VerifyKey
+
+router = APIRouter(tags=["enrolment"])
+
+
+@router.get("/authority", response_class=Response)
+def authority(server: TheServer) -> Response:
+    """The certificate authority (DER). Whoever asks checks its SHA-256 against an invitation; it is no secret."""
+    return Response(server.home.authority, media_type="application/pkix-cert")
+
+
+@router.post("/enrol", status_code=201)
+async def enrol(body: Enrol, request: Request, server: TheServer, address: Address) -> dict[str, Any]:
+    """Use up a one-time code. The request is signed by the key that it brings, which proves that the device has it."""
+    server.guesses_from.check(address)
+    key = VerifyKey.from_hex(body.public)
+    raw = await request.body()
+    try:
+        claim = signed.claim({name.lower(): value for name, value in request.headers.items()})
+        signed.check(claim, key, "", "POST", request.url.path, raw, time.time())
+    except RefusedError as off:
+        raise UnknownError("The invitation is not valid.") from off
+    return await run_sync(_enrol, body, key, server, address)
+
+
+def _enrol(body: Enrol, key: VerifyKey, server: TheServer, address: str) -> dict[str, Any]:
+    now, name = int(time.time()), title(body.name, "a device's name")
+    with server.database.write() as session:
+        # One statement finds the code and uses it up, so that two devices can't share it.
+        good = (Invitation.digest == digest(body.code), Invitation.used == 0, Invitation.expires > now)
+        owner = session.scalar(update(Invitation).where(*good).values(used=now).returning(Invitation.user_id))
+        if owner is None:
+            server.guesses_from.failed(address)
+            raise UnknownError("The invitation is not valid.", next="It may be used or too old: ask for a new one.")
+        user = session.get_one(User, owner)
+        device = session.get(Device, key.id)
+        if device is None:
+            device = Device(id=key.id, user_id=owner, public=body.public, enrolled=now)
+            session.add(device)
+        elif device.user_id != owner:
+            raise ConflictError("This device is enrolled for another person.", safe="The invitation can still be used.")
+        device.name, device.wrap_public, device.seen, device.revoked = name, body.wrap_public, now, 0
+        audit.record(session, f"device {key.id[:16]}", "enrol", f"{name} of {user.name}")
+        return {
+            "company": server.home.company,
+            "user": user.name,
+            "server_key": server.home.signing.verify_key.public.hex(),
+            "publishers": list(session.scalars(select(Publisher.public).order_by(Publisher.created))),
+        }

@@ -1,0 +1,92 @@
+"""Grants: who may check out what."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from fastapi import APIRouter
+from sqlalchemy import or_, select
+
+from twofold.model.canonical import canonical
+from twofold.model.errors import ConflictError
+from twofold.model.names import colour, slug, title
+from twofold.model.policy import Policy
+from twofold.model.workspace import Custody
+from twofold.server import audit
+from twofold.server.bodies import NewGrant
+from twofold.server.context import TheCaller, TheServer, nothing
+from twofold.server.tables import Grant, Image, Lease, User
+
+router = APIRouter(tags=["grants"])
+
+
+@router.get("/grants")
+def list_grants(server: TheServer) -> dict[str, Any]:
+    with server.database.read() as session:
+        return {"grants": [_row(grant) for grant in session.scalars(select(Grant).order_by(Grant.id))]}
+
+
+@router.post("/grants", status_code=201)
+def add_grant(body: NewGrant, caller: TheCaller, server: TheServer) -> dict[str, Any]:
+    """Let a user check out a workspace. No two workspaces of one user share a name or a colour: they must not look alike."""
+    workspace, shown, tint = (
+        slug(body.workspace, "a workspace"),
+        title(body.title, "a workspace's name"),
+        colour(body.colour),
+    )
+    policy = Policy.from_wire(body.policy)
+    with server.database.write() as session:
+        user = session.scalar(select(User).where(User.name == body.user))
+        image = session.scalar(select(Image).where(Image.name == body.image))
+        if user is None or image is None:
+            raise nothing("user" if user is None else "image")
+        alike = or_(Grant.workspace == workspace, Grant.title == shown, Grant.colour == tint)
+        other = session.scalar(select(Grant).where(Grant.user_id == user.id, alike).limit(1))
+        if other is not None:
+            raise ConflictError(
+                f"{user.name} has '{other.title}' ({other.workspace}, {other.colour}); two workspaces must not look alike.",
+                safe="Nothing was changed.",
+                next="Choose another name, title or colour, or remove that grant.",
+            )
+        grant = Grant(
+            user_id=user.id, image_id=image.id, workspace=workspace, title=shown, colour=tint,
+            policy=canonical(policy.to_wire()).decode(), ends=body.ends, created=int(time.time()),
+        )  # fmt: skip
+        session.add(grant)
+        session.flush()
+        session.add(Lease(grant_id=grant.id, custody=Custody.CHECKED_IN, token=0, issued=0))
+        audit.record(session, caller.actor, "grant", f"{workspace} from {image.name} to {user.name}")
+        return {"grant": grant.id}
+
+
+@router.delete("/grants/{grant_id}")
+def remove_grant(grant_id: int, caller: TheCaller, server: TheServer) -> dict[str, Any]:
+    """End a grant now. Where a device holds its lease, both stay listed until that is given back."""
+    with server.database.write() as session:
+        grant = session.get(Grant, grant_id)
+        if grant is None:
+            raise nothing("grant")
+        lease = session.get_one(Lease, grant_id)
+        if lease.device_id is None:
+            session.delete(lease)
+            session.flush()
+            session.delete(grant)
+        else:
+            grant.ends = int(time.time())
+        audit.record(session, caller.actor, "end grant", f"{grant.workspace} of {grant.user.name}")
+    return {}
+
+
+def _row(grant: Grant) -> dict[str, Any]:
+    return {
+        "grant": grant.id,
+        "user": grant.user.name,
+        "image": grant.image.name,
+        "workspace": grant.workspace,
+        "title": grant.title,
+        "colour": grant.colour,
+        "policy": json.loads(grant.policy),
+        "ends": grant.ends,
+    }
