@@ -99,7 +99,10 @@ impl Cutter {
                 *lane = fold(*lane ^ word_of(bytes), 0x9e37_79b9_7f4a_7c15);
             }
         }
-        let tail = groups.remainder().iter().fold(block.len() as u64, |sum, byte| fold(sum ^ u64::from(*byte), 0xd6e8_feb8_6659_fd93));
+        let tail = groups
+            .remainder()
+            .iter()
+            .fold(block.len() as u64, |sum, byte| fold(sum ^ u64::from(*byte), 0xd6e8_feb8_6659_fd93));
         lanes.iter().fold(tail, |sum, lane| fold(sum ^ lane, 0xa076_1d64_78bd_642f))
     }
 }

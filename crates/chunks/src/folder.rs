@@ -72,7 +72,8 @@ fn put(folder: &Path, id: &Id, sealed: &[u8]) -> Result<bool, Error> {
 #[must_use]
 pub fn lacking(folder: &Path, wanted: &[(Id, Option<u64>)]) -> Vec<Id> {
     let there = |id: &Id, stored: Option<u64>| {
-        fs::metadata(path(folder, id)).is_ok_and(|facts| facts.is_file() && stored.is_none_or(|size| facts.len() == size))
+        fs::metadata(path(folder, id))
+            .is_ok_and(|facts| facts.is_file() && stored.is_none_or(|size| facts.len() == size))
     };
     wanted.iter().filter(|(id, stored)| !there(id, *stored)).map(|(id, _)| *id).collect()
 }

@@ -39,7 +39,12 @@ pub fn each<I: Send, W, R: Send, E: Send>(
                 Ok(theirs) => theirs,
                 Err(panic) => std::panic::resume_unwind(panic),
             };
-            all = all.and_then(|mut mine| theirs.map(|more| { mine.extend(more); mine }));
+            all = all.and_then(|mut mine| {
+                theirs.map(|more| {
+                    mine.extend(more);
+                    mine
+                })
+            });
         }
         all
     })?;

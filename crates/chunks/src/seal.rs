@@ -141,7 +141,13 @@ impl Opening {
     ///
     /// # Errors
     /// [`Error::NotTheId`] before any key is tried; [`Error::Sealed`], [`Error::Size`].
-    pub fn open(&mut self, untrusted_sealed: &mut [u8], expected: &Id, key: &Key, plain: &mut [u8]) -> Result<(), Error> {
+    pub fn open(
+        &mut self,
+        untrusted_sealed: &mut [u8],
+        expected: &Id,
+        key: &Key,
+        plain: &mut [u8],
+    ) -> Result<(), Error> {
         if id(untrusted_sealed) != *expected {
             return Err(Error::NotTheId);
         }

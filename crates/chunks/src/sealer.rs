@@ -5,7 +5,7 @@ use std::io::Read;
 
 use crate::cut::{Cutter, Span};
 use crate::folder::Row;
-use crate::seal::{Secret, Sealing};
+use crate::seal::{Sealing, Secret};
 use crate::{BLOCK, Error, Id, Key, MAX_CHUNK, parallel};
 
 /// One chunk of a stream. `bytes` is empty where the caller knew the chunk by its key.
@@ -65,7 +65,11 @@ impl<R: Read> Sealer<R> {
                 let key = self.secret.key(plain);
                 let place = self.offset + offset as u64;
                 if let Some((id, stored)) = self.known.get(&key) {
-                    return Ok(Piece { row: Row { offset: place, size, id: *id, key }, stored: *stored, bytes: Vec::new() });
+                    return Ok(Piece {
+                        row: Row { offset: place, size, id: *id, key },
+                        stored: *stored,
+                        bytes: Vec::new(),
+                    });
                 }
                 let sealed = sealing.seal(plain, Some(key))?;
                 let row = Row { offset: place, size, id: sealed.id, key };

@@ -1,0 +1,53 @@
+//! Published vectors: whoever writes another implementation from the paper must get these bytes.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use twofold_chunks::cut::Cutter;
+use twofold_chunks::seal::{Opening, Sealing, Secret, id};
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn secret() -> Secret {
+    Secret::new(&std::array::from_fn(|at| u8::try_from(at).unwrap()))
+}
+
+/// A stream that any language makes in a line: byte n is the low byte of n * n / 7 + n.
+fn stream(size: usize) -> Vec<u8> {
+    (0..size as u64).map(|n| (n * n / 7 + n).to_le_bytes()[0]).collect()
+}
+
+#[test]
+fn a_raw_chunk_is_these_bytes() {
+    let sealed = Sealing::new(&secret()).unwrap().seal(b"twofold", None).unwrap();
+    assert_eq!(hex(&sealed.key), RAW_KEY);
+    assert_eq!(hex(&sealed.bytes), RAW_BYTES);
+    assert_eq!(hex(&sealed.id), RAW_ID);
+}
+
+#[test]
+fn a_compressed_chunk_opens_from_these_bytes() {
+    // Another zstd may compress otherwise, so that it is opening, not sealing, which is fixed here.
+    let mut bytes: Vec<u8> =
+        (0..ZSTD_BYTES.len() / 2).map(|at| u8::from_str_radix(&ZSTD_BYTES[2 * at..2 * at + 2], 16).unwrap()).collect();
+    let key = secret().key(&[b'a'; 4096]);
+    let mut plain = [0; 4096];
+    let name = id(&bytes);
+    Opening::new().unwrap().open(&mut bytes, &name, &key, &mut plain).unwrap();
+    assert_eq!(plain, [b'a'; 4096]);
+}
+
+#[test]
+fn boundaries_are_these() {
+    let (spans, rest) = Cutter::new(&secret().cut_seed).cut(&stream(1 << 20), true);
+    let ends: Vec<_> = spans.iter().map(|span| (span.offset + span.size) / 4096).collect();
+    assert_eq!(rest, 1 << 20);
+    assert_eq!(ends, BOUNDARIES);
+}
+
+const RAW_KEY: &str = "3625416dfdac5f4457b7432d4136e3a4122c7abb6fb9aa5f9574fd611047812b";
+const RAW_BYTES: &str = "16f2a43c3cc960b140c47db84bae583d3739527cf019ea1f014a6631006c7289423abec4";
+const RAW_ID: &str = "f9affc3531022623f12dc6ccd16a62a67f0105748a4a8206a251cf047d7d4020";
+const ZSTD_BYTES: &str =
+    "a8c920f8fa4edbc7478e46b57996aa76098642591d52430341597a31c1c7f9865e17005c0850942da3a555e2953a955b";
+const BOUNDARIES: &[usize] = &[20, 36, 55, 71, 90, 106, 125, 141, 160, 176, 195, 211, 230, 246, 256];
