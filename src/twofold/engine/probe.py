@@ -1,0 +1,196 @@
+"""What really executes guest code here, found out by running a tiny 64-bit guest under a deadline.
+
+A `/dev/kvm` that opens is no proof: there are machines where it opens, creates a VM, runs 16-bit code, and then emulates or
+hangs on every 64-bit kernel. The guest (`payload.S`) is a firmware of a few hundred bytes that enters long mode with paging,
+runs forty million instructions, takes a breakpoint, a page fault and timer interrupts, and reports through QEMU's
+isa-debug-exit device.
+"""
+
+from __future__ import annotations
+
+import base64
+import enum
+import json
+import os
+import platform
+import signal
+import subprocess
+import time
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from twofold.engine.hardware import MACHINE, QEMU
+from twofold.model.errors import MissingError
+from twofold.model.image import Arch
+from twofold.model.machine import Accelerator
+from twofold.platform import memfd
+from twofold.platform.limits import harden
+from twofold.platform.run import find, spawn
+
+# `as --64` and `ld -Ttext=0xffff0000 --oformat binary` of payload.S, without the zeros; a test assembles it anew.
+PAYLOAD = zlib.decompress(
+    base64.b64decode(
+        "eNo9Uc9rE0EU/maTNnswTHopOVSdBnoRLFnxUqiQIG2mJ3vwb5ijB2FPgkSXHHJoCHjsQTxKD92DhY0Vuq3VVRBSwUOOi8gSWqKCBbG/xvdqcO"
+        "HN+7637337zduT+RczmDdSTNccqeIrQlZic3gN1roATFRCZ9CJOwdv0AV2AAEv7qEMnP3aSCaY50oChOjMKUYuoyqjEqMaozKjVUEC1BIFpNwD"
+        "6bcLSSNPBCSkECTu15FUaVFNArKSRqwuK4NeE4jlrSIxyCqZLNJEM0hPyerhe3JaxqW7aCis3alS9/AHdUQjpinTlGnRIYqnRD8TleLqimAbNz"
+        "3hxVp8sB/9P3q7Ob02m20BemEgW895A1o+iI38EhN4vKdFrBf2ZKtFb5a8b5/qwZnwH+kkP+fSxXCpuzjHl6ESp+X7wJPF/9C/RxOOv7INpBdJ"
+        "8JMGLM0lwWqOYAEIpzIVqmw2zFMIiguK29nd8GVWo1ptyRudHp/Ug/Pcw9/hjSMnnDKvxcT346Nz0y6YpOGUYXinnd1hybQbkzpp8H/E27rd13"
+        "2pDvQd9uInzMe2AyroYN/V/bp9Rx9Xur/2CuAwXYwfa+lY7//Lz8Z5fRPXoWivpmsdNP8C81S9vw=="
+    )
+)
+_ROM = 0x10000
+_RESET = 0xFFF0
+_GOOD = 0x2A << 1 | 1  # isa-debug-exit ends QEMU with twice the value plus one
+_WRONG = 0x11 << 1 | 1
+
+KVM_SECONDS = 2.0  # a sound KVM answers in 0.1 s
+TCG_SECONDS = 2.5  # translating takes 0.1 s on an idle machine
+
+
+class Verdict(enum.StrEnum):
+    GOOD = "works"
+    WRONG = "computed something else"
+    HUNG = "hung"
+    FAILED = "did not start"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The accelerator to use, why in one line, and how long finding out took (seconds; 0 where it was remembered)."""
+
+    accelerator: Accelerator
+    reason: str
+    seconds: float
+
+
+def probe(arch: Arch, cache: Path, kvm: Path = Path("/dev/kvm")) -> Answer:
+    """Find out what works for guests of `arch`; remembered in the folder `cache` until the next boot, QEMU or /dev/kvm.
+
+    Raises:
+        MissingError: QEMU is not installed, or not even translating works.
+    """
+    program = find(QEMU[arch])
+    key = _key(program, arch, kvm)
+    memory = cache / f"accelerator-{arch}.json"
+    known = _recall(memory, key)
+    if known is not None:
+        return known
+    began = time.monotonic()
+    if arch is not native():
+        answer = Answer(Accelerator.TCG, f"A guest for {arch} is translated on this machine; using TCG.", 0)
+    else:
+        answer = _decide(program, arch, kvm)
+    answer = Answer(answer.accelerator, answer.reason, round(time.monotonic() - began, 3))
+    _remember(memory, key, answer)
+    return answer
+
+
+def native() -> Arch | None:
+    """The architecture that this machine's processor runs by itself."""
+    return {"x86_64": Arch.AMD64, "aarch64": Arch.ARM64}.get(platform.machine())
+
+
+def trial(program: str, accelerator: Accelerator, seconds: float) -> Verdict:
+    """Run the tiny guest once. Always ends; QEMU is killed at the deadline."""
+    rom = memfd.holding("twofold-probe", image())
+    argv = [
+        program, "-nodefaults", "-no-user-config", "-display", "none", "-nic", "none", "-m", "16M",
+        "-machine", MACHINE[Arch.AMD64], "-accel", str(accelerator), "-bios", f"/proc/self/fd/{rom}",
+        "-device", "isa-debug-exit,iobase=0x501,iosize=2",
+    ]  # fmt: skip
+    try:
+        process = spawn(argv, pass_fds=(rom,))
+    finally:
+        os.close(rom)
+    harden(process.pid)
+    try:
+        status = process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return Verdict.HUNG
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+        process.wait(timeout=5)
+    return {_GOOD: Verdict.GOOD, _WRONG: Verdict.WRONG}.get(status, Verdict.FAILED)
+
+
+def image() -> bytes:
+    """The firmware: the payload at the start of 64 KiB, and at the reset vector a jump to it."""
+    back = (_ROM - (_RESET + 3)).to_bytes(2, "little")  # a near jump wraps round within the 64 KiB
+    rom = bytearray(_ROM)
+    rom[: len(PAYLOAD)] = PAYLOAD
+    rom[_RESET : _RESET + 3] = b"\xe9" + back
+    return bytes(rom)
+
+
+def _decide(program: str, arch: Arch, kvm: Path) -> Answer:
+    if arch is not Arch.AMD64:
+        return Answer(Accelerator.TCG, f"There is no test guest for {arch} yet; using TCG.", 0)
+    why = _kvm_obstacle(kvm)
+    if why is None:
+        verdict = trial(program, Accelerator.KVM, KVM_SECONDS)
+        if verdict is Verdict.GOOD:
+            return Answer(Accelerator.KVM, "KVM ran a 64-bit guest; using KVM.", 0)
+        why = {
+            Verdict.HUNG: "KVM opens but hung on a 64-bit guest",
+            Verdict.WRONG: "KVM opens but a 64-bit guest computed wrongly on it",
+        }.get(verdict, "KVM opens but QEMU cannot start a guest on it")
+    for candidate in _elsewhere():
+        if trial(program, candidate, KVM_SECONDS) is Verdict.GOOD:
+            return Answer(candidate, f"{candidate.upper()} ran a 64-bit guest; using it.", 0)
+    verdict = trial(program, Accelerator.TCG, TCG_SECONDS)
+    if verdict is Verdict.HUNG:  # a translator does not hang on known code: the machine is overloaded
+        return Answer(Accelerator.TCG, f"{why}; using TCG (this machine is very busy just now).", 0)
+    if verdict is not Verdict.GOOD:
+        raise MissingError(
+            f"QEMU ({program}) cannot run a 64-bit guest here: {why}, and translated (TCG) it {verdict}.",
+            safe="Nothing was started.",
+            next="Reinstall QEMU 10 or newer: sudo tools/setup-apt run",
+        )
+    return Answer(Accelerator.TCG, f"{why}; using TCG.", 0)
+
+
+def _elsewhere() -> Iterator[Accelerator]:
+    """Other systems' accelerators, tried the same way."""
+    yield from {"Darwin": (Accelerator.HVF,), "Windows": (Accelerator.WHPX,)}.get(platform.system(), ())
+
+
+def _kvm_obstacle(kvm: Path) -> str | None:
+    if not kvm.exists():
+        return "This machine has no KVM"
+    if not os.access(kvm, os.R_OK | os.W_OK):
+        return f"KVM is there but this user may not open {kvm} (group kvm)"
+    return None
+
+
+def _key(program: str, arch: Arch, kvm: Path) -> str:
+    """Everything whose change asks for a new probe."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    binary = Path(program).stat()
+    facts: list[object] = [1, arch, boot.read_text().strip() if boot.exists() else "", program, binary.st_mtime_ns]
+    facts += [binary.st_size, os.geteuid()]
+    try:
+        device = kvm.stat()
+        facts += [device.st_rdev, device.st_mode, device.st_uid, device.st_gid, os.access(kvm, os.R_OK | os.W_OK)]
+    except OSError:
+        facts += ["none"]
+    return json.dumps(facts)
+
+
+def _recall(memory: Path, key: str) -> Answer | None:
+    try:
+        untrusted_record = json.loads(memory.read_bytes())
+        if untrusted_record["key"] != key:
+            return None
+        return Answer(Accelerator(untrusted_record["accelerator"]), str(untrusted_record["reason"])[:300], 0)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _remember(memory: Path, key: str, answer: Answer) -> None:
+    record = {"key": key, "accelerator": answer.accelerator, "reason": answer.reason}
+    fresh = memory.with_suffix(f".{os.getpid()}")
+    fresh.write_text(json.dumps(record))
+    fresh.replace(memory)
