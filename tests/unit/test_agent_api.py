@@ -69,7 +69,8 @@ class Served:
             self.path,
             {
                 "echo": Verb(echo, {"text": (str, ...), "count": (int, 1)}),
-                "refuse": Verb(refuse), "surprise": Verb(surprise), "slow": Verb(slow), "display": Verb(give, {"workspace": (str, "")}),
+                "refuse": Verb(refuse), "surprise": Verb(surprise), "slow": Verb(slow),
+                "display": Verb(give, {"workspace": (str, "")}),
                 "watch": Verb(watch, stream=True),
             },
         )  # fmt: skip
@@ -265,8 +266,12 @@ def test_arguments_of_any_shape_are_taken_or_refused(untrusted_value: object) ->
             args = arguments(_VERB, {"text": "x", name: untrusted_value})
         except UsageError:
             continue
-        assert {key: type(value) for key, value in args.items() if key != "wait"} == {"text": str, "count": int, "yes": bool}
-        assert isinstance(args["wait"], int | float) and args["wait"] == args["wait"]  # noqa: PLR0124 - not a NaN
+        assert {key: type(value) for key, value in args.items() if key != "wait"} == {
+            "text": str,
+            "count": int,
+            "yes": bool,
+        }
+        assert isinstance(args["wait"], int | float) and args["wait"] == args["wait"]
     with pytest.raises(UsageError):
         arguments(_VERB, untrusted_value)
 
@@ -287,7 +292,11 @@ def test_an_operation_is_followed_to_its_end(tmp_path: Path) -> None:
 
     async def run() -> None:
         holder: list[Listener] = []
-        operations = Operations(lambda op: holder[0].tell({"event": "operation"} | op.to_wire()))
+
+        def tell(op: Operation) -> None:
+            holder[0].tell({"event": "operation"} | op.to_wire())
+
+        operations = Operations(tell)
 
         async def work(op: Operation) -> dict[str, Any]:
             for done in range(5):
@@ -297,7 +306,7 @@ def test_an_operation_is_followed_to_its_end(tmp_path: Path) -> None:
                 raise ConflictError("It runs already.", safe="Nothing was changed.")
             return {"bytes": 4}
 
-        async def start(fail: bool) -> Answer:  # noqa: FBT001
+        async def start(fail: bool) -> Answer:
             return Answer(operations.submit("start", "a", {"fail": fail}, work).to_wire())
 
         async def job(operation: str) -> Answer:

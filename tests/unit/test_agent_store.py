@@ -36,7 +36,13 @@ def test_no_bytes_in_a_state_file_raise_anything_but_damaged(untrusted_bytes: by
         Record.from_bytes(untrusted_bytes)
 
 
-_WRONG: list[tuple[str, object]] = [("key", 12), ("key", "1"), ("run", "flying"), ("colour", "#fff"), ("memory_mib", 1.5)]
+_WRONG: list[tuple[str, object]] = [
+    ("key", 12),
+    ("key", "1"),
+    ("run", "flying"),
+    ("colour", "#fff"),
+    ("memory_mib", 1.5),
+]
 
 
 @pytest.mark.parametrize(("field", "value"), [*_WRONG, ("memory_stored", 1), ("error", "text"), ("more", 1)])

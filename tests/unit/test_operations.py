@@ -65,7 +65,8 @@ def test_asking_twice_is_asking_once_until_it_has_ended() -> None:
 
 def test_cancel_in_a_thread_undoes_what_was_done() -> None:
     async def body() -> None:
-        operations, undone = Operations(lambda _: None), []
+        operations = Operations(lambda _: None)
+        undone: list[str] = []
         begun = asyncio.Event()
         loop = asyncio.get_running_loop()
 

@@ -77,6 +77,7 @@ class Connection:
     def __init__(self, sock: socket.socket, verbs: Mapping[str, Verb]) -> None:
         self._sock, self._verbs = sock, verbs
         self._loop = asyncio.get_running_loop()
+        self.switcher = False
         self._malformed = 0
         self._sending = asyncio.Lock()
         self._calls: set[asyncio.Task[None]] = set()
@@ -92,6 +93,10 @@ class Connection:
             log.warning("a watcher does not read; it is let go")
             self._events = None
             self._sock.shutdown(socket.SHUT_RDWR)
+
+    @property
+    def watching(self) -> bool:
+        return self._events is not None
 
     async def serve(self) -> None:
         """Until the peer goes, sends rubbish or stops reading."""
@@ -142,6 +147,7 @@ class Connection:
                 self._malformed += 1
                 raise
             if verb.stream and self._events is None:
+                self.switcher = bool(args.get("switcher"))
                 self._events = asyncio.Queue(OUTBOX)
                 pump = self._loop.create_task(self._pump(self._events))
                 self._calls.add(pump)
@@ -240,9 +246,12 @@ class Listener:
         self._sock.settimeout(0)
         self._connections: dict[Connection, asyncio.Task[None]] = {}
 
-    def tell(self, event: Mapping[str, Any]) -> None:
-        for connection in list(self._connections):
+    def tell(self, event: Mapping[str, Any], *, switchers_only: bool = False) -> int:
+        """Tell every watcher, or those alone that said they are a switcher; returns how many were told."""
+        told = [each for each in list(self._connections) if each.watching and (each.switcher or not switchers_only)]
+        for connection in told:
             connection.tell(event)
+        return len(told)
 
     async def serve(self) -> None:
         loop = asyncio.get_running_loop()

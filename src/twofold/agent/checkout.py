@@ -9,17 +9,18 @@ import secrets
 import shutil
 import time
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 from twofold.agent import hardware, parts
 from twofold.agent.operations import Operation
 from twofold.agent.registry import Registry
-from twofold.agent.remote import SignedLease
+from twofold.agent.remote import Remote, SignedLease
 from twofold.agent.rooms import Rooms
 from twofold.agent.store import IMAGE, KEY, LEASE, VAULT, Record, free_look
 from twofold.agent.workspace import Workspace
 from twofold.image.chunks import ImageIndex
-from twofold.image.fetch import Cache, fetch, open_part
+from twofold.image.fetch import fetch, open_part
 from twofold.model.canonical import canonical
 from twofold.model.errors import ConflictError, NoRoomError, TwofoldError, UsageError
 from twofold.model.image import Firmware, ImageVersion
@@ -46,14 +47,13 @@ async def checkout(registry: Registry, name: str, op: Operation) -> dict[str, An
         op.check()
         lease = signed.lease
         index = await asyncio.to_thread(remote.index, lease.image, lease.image_version)
-        cache = Cache(registry.dirs.cache / "chunks")
-        missing = await asyncio.to_thread(cache.missing_bytes, index)
-        _require_room(registry, index, missing)
+        cache = registry.dirs.cache / "chunks"
+        _require_room(registry, index)
         ws = await asyncio.to_thread(_found, registry, signed, index.manifest)
         undo.push_async_callback(_undo, registry, ws)
         registry.add(ws)
-        received = await asyncio.to_thread(fetch, index, remote, cache, op.progress)
-        await asyncio.to_thread(_fill, ws, rooms, index, cache, op)
+        fetched = await asyncio.to_thread(fetch, index, remote, cache, op.progress)
+        await asyncio.to_thread(_fill, ws, rooms, remote, index, cache, op)
         ws.store.write(name, LEASE, canonical(signed.document))
         op.commit(f"{lease.title} is on this device already.")
         now = int(time.time())
@@ -63,7 +63,12 @@ async def checkout(registry: Registry, name: str, op: Operation) -> dict[str, An
         undo.pop_all()
     ws.tell()
     stored = await asyncio.to_thread(rooms.vault.stored_bytes, ws.folder / VAULT)
-    return {"received": received, "stored": stored, "seconds": round(time.monotonic() - began, 3)}
+    return {
+        "received": fetched.sent,
+        "image": fetched.wanted,
+        "stored": stored,
+        "seconds": round(time.monotonic() - began, 3),
+    }
 
 
 def _found(registry: Registry, signed: SignedLease, image: ImageVersion) -> Workspace:
@@ -87,7 +92,7 @@ def _found(registry: Registry, signed: SignedLease, image: ImageVersion) -> Work
     return ws
 
 
-def _fill(ws: Workspace, rooms: Rooms, index: ImageIndex, cache: Cache, op: Operation) -> None:
+def _fill(ws: Workspace, rooms: Rooms, remote: Remote, index: ImageIndex, cache: Path, op: Operation) -> None:
     """Make the vault and fill it. The data key is made here, wrapped for this device, and never leaves it plain."""
     image = index.manifest
     key = secrets.token_bytes(32)
@@ -96,21 +101,22 @@ def _fill(ws: Workspace, rooms: Rooms, index: ImageIndex, cache: Cache, op: Oper
     rooms.vault.create(where, key, hardware.devices(image))
     for device, part in ((hardware.SYSTEM, "system"), (hardware.USER, "user-template")):
         if image.part(part) is not None:
-            with open_part(index, part, cache) as source:
+            with open_part(index, part, cache, remote) as source:
                 rooms.vault.fill(where, key, device, source, op.progress)
     folder = ws.folder / parts.FOLDER
     folder.mkdir(mode=0o700)
     for name in hardware.BOOT_PARTS if image.firmware is Firmware.DIRECT else ():
         kernel = image.part(name)
         if kernel is not None:
-            with open_part(index, name, cache) as source:
+            with open_part(index, name, cache, remote) as source:
                 parts.seal(folder, key, kernel, source, op.progress)
     ws.store.write(ws.name, IMAGE, parts.seal_manifest(key, image))
 
 
-def _require_room(registry: Registry, index: ImageIndex, missing: int) -> None:
+def _require_room(registry: Registry, index: ImageIndex) -> None:
     data = sum(chunk.size for rows in index.chunks.values() for chunk in rows)
-    needed = data + missing + _RESERVE
+    # Twice for a while: once as sealed chunks in the cache, once in the vault.
+    needed = data + sum(index.ids.values()) + _RESERVE
     free = shutil.disk_usage(registry.store.root).free
     if free < needed:
         raise NoRoomError(
@@ -145,14 +151,16 @@ async def remove(registry: Registry, ws: Workspace, op: Operation, *, yes: bool)
             next=f"If that is what you want:  twofold remove {ws.name} --yes",
         )
     op.commit("Its key is destroyed already.")
-    stored = await asyncio.to_thread(registry.rooms.vault.stored_bytes, ws.folder / VAULT)
+    where, stored = ws.folder / VAULT, 0
+    if where.is_dir():
+        stored = await asyncio.to_thread(registry.rooms.vault.stored_bytes, where)
     op.progress("switching off", 0, 0)
     await ws.kill_machine()
     await ws.close_vault()
     had_key = await asyncio.to_thread(ws.store.destroy_key, ws.name)
     op.progress("removing the sealed store", 0, 0)
-    if (ws.folder / VAULT).is_dir():
-        await asyncio.to_thread(registry.rooms.vault.destroy, ws.folder / VAULT)
+    if where.is_dir():
+        await asyncio.to_thread(registry.rooms.vault.destroy, where)
     await asyncio.to_thread(ws.store.destroy, ws.name)
     registry.drop(ws)
     await _give_back(registry.rooms, ws.name)

@@ -118,10 +118,11 @@ class Client:
 class Watch:
     """The stream of events on a connection of its own. `fileno` suits QSocketNotifier; then call `ready`."""
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(self, path: Path | None = None, *, switcher: bool = False) -> None:
+        """`switcher` also receives the event `switch`: come to the front with this workspace."""
         self._client = Client(path)
         try:
-            self._client.call("watch")
+            self._client.call("watch", **({"switcher": True} if switcher else {}))
         except BaseException:
             self._client.close()
             raise

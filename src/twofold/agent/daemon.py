@@ -42,6 +42,9 @@ class Agent:
         if self._listener is not None:
             self._listener.tell(event)
 
+    def tell_switchers(self, event: Mapping[str, Any]) -> bool:
+        return self._listener is not None and self._listener.tell(event, switchers_only=True) > 0
+
     def _operation_changed(self, operation: Operation) -> None:
         if operation.over:
             log.info(

@@ -7,10 +7,12 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from twofold.agent.channel import GuestChannel
 from twofold.model.errors import ConflictError, TimedOutError, TwofoldError
+
+if TYPE_CHECKING:
+    from twofold.agent.channel import GuestChannel
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +77,8 @@ class Guest:
 
     async def _keep(self) -> None:
         """Connect, ask hello until it answers, then look now and then whether it still does."""
+        from twofold.agent.channel import GuestChannel
+
         while True:
             try:
                 if self._channel is None:

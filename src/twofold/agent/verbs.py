@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from twofold.agent.daemon import Agent
 
 API = 1
-EXTENSIONS = ("removed-event", "time", "icons")
+EXTENSIONS = ("removed-event", "time", "icons", "switch")
 
 _WORKSPACE = {"workspace": (str, ...)}
 _WAIT_LIMIT = 300.0
@@ -60,7 +60,8 @@ def verbs(agent: Agent) -> dict[str, Verb]:
         "job": Verb(asked.job, {"operation": (str, ...), "wait": (float, 0.0)}),
         "cancel": Verb(asked.cancel, {"operation": (str, ...)}),
         "doctor": Verb(asked.doctor),
-        "watch": Verb(asked.watch, stream=True),
+        "watch": Verb(asked.watch, {"switcher": (bool, False)}, stream=True),
+        "switch": Verb(asked.switch, {"workspace": (str, "")}),
         "quit": Verb(asked.quit, {"suspend": (bool, False)}),
     }
 
@@ -170,8 +171,15 @@ class _Asked:
         found = await checks(self._agent.dirs, self._agent.rooms, self._agent.registry.all())
         return Answer({"checks": [dataclasses.asdict(check) for check in found]})
 
-    async def watch(self) -> Answer:
+    async def watch(self, switcher: bool) -> Answer:
+        del switcher  # the connection remembers it
         return Answer({})
+
+    async def switch(self, workspace: str) -> Answer:
+        """Tell an open switcher to come to the front; it watches, and it alone decides where keys go."""
+        if workspace not in ("", "personal"):
+            self._agent.registry.get(workspace)
+        return Answer({"shown": self._agent.tell_switchers({"event": "switch", "workspace": workspace})})
 
     async def quit(self, suspend: bool) -> Answer:
         await self._agent.wind_down(suspend=suspend)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,10 +28,9 @@ def build(
 ) -> None:
     """Build an image from a recipe, or find it built already."""
     from twofold.image.build import build as make
-    from twofold.image.build import cache_root
 
     with out.Bar() as bar:
-        built = make(recipe, _arch(arch), cache_root(), bar)
+        built = make(recipe, _arch(arch), _cache(), bar)
     _built(built, output)
 
 
@@ -41,11 +41,10 @@ def import_(
     output: out.Output = Form.TABLE,
 ) -> None:
     """Make an image of any disk. It boots through UEFI or BIOS and needs no guest agent."""
-    from twofold.image.build import cache_root
     from twofold.image.import_ import import_disk
 
     with out.Bar() as bar:
-        built = import_disk(file, name or _name(file), cache_root(), bar)
+        built = import_disk(file, name or _name(file), _cache(), bar)
     _built(built, output)
 
 
@@ -122,6 +121,13 @@ def _facts(manifest: ImageVersion) -> dict[str, str]:
         "guest agent": "yes" if manifest.has_agent else "no",
         "applications": ", ".join(app.name for app in manifest.apps) or "not known",
     }
+
+
+def _cache() -> Path:
+    """Where builds are kept; TWOFOLD_BUILDS names a folder that several users of one machine share."""
+    from twofold.platform.dirs import dirs
+
+    return Path(os.environ.get("TWOFOLD_BUILDS") or dirs().cache)
 
 
 def _name(file: Path) -> str:

@@ -33,7 +33,7 @@ def login(
     from twofold.server.client import Admin
     from twofold.trust.keys import write_private
 
-    server = Admin(url, pin or _known_pin(url))
+    server = Admin(url, pin or known_pin(url))
     token = server.login(user, password("Password"))
     write_private(_path(), canonical({"schema": _SCHEMA, "url": url, "pin": server.pin, "token": token}))
     out.say(f"Logged in at {server.place.origin} as {user}.")
@@ -86,7 +86,7 @@ def password(asked: str, *, confirm: bool = False) -> str:
     return sys.stdin.readline().rstrip("\n")
 
 
-def _known_pin(url: str) -> str:
+def known_pin(url: str) -> str:
     """The pin of a former login at the same place, or of the server whose folder is on this machine."""
     from twofold.model.errors import UsageError
     from twofold.server.client import saved_pin

@@ -163,14 +163,27 @@ def open_(workspace: ask.Workspace = "", boot: Boot = False) -> None:
         name = ask.named(client, workspace)
         ask.work(client, "start", workspace=name, boot=boot)
         path = client.path
-    switcher.run(path, name)
+        if not _shows(client, name):
+            client.close()
+            switcher.run(path)
 
 
-def switch(workspace: ask.Workspace = "") -> None:
-    """Bring a workspace's window to the front, or the personal side back (name it `personal`)."""
-    from twofold.cli import switcher
+def switch(
+    workspace: Annotated[
+        str, typer.Argument(help="A workspace, or `personal`; without one the switcher toggles.")
+    ] = "",
+) -> None:
+    """Bring a workspace to the front of the open switcher, or the personal side back."""
+    from twofold.model.errors import ConflictError
 
-    switcher.switch(workspace)
+    with ask.running_agent() as client:
+        if not _shows(client, workspace):
+            raise ConflictError("The switcher is not open.", next="Open it:  twofold open")
+
+
+def _shows(client: Any, workspace: str) -> bool:
+    """Ask an open switcher to show a workspace; False where none is open."""
+    return bool(client.call("switch", workspace=workspace)["shown"])
 
 
 def _power(verb: str, workspace: str, output: Form, words: str) -> None:

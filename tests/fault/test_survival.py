@@ -1,0 +1,216 @@
+"""Something is killed: the agent, QEMU, the vault's process. The machine goes on or its disks are safe, and the state is true."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.harness.company import Company, Device
+from twofold.agent.client import Client
+from twofold.model.errors import ConflictError, TwofoldError, UnreachableError
+
+pytestmark = pytest.mark.vm
+
+
+def info(client: Client, name: str = "work") -> dict[str, Any]:
+    return client.call("info", workspace=name)
+
+
+def until(client: Client, done: Callable[[dict[str, Any]], bool], seconds: float = 20) -> dict[str, Any]:
+    end = time.monotonic() + seconds
+    while not done(now := info(client)):
+        assert time.monotonic() < end, now
+        time.sleep(0.05)
+    return now
+
+
+def vault_pid(device: Device) -> int:
+    """The vault's process: the one of this user's whose command line names the workspace's runtime folder, QEMU apart."""
+    marker = str(device.dirs.workspace_runtime("work")).encode()
+    for entry in filter(str.isdigit, os.listdir("/proc")):  # noqa: PTH208
+        try:
+            with open(f"/proc/{entry}/cmdline", "rb") as file:  # noqa: PTH123
+                words = file.read()
+        except OSError:
+            continue
+        if b"qemu-storage-daemon" in words and marker in words:
+            return int(entry)
+    raise AssertionError("no vault process")
+
+
+def alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as file:  # noqa: PTH123
+            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def test_the_whole_life_of_a_workspace(client: Client, work: str) -> None:
+    assert info(client)["whereabouts"]["in_memory"] is False
+    assert client.finish("start", workspace=work)["result"]["resumed"] is False
+    now = info(client)
+    assert (now["run"], now["whereabouts"]["in_memory"], now["memory_stored"]) == ("running", True, False)
+    assert now["whereabouts"]["on_server_at"] == 0  # nothing is backed up yet, and nothing says so
+    assert client.finish("start", workspace=work)["result"] == {"already": "running"}
+    client.finish("pause", workspace=work)
+    assert info(client)["run"] == "paused"
+    client.finish("resume", workspace=work)
+    client.finish("suspend", workspace=work)
+    now = info(client)
+    assert (now["run"], now["whereabouts"]["in_memory"], now["memory_stored"], now["pid"]) == (
+        "suspended",
+        False,
+        True,
+        0,
+    )
+    with pytest.raises(ConflictError, match="suspended"):
+        client.finish("stop", workspace=work)
+    assert client.finish("start", workspace=work)["result"]["resumed"] is True
+    assert info(client)["memory_stored"] is False
+    client.finish("off", workspace=work)
+    assert info(client)["run"] == "off"
+    assert client.finish("start", workspace=work)["result"]["resumed"] is False
+    receipt = client.finish("remove", workspace=work, yes=True)["result"]["receipt"]
+    assert receipt["key_destroyed"] is True
+    assert client.call("list") == {"workspaces": []}
+
+
+def test_two_starts_at_once_are_one(client: Client, work: str) -> None:
+    first, second = client.call("start", workspace=work), client.call("start", workspace=work)
+    assert first["operation"] == second["operation"]
+    client.finish("start", workspace=work)
+    assert info(client)["run"] == "running"
+
+
+def test_a_killed_agent_is_followed_by_one_that_takes_the_machine_over(
+    client: Client, work: str, device: Device
+) -> None:
+    client.finish("start", workspace=work)
+    pid, vault = info(client)["pid"], vault_pid(device)
+    device.kill()
+    assert alive(pid) and alive(vault)
+    with device.start() as again:
+        now = info(again)
+        assert (now["run"], now["pid"]) == ("running", pid)
+        again.finish("suspend", workspace=work)
+        assert not alive(pid) and not alive(vault)
+        assert again.finish("start", workspace=work)["result"]["resumed"] is True
+
+
+def test_an_agent_that_is_asked_to_end_leaves_machines_running_unless_told(
+    client: Client, work: str, device: Device
+) -> None:
+    client.finish("start", workspace=work)
+    pid = info(client)["pid"]
+    assert device.process is not None
+    device.process.send_signal(signal.SIGTERM)
+    assert device.process.wait(20) == 0
+    assert alive(pid)
+    with device.start() as again:
+        assert info(again)["pid"] == pid
+        again.call("quit", suspend=True)
+        assert device.process.wait(20) == 0
+    assert not alive(pid)
+    with device.start() as last:
+        assert info(last)["run"] == "suspended"
+
+
+def test_a_killed_machine_is_said_and_starts_again(client: Client, work: str, device: Device) -> None:
+    client.finish("start", workspace=work)
+    vault = vault_pid(device)
+    os.kill(info(client)["pid"], signal.SIGKILL)
+    now = until(client, lambda now: now["run"] == "off")
+    assert "ended by itself" in now["error"]["happened"]
+    assert "disks are safe" in now["error"]["safe"]
+    assert not alive(vault)
+    client.finish("start", workspace=work)
+    assert info(client)["error"] is None
+
+
+def test_a_killed_vault_stops_the_machine_and_is_said(client: Client, work: str, device: Device) -> None:
+    client.finish("start", workspace=work)
+    pid = info(client)["pid"]
+    os.kill(vault_pid(device), signal.SIGKILL)
+    now = until(client, lambda now: now["run"] == "off")
+    assert "keeps the disks" in now["error"]["happened"]
+    assert not alive(pid)
+    client.finish("start", workspace=work)
+    assert info(client)["run"] == "running"
+
+
+@pytest.mark.parametrize("victim", ["machine", "vault", "both"])
+def test_what_was_killed_while_no_agent_looked_is_said_by_the_next(
+    client: Client, work: str, device: Device, victim: str
+) -> None:
+    client.finish("start", workspace=work)
+    pid, vault = info(client)["pid"], vault_pid(device)
+    device.kill()
+    for each in {"machine": [pid], "vault": [vault], "both": [pid, vault]}[victim]:
+        os.kill(each, signal.SIGKILL)
+    with device.start() as again:
+        now = info(again)
+        assert now["run"] == "off"
+        assert now["error"]["safe"].startswith("Its disks are safe")
+        assert not alive(pid) and not alive(vault)
+        again.finish("start", workspace=work)
+        assert info(again)["run"] == "running"
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.05, 0.15, 0.4])
+@pytest.mark.parametrize("verb", ["start", "suspend"])
+def test_an_agent_killed_in_the_middle_leaves_a_state_that_the_next_makes_true(
+    client: Client, work: str, device: Device, verb: str, delay: float
+) -> None:
+    """Memory is never lived twice: afterwards the workspace runs, or is suspended, or is off with its disks safe."""
+    client.finish("start", workspace=work)
+    if verb == "start":
+        client.finish("suspend", workspace=work)
+    threading.Timer(delay, device.kill).start()
+    try:
+        client.finish(verb, workspace=work, limit=20)
+    except (UnreachableError, TwofoldError):
+        pass  # killed in the middle, which is the point
+    assert device.process is not None
+    device.process.wait(20)
+    with device.start() as again:
+        now = info(again)
+        assert now["run"] in ("running", "suspended", "off"), now
+        assert now["memory_stored"] == (now["run"] == "suspended")
+        if now["run"] == "off":
+            assert now["error"] is not None
+        if now["run"] == "running":
+            again.finish("suspend", workspace=work)
+        done = again.finish("start", workspace=work)["result"]
+        assert done["resumed"] is (now["run"] != "off")
+
+
+def test_a_checkout_killed_in_the_middle_is_undone_and_done_again(
+    company: Company, user: str, client: Client, device: Device
+) -> None:
+    client.call("checkout", workspace="work")
+    time.sleep(0.05)
+    device.kill()
+    with device.start() as again:
+        left = again.call("list")["workspaces"]
+        assert left == [] or left[0]["custody"] == "checked-out"
+        again.finish("checkout", workspace="work")
+        assert info(again)["error"] is None
+
+
+def test_a_cancelled_checkout_leaves_nothing(client: Client, device: Device) -> None:
+    operation = client.call("checkout", workspace="work")
+    try:
+        client.call("cancel", operation=operation["operation"])
+    except ConflictError:
+        pytest.fail("the check-out was done before it could be cancelled")
+    assert client.call("job", operation=operation["operation"], wait=20)["state"] == "cancelled"
+    assert client.call("list") == {"workspaces": []}
+    assert list((device.dirs.state / "workspaces").iterdir()) == []
+    client.finish("checkout", workspace="work")

@@ -1,0 +1,176 @@
+"""A whole company in small: a real server with a published image that needs no building, its people, and devices of theirs.
+
+The image is a disk of 16 MiB whose boot sector counts up in memory and writes the count to the disk, 18 times a second, under
+SeaBIOS: a machine that is up in a second under translation, has work to lose and disks to write.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from twofold.agent.client import Client
+from twofold.model.errors import UnreachableError
+from twofold.model.image import Arch, Firmware, ImageVersion, Part, SystemMode
+from twofold.model.policy import Policy
+from twofold.platform.dirs import Dirs, dirs
+from twofold.server.client import Admin, saved_pin
+from twofold.trust.publisher import publisher
+
+TREE = Path(__file__).resolve().parents[2]
+SIZE = 16 << 20
+COUNT_AT = 4096  # where on the disk the count is
+
+# start: xor ax,ax; ds=ss=ax; sp=7000; [7e00]=dl; dword [8000]=0
+# again: inc dword [8000]; si=dap; ax=4300 (write); dl=[7e00]; int 13; sti; hlt; jmp again
+# dap:   10 00, 1 sector, 0000:8000, LBA 8          (assembled with `as --32`, .code16)
+_BOOT = bytes.fromhex(
+    "31c08ed88ed0bc00708816007e66c70600800000000066ff060080be2c7cb800438a16007ecd13fbf4ebeb90"
+    "10000100008000000800000000000000"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiny:
+    """A build as `image publish` takes it."""
+
+    folder: Path
+    manifest: ImageVersion
+
+    def path(self, part: str) -> Path:
+        return self.folder / part
+
+
+def tiny(folder: Path, name: str, *, has_agent: bool = False) -> Tiny:
+    """`has_agent`: the image claims to have our agent, which never answers."""
+    disk = bytearray(SIZE)
+    disk[: len(_BOOT)] = _BOOT
+    disk[510:512] = b"\x55\xaa"
+    disk[1 << 20 : 3 << 20] = os.urandom(2 << 20)  # something to seal, send and damage
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "system").write_bytes(disk)
+    part = Part("system", SIZE, hashlib.sha256(disk).hexdigest())
+    manifest = ImageVersion(name, 0, Arch.AMD64, Firmware.BIOS, SystemMode.PERSISTENT, (part,), has_agent=has_agent)
+    return Tiny(folder, manifest)
+
+
+class Company:
+    """A server in a process of its own. `invite` and `grant` are what its administrator does."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._undo = ExitStack()
+
+    def __enter__(self) -> Self:
+        password, home = secrets.token_urlsafe(18), self.folder / "server"
+        words = [sys.executable, "-m", "twofold.server", "--home", str(home)]
+        env = dict(os.environ) | {"PYTHONPATH": str(TREE / "src"), "TWOFOLD_PASSWORD": password}
+        subprocess.run([*words, "init", "--company", "Acme"], env=env, check=True, capture_output=True, timeout=60)
+        port = _free_port()
+        with (self.folder / "server.log").open("wb") as log:
+            process = subprocess.Popen([*words, "run", "--port", str(port)], env=env, stdout=log, stderr=log)
+        self._undo.callback(end, process)
+        self.process = process
+        self.admin = Admin(f"https://127.0.0.1:{port}", saved_pin(home))
+        self.admin.wait_ready(30)
+        self.admin.login("admin", password)
+        self._undo.callback(self.admin.close)
+        self.publisher = publisher(self.folder / "publisher")
+        self.admin.add_publisher(self.publisher.signing.verify_key.public.hex())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._undo.close()
+
+    def publish(self, name: str, *, has_agent: bool = False) -> None:
+        self.admin.publish_image(tiny(self.folder / name, name, has_agent=has_agent), self.publisher)
+
+    def user(self, name: str) -> str:
+        self.admin.create_user(name, secrets.token_urlsafe(18))
+        return name
+
+    def grant(self, user: str, image: str, workspace: str, colour: str, policy: Policy = Policy()) -> int:
+        return self.admin.add_grant(user, image, workspace, workspace.title(), colour, policy)
+
+
+class Device:
+    """A home folder with an agent of its own, in a process of its own."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def dirs(self) -> Dirs:
+        before = os.environ.get("TWOFOLD_HOME")
+        os.environ["TWOFOLD_HOME"] = str(self.home)
+        try:
+            return dirs()
+        finally:
+            if before is None:
+                del os.environ["TWOFOLD_HOME"]
+            else:
+                os.environ["TWOFOLD_HOME"] = before
+
+    def start(self, **environment: str) -> Client:
+        """Start the agent and return a client of it."""
+        env = dict(os.environ) | {"PYTHONPATH": str(TREE / "src"), "TWOFOLD_HOME": str(self.home)} | environment
+        self.process = subprocess.Popen([sys.executable, "-m", "twofold.agent"], env=env)
+        return self.client()
+
+    def client(self) -> Client:
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                return Client(self.dirs.agent_socket)
+            except UnreachableError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
+
+    def kill(self) -> None:
+        """-9, as the kernel or a person might."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def close(self) -> None:
+        """End the agent, and every machine and vault it left."""
+        try:
+            with self.client() if self.process and self.process.poll() is None else self.start() as client:
+                for each in client.call("list")["workspaces"]:
+                    if each["pid"]:
+                        client.finish("off", workspace=each["workspace"], limit=60)
+                client.call("quit")
+        finally:
+            if self.process is not None:
+                end(self.process)
+
+
+def end(process: subprocess.Popen[Any], seconds: float = 15) -> None:
+    """End one process that we started: asked first, then killed."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,160 @@
+"""The command line without a workspace: help, the documented table, words that are off, output for people and for scripts."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from twofold.agent.client import Client
+from twofold.cli import out, reference
+from twofold.cli.out import Form
+from twofold.model.errors import BY_CODE, UnreachableError, UsageError
+from twofold.platform import dirs
+
+TREE = Path(__file__).resolve().parents[2]
+_DOCUMENT = TREE / "docs" / "cli.md"
+
+
+def twofold(home: Path, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    env = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "XDG_RUNTIME_DIR") if name in os.environ}
+    env |= {"TWOFOLD_HOME": str(home), "PYTHONPATH": str(TREE / "src")}
+    return subprocess.run(
+        [sys.executable, "-m", "twofold.cli", *words],
+        env=env, input=stdin, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home whose agent, where a command started one, is ended afterwards."""
+    folder = tmp_path_factory.mktemp("home")
+    yield folder
+    os.environ["TWOFOLD_HOME"] = str(folder)
+    try:
+        with Client() as client:
+            client.call("quit")
+    except UnreachableError:
+        pass
+    finally:
+        del os.environ["TWOFOLD_HOME"]
+
+
+def test_the_documented_verbs_are_the_real_ones() -> None:
+    text = _DOCUMENT.read_text()
+    assert reference.renew(text) == text, "renew it:  python -m twofold.cli.reference docs/cli.md"
+
+
+def test_every_exit_code_is_documented() -> None:
+    text = _DOCUMENT.read_text()
+    for kind in BY_CODE.values():
+        assert f"| {kind.exit_code} |" in text
+
+
+def test_every_documented_command_answers_help(home: Path) -> None:
+    from twofold.cli import run
+
+    for line in reference.verbs().splitlines()[2:]:
+        words = [word for word in line.split("`")[1].split()[1:] if word.islower() and word.isalpha()]
+        assert run([*words, "--help"]) == 0, words
+
+
+def test_help_is_quick(home: Path) -> None:
+    took = []
+    for _ in range(3):
+        began = time.monotonic()
+        assert twofold(home, "--help").returncode == 0
+        took.append(time.monotonic() - began)
+    assert min(took) < 1.0, took  # 0.13 s on an idle machine; without lazy imports it was above a second
+
+
+def test_help_loads_neither_a_window_nor_a_server() -> None:
+    code = "import sys; from twofold.cli.table import app; print(*{name.split('.')[0] for name in sys.modules})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONPATH": str(TREE / "src")}, capture_output=True, text=True, check=True
+    )
+    assert not {"rich", "PySide6", "fastapi", "sqlalchemy", "cryptography", "asyncio"} & set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["nonsense"], 2), (["remove"], 2), (["start", "--nonsense"], 2), (["list", "-o", "yaml"], 2),
+        (["status"], 9), (["agent", "status"], 9), (["agent", "quit"], 9),
+        (["whoami"], 5), (["user", "list"], 5), (["policy", "validate", "/nonexistent"], 4), (["version"], 0),
+    ],
+)  # fmt: skip
+def test_exit_codes_without_an_agent(tmp_path: Path, words: list[str], code: int) -> None:
+    done = twofold(tmp_path, *words)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert (done.stderr == "") == (code == 0)
+    assert "\x1b" not in done.stdout + done.stderr
+
+
+def test_the_agent_is_started_on_demand_and_quits_when_asked(home: Path) -> None:
+    done = twofold(home, "list", "-o", "json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"schema": "twofold-workspaces-1", "workspaces": [], "available": []}
+    status = json.loads(twofold(home, "agent", "status", "-o", "json").stdout)
+    assert status["schema"] == "twofold-agent-1"
+    assert status["running"] == []
+    assert twofold(home, "info").returncode == 4
+    assert twofold(home, "checkout", "work").returncode == 4  # not enrolled: said so, nothing made
+    assert "not enrolled" in twofold(home, "checkout", "work").stderr
+    failed = twofold(home, "jobs", "list")
+    assert failed.stdout.splitlines()[0].split() == ["operation", "verb", "workspace", "state", "step"]
+    assert "failed" in failed.stdout
+    assert "checkout" in twofold(home, "log").stdout
+    assert twofold(home, "agent", "quit").returncode == 0
+    assert twofold(home, "agent", "status").returncode == 9
+
+
+def test_two_commands_at_once_start_one_agent(tmp_path: Path) -> None:
+    env = {name: os.environ[name] for name in ("PATH", "HOME", "XDG_RUNTIME_DIR") if name in os.environ}
+    env |= {"TWOFOLD_HOME": str(tmp_path), "PYTHONPATH": str(TREE / "src")}
+    argv = [sys.executable, "-m", "twofold.cli", "list"]
+    both = [subprocess.Popen(argv, env=env, stderr=subprocess.DEVNULL) for _ in range(3)]
+    assert [each.wait(60) for each in both] == [0, 0, 0]
+    assert twofold(tmp_path, "agent", "quit").returncode == 0
+
+
+def test_a_policy_file_is_checked(tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.json", tmp_path / "bad.json"
+    good.write_text('{"clipboard_to_work": true}')
+    bad.write_text('{"clipboard_to_wrok": true}')
+    done = twofold(tmp_path, "policy", "validate", str(good), "-o", "json")
+    assert json.loads(done.stdout)["clipboard_to_work"] is True
+    assert json.loads(done.stdout)["clipboard_from_work"] is False
+    refused = twofold(tmp_path, "policy", "validate", str(bad))
+    assert refused.returncode == 11
+    assert "clipboard_to_wrok" in refused.stderr
+
+
+def test_what_destroys_wants_a_yes_where_there_is_nobody_to_ask(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UsageError, match="needs a yes"):
+        out.confirm("Remove it?", lost="all of it.", safe="the rest.", yes=False)
+    out.confirm("Remove it?", lost="all of it.", safe="the rest.", yes=True)
+    assert capsys.readouterr().err.count("Lost: all of it.\nSafe: the rest.\n") == 2
+
+
+def test_a_name_from_outside_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    out.rows(Form.TABLE, "apps", ["name"], [{"name": "\x1b[31mred\x07\r\x9b"}], "")
+    out.fields(Form.TABLE, "app", {"name": "\x1b]0;title\x07"})
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown and "\x07" not in shown and "\x9b" not in shown and "\r" not in shown
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_printed(tmp_path: Path, shell: str) -> None:
+    assert "_TWOFOLD_COMPLETE" in twofold(tmp_path, "completion", shell).stdout
+
+
+def test_the_socket_path_stays_short() -> None:
+    assert len(os.fsencode(dirs.dirs().workspace_runtime("w" * 40) / "agent-channel.sock")) < 108
