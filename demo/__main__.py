@@ -1,0 +1,57 @@
+"""`make demo`: the whole path on the person's own desktop. Ctrl-C suspends the workspace and ends everything started here."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from demo.stage import TITLE, WORKSPACE, Stage
+from twofold.model.errors import TwofoldError
+
+
+def main() -> int:
+    console = Console()
+    if not os.environ.get("DISPLAY"):
+        console.print("There is no X display here. On a machine without a desktop:  [bold]make demo-headless[/]")
+        return 3
+    home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "twofold-demo"
+    home.parent.mkdir(parents=True, exist_ok=True)
+    console.print("\n[bold]Twofold[/]: one device, two lives\n")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with Stage(home, console) as stage:
+            built = stage.image()
+            admin = stage.server()
+            stage.publish(admin, built)
+            client = stage.agent()
+            stage.enrol(admin, client)
+            stage.checkout(client)
+            before = client.call("info", workspace=WORKSPACE)
+            job = client.call("start", workspace=WORKSPACE)
+            switcher = stage.start([sys.executable, "-m", "twofold.switcher", "--socket", str(client.path)])
+            verb = "resume" if before["memory_stored"] else "boot"
+            stage.timed(
+                verb,
+                f"{TITLE} {'resumed' if verb == 'resume' else 'started'}",
+                lambda bar: [bar(now["step"], now["done"], now["total"]) for now in client.follow(job)],
+            )
+            console.print(
+                f"\n  Press [bold]Pause[/] to go to {TITLE} and back. [bold]Ctrl-C[/] here suspends it and ends the demo.\n"
+            )
+            switcher.wait()
+            console.print("  The switcher was closed.")
+    except KeyboardInterrupt:
+        console.print(f"\n  {TITLE} is suspended; the next [bold]make demo[/] has its windows as they are.")
+        return 130
+    except TwofoldError as error:
+        console.print(f"\n[red]{error.happened}[/]\n{error.safe}\n{error.next}".rstrip())
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""A person's desk for the headless demo: an X server, a window manager, a text editor of their own, the switcher, two hands."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from tests.harness import probe
+from tests.harness.injector import Injector
+from tests.harness.screen import Pixels, Screen
+from tests.harness.xserver import window_manager, xserver
+
+from demo.stage import Stage
+
+KEY = "Pause"
+
+
+class Desk:
+    """`screen` are the root window's pixels, `hands` inject keys and touches, `where` is the guest's area on the root window."""
+
+    def __init__(self, stage: Stage, pictures: Path, width: int, height: int, *, phone: bool) -> None:
+        self.stage, self.pictures, self.phone = stage, pictures, phone
+        self._undo = ExitStack()
+        self.server = self._undo.enter_context(xserver(width, height))
+        self._undo.enter_context(window_manager(self.server))
+        self.hands = Injector(self.server)
+        self._undo.callback(self.hands.close)
+        self.screen = Screen(self.server)
+        self.note = stage.home / f"personal-{width}.txt"
+        self.note.write_text("")
+        self.said: dict[str, Any] = {}
+        self._shots = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._undo.close()
+
+    def open_editor(self) -> None:
+        """The personal side's own program: a text editor on a note, in front and with the focus."""
+        blank = self.screen.copy()
+        editor = ["mousepad", "--disable-server", str(self.note)]
+        self.stage.start(
+            editor, log=self._log("editor"), **self.server.environment(GSETTINGS_BACKEND="memory", NO_AT_BRIDGE="1")
+        )
+        self.screen.wait(lambda now: float(np.mean(now != blank)) > 0.1, 20)
+        time.sleep(1)
+
+    def open_switcher(self) -> float:
+        """Start the switcher; returns the seconds until it said that its window stands ready behind the personal side."""
+        reader, writer = os.pipe()
+        words = [
+            sys.executable,
+            "-m",
+            "twofold.switcher",
+            "--socket",
+            str(self.stage.agent_socket()),
+            "--key",
+            KEY,
+            "--status-fd",
+            str(writer),
+        ]
+        if self.phone:
+            words += ["--phone", "--pointer-as-touch"]
+        began = time.monotonic()
+        self.stage.start(words, log=self._log("switcher"), pass_fds=[writer], **self.server.environment())
+        os.close(writer)
+        threading.Thread(target=self._listen, args=(reader,), daemon=True).start()
+        self.wait_said("ready", True, 20)
+        return time.monotonic() - began
+
+    def _log(self, name: str) -> Any:
+        return self._undo.enter_context((self.stage.home / f"{name}.log").open("ab"))
+
+    def _listen(self, reader: int) -> None:
+        with os.fdopen(reader) as lines:
+            for line in lines:
+                self.said.update(json.loads(line))
+
+    def wait_said(self, what: str, value: object, seconds: float) -> None:
+        """Wait until the switcher says so. What it says steers the demo; what counts is seen on pixels."""
+        deadline = time.monotonic() + seconds
+        while self.said.get(what) != value:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the switcher never said {what} = {value!r}; it said {self.said}")
+            time.sleep(0.005)
+
+    @property
+    def guest(self) -> Pixels:
+        """The guest's part of the screen, live."""
+        x, y, width, height = self.said["guest"]
+        return self.screen.array[y : y + height, x : x + width]
+
+    def reading(self) -> probe.Reading | None:
+        """What the probe's strip in the guest shows now, or None where no whole strip is on the screen."""
+        return probe.read(self.guest)
+
+    def wait_reading(self, seconds: float = 10) -> probe.Reading:
+        deadline = time.monotonic() + seconds
+        while (reading := self.reading()) is None:
+            if time.monotonic() > deadline:
+                raise TimeoutError("the probe's strip is not on the screen")
+            time.sleep(0.002)
+        return reading
+
+    def wait_still(self, seconds: float, quiet: float = 0.7) -> None:
+        """Wait until nothing but small things (a caret, a clock, the probe's strip) has changed for `quiet` seconds."""
+        deadline = time.monotonic() + seconds
+        last, since = self.screen.copy(), time.monotonic()
+        while time.monotonic() - since < quiet:
+            if time.monotonic() > deadline:
+                raise TimeoutError("the screen never came to rest")
+            time.sleep(0.05)
+            now = self.screen.copy()
+            if float(np.mean(now != last)) > 0.01:
+                since = time.monotonic()
+            last = now
+
+    def shot(self, name: str) -> None:
+        self._shots += 1
+        prefix = "phone-" if self.phone else ""
+        self.screen.save(self.pictures / f"{prefix}{self._shots:02d}-{name}.png")
+
+    def switch(self) -> float:
+        """Press the switch key; returns the monotonic time just before it went down."""
+        return self.hands.key(KEY, hold=0.02)

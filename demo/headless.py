@@ -1,0 +1,274 @@
+"""`make demo-headless`: the whole path without a person. Every step counts only when it was seen on the X server's pixels.
+
+Leaves pictures and `timings.json` in out/demo/. Exit status 0 means that each step was seen.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from tests.harness.screen import Pixels
+
+from demo.desk import Desk
+from demo.stage import TREE, WORKSPACE, Stage
+from twofold.agent.client import Client
+from twofold.model.errors import TwofoldError
+
+OUT = TREE / "out" / "demo"
+SWITCHES = 10
+
+
+def main() -> int:
+    console = Console(width=100)
+    home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "twofold-demo-headless"
+    home.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(home, ignore_errors=True)
+    shutil.rmtree(OUT, ignore_errors=True)
+    console.print("\n[bold]Twofold[/]: the whole path, on an X server of its own\n")
+    try:
+        with Stage(home, console) as stage:
+            built = stage.image()
+            admin = stage.server()
+            stage.publish(admin, built)
+            client = stage.agent()
+            stage.enrol(admin, client)
+            stage.checkout(client)
+            with Desk(stage, OUT, 1280, 800, phone=False) as desk:
+                Story(stage, desk, client).desktop()
+            with Desk(stage, OUT, 412, 915, phone=True) as desk:
+                Story(stage, desk, client).phone()
+            stage.write_times(OUT)
+    except (TwofoldError, TimeoutError, AssertionError) as error:
+        console.print(f"\n[red]The demo failed:[/] {error}\n  Logs: {home}\n  Pictures so far: {OUT}")
+        return error.exit_code if isinstance(error, TwofoldError) else 1
+    _print(console, stage.times)
+    return 0
+
+
+class Story:
+    """What the person does, step by step."""
+
+    def __init__(self, stage: Stage, desk: Desk, client: Client) -> None:
+        self.stage, self.desk, self.client = stage, desk, client
+        self.times = stage.times
+
+    def desktop(self) -> None:
+        desk = self.desk
+        desk.open_editor()
+        personal = desk.screen.copy()
+        self.times["switcher_window"] = round(desk.open_switcher(), 3)
+        self.boot()
+        self.launch_probe()
+        self.launch("mousepad", by="keys")
+        desk.shot("text-editor")
+        self.launch("galculator", by="keys")
+        desk.shot("calculator")
+        self.close_front_window()
+        self.typing_and_switching(personal)
+        self.suspend_and_resume()
+        self.seen("switcher: window stands", self.times["switcher_window"])
+        self.stage.say("Ten switches, every text where it belongs")
+
+    def phone(self) -> None:
+        desk = self.desk
+        desk.open_editor()
+        desk.open_switcher()
+        desk.switch()
+        desk.wait_said("live", True, 20)
+        desk.wait_still(20)
+        desk.shot("work")
+        self.launch("mousepad", by="touch")
+        desk.shot("text-editor")
+        self.type_in_work("phone0 ")
+        desk.shot("typed")
+        self.switch_and_time("phone_switch", desk.screen.copy())
+        self.suspend_and_resume()
+
+    # -- steps --------------------------------------------------------------------------------------------------------
+
+    def boot(self) -> None:
+        desk, began = self.desk, time.monotonic()
+        job = self.client.call("start", workspace=WORKSPACE)
+        desk.switch()
+        time.sleep(1.5)
+        desk.shot("starting")
+        for now in self.client.follow(job, limit=120):
+            self.times["accelerator"] = (
+                self.client.call("info", workspace=WORKSPACE)["accelerator"] if now["state"] == "done" else ""
+            )
+        self.wait_info("agent_up", 120)
+        self.times["boot_to_agent"] = round(time.monotonic() - began, 3)
+        self.wait_info("session_up", 60)
+        desk.wait_said("live", True, 30)
+        # The desktop is usable once its panel and background stand: many colours, and at rest.
+        desk.screen.wait(lambda _: len(np.unique(desk.guest[::8, ::8])) > 8, 60, 0.02)
+        self.times["boot_to_desktop"] = round(time.monotonic() - began, 3)
+        desk.wait_still(30)
+        desk.shot("desktop")
+        self.seen("Booted to a usable desktop", self.times["boot_to_desktop"])
+
+    def launch_probe(self) -> None:
+        self.client.call("launch", workspace=WORKSPACE, app="twofold-probe")
+        self.desk.wait_reading(30)
+
+    def launch(self, app: str, by: str) -> None:
+        """Open the launcher, find the application, start it; its window must change a good part of the guest's screen."""
+        desk, hands = self.desk, self.desk.hands
+        if by == "keys":
+            hands.key("space", "Control_L")
+            desk.wait_said("launcher", True, 5)
+            hands.type(app, 0.03)
+            time.sleep(0.4)
+            desk.shot(f"launcher-{app}")
+            before = desk.screen.copy()
+            began = hands.key("Return")
+        else:
+            desk.tap_launcher(app)
+            before = desk.screen.copy()
+            began = desk.tap_app(app)
+        desk.wait_said("launcher", False, 10)
+        desk.wait_said("launched", app, 60)
+        desk.screen.wait(lambda now: float(np.mean(now != before)) > 0.08, 30, 0.01)
+        self.times.setdefault("app_launch", {})[f"{app}{'-phone' if desk.phone else ''}"] = round(
+            time.monotonic() - began, 3
+        )
+        desk.wait_still(30)
+
+    def close_front_window(self) -> None:
+        """Alt+F4 belongs to the life that is in front: the guest's calculator closes, the switcher stays."""
+        before = self.desk.screen.copy()
+        self.desk.hands.key("F4", "Alt_L")
+        self.desk.screen.wait(lambda now: float(np.mean(now != before)) > 0.03, 20, 0.01)
+        self.desk.wait_still(20)
+        assert self.desk.said["shown"], "Alt+F4 closed the switcher instead of the guest's window"
+
+    def type_in_work(self, text: str) -> None:
+        """Type, and see on the probe's strip that exactly this text arrived in the guest, and no key more."""
+        before = self.desk.wait_reading()
+        self.desk.hands.type(text, 0.02)
+        deadline = time.monotonic() + 10
+        while not (now := self.desk.wait_reading()).text.endswith(text) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert now.text.endswith(text), f"typed {text!r} in Work; the guest saw {now.text!r}"
+        assert now.keys - before.keys == len(text), (
+            f"typed {len(text)} keys in Work; the guest saw {now.keys - before.keys}"
+        )
+
+    def typing_and_switching(self, personal: Pixels) -> None:
+        desk, expected = self.desk, ""
+        self.type_in_work("business ")
+        desk.shot("typed-in-work")
+        work = desk.screen.copy()
+        desk.switch()
+        desk.screen.wait(lambda now: float(np.mean(now != personal)) < 0.02, 5)
+        for number in range(SWITCHES):
+            keys = desk_keys = f"personal{number} "
+            desk.hands.type(desk_keys, 0.02)
+            expected += keys
+            if number == 0:
+                time.sleep(0.3)
+                desk.shot("typed-in-personal")
+            self.switch_and_time("switch", work)
+            self.type_in_work(f"business{number} ")
+            work = desk.screen.copy()
+            desk.switch()
+            desk.screen.wait(lambda now: float(np.mean(now != personal)) < 0.03, 5)
+        desk.hands.key("s", "Control_L")
+        deadline = time.monotonic() + 5
+        while desk.note.read_text().strip() != expected.strip() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        arrived = desk.note.read_text().strip()
+        assert arrived == expected.strip(), f"the personal editor holds {arrived!r}, not {expected!r}"
+        desk.switch()
+        desk.wait_still(10)
+
+    def switch_and_time(self, name: str, work: Pixels) -> None:
+        """Go to Work; time key press to the retained frame, and to a complete frame the guest drew after the press."""
+        desk = self.desk
+        if desk.said.get("shown"):
+            desk.switch()
+            desk.wait_said("shown", False, 5)
+            time.sleep(0.3)
+        ahead = self.client.call("time", workspace=WORKSPACE)
+        offset = ahead["guest_unix_ms"] - ahead["host_unix_ms"]
+        pressed_wall = time.time() * 1000
+        pressed = desk.switch()
+        sample = (slice(None, None, 8), slice(None, None, 8))
+        reference = work[sample]
+        retained = desk.screen.wait(lambda now: float(np.mean(now[sample] != reference)) < 0.03, 5)
+        born = int(pressed_wall + offset) & 0xFFFFFF
+        deadline = time.monotonic() + 5
+        while True:
+            reading = desk.reading()
+            if reading is not None and 0 < (reading.ms - born) & 0xFFFFFF < 1 << 22:
+                break
+            assert time.monotonic() < deadline, "no frame that the guest drew after the key press"
+            time.sleep(0.001)
+        self.times.setdefault(name, []).append(round(time.monotonic() - pressed, 4))
+        self.times.setdefault(f"{name}_retained", []).append(round(retained - pressed, 4))
+
+    def suspend_and_resume(self) -> None:
+        desk, suffix = self.desk, "_phone" if self.desk.phone else ""
+        before = desk.guest.copy()
+        text = desk.wait_reading().text
+        began = time.monotonic()
+        self.client.finish("suspend", workspace=WORKSPACE)
+        self.times[f"suspend{suffix}"] = round(time.monotonic() - began, 3)
+        info = self.client.call("info", workspace=WORKSPACE)
+        assert info["memory_stored"] and not info["whereabouts"]["in_memory"], info
+        time.sleep(0.5)
+        desk.shot("suspended")
+        began = time.monotonic()
+        job = self.client.call("start", workspace=WORKSPACE)
+        desk.wait_said("live", True, 30)
+        desk.screen.wait(lambda _: desk.reading() is not None, 30)
+        self.times[f"resume_to_frame{suffix}"] = round(time.monotonic() - began, 3)
+        self.wait_info("agent_up", 30)
+        self.times[f"resume_to_agent{suffix}"] = round(time.monotonic() - began, 3)
+        for _ in self.client.follow(job):
+            pass
+        desk.wait_still(20)
+        desk.shot("resumed")
+        strip = 64  # the probe's rows
+        changed = float(np.mean(desk.guest[strip:] != before[strip:]))
+        assert changed < 0.02, f"after the resume {changed:.1%} of the screen is not as it was"
+        assert desk.wait_reading().text == text, "the text that the guest had seen is gone"
+        self.seen("Suspended, resumed, text still there", self.times[f"resume_to_frame{suffix}"])
+
+    def wait_info(self, what: str, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while not (info := self.client.call("info", workspace=WORKSPACE))[what]:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{what} never came: {info}")
+            time.sleep(0.02)
+
+    def seen(self, said: str, seconds: float) -> None:
+        self.stage.say(said, seconds)
+
+
+def _print(console: Console, times: dict[str, Any]) -> None:
+    table = Table(title="Seconds", title_justify="left")
+    for column in ("step", "median", "95 %", "n"):
+        table.add_column(column)
+    for step, value in times.items():
+        if isinstance(value, list):
+            table.add_row(step, f"{statistics.median(value):.3f}", f"{np.percentile(value, 95):.3f}", str(len(value)))
+        elif isinstance(value, dict):
+            for name, seconds in value.items():
+                table.add_row(f"{step} {name}", f"{seconds:.3f}", "", "1")
+        else:
+            table.add_row(step, f"{value:.3f}" if isinstance(value, float) else str(value), "", "")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,212 @@
+"""What both demos set up: image, server, people, device, workspace. Everything started here is ended here, newest first."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+
+from twofold.agent.client import Client
+from twofold.image.build import Built, build
+from twofold.model.errors import UnreachableError
+from twofold.model.image import Arch
+from twofold.model.policy import Policy
+from twofold.model.progress import Progress
+from twofold.platform.dirs import dirs, private
+from twofold.platform.run import spawn
+from twofold.server.client import Admin, saved_pin
+from twofold.trust.publisher import publisher
+
+TREE = Path(__file__).resolve().parents[1]
+PERSON, ADMINISTRATOR = "alex", "admin"
+WORKSPACE, TITLE, COLOUR = "work", "Acme", "blue"
+_SESSION = (
+    "XDG_RUNTIME_DIR",
+    "DISPLAY",
+    "XAUTHORITY",
+    "DBUS_SESSION_BUS_ADDRESS",
+    "XDG_SESSION_TYPE",
+    "WAYLAND_DISPLAY",
+)
+
+_Result = TypeVar("_Result")
+
+
+class Stage:
+    """One home folder with a server and a device in it. `times` collects seconds by step."""
+
+    def __init__(self, home: Path, console: Console) -> None:
+        self.home, self.console = private(home), console
+        self.times: dict[str, Any] = {}
+        self._undo = ExitStack()
+        # The device's folders lie in the demo's home; the agent, the command line and this process agree on them by this.
+        os.environ["TWOFOLD_HOME"] = str(home / "device")
+        self.environment = {name: os.environ[name] for name in ("TWOFOLD_HOME", *_SESSION) if name in os.environ}
+        self.environment["PYTHONPATH"] = f"{TREE / 'src'}:{TREE}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._undo.close()
+
+    def timed(self, step: str, said: str, work: Callable[[Progress], _Result]) -> _Result:
+        """Do `work` with a progress bar, and note its seconds as `step`."""
+        began = time.monotonic()
+        columns = (
+            TextColumn("  {task.description:<46}"),
+            BarColumn(bar_width=28),
+            TextColumn("{task.fields[figure]:>16}"),
+        )
+        with Bar(*columns, TimeElapsedColumn(), console=self.console, transient=True) as bar:
+            task = bar.add_task(said, total=None, figure="")
+
+            def progress(step: str, done: int, total: int) -> None:
+                figure = f"{done / 1e6:,.0f} / {total / 1e6:,.0f} MB" if total > 1 << 20 else ""
+                bar.update(task, description=f"{said}: {step}"[:46], completed=done, total=total or None, figure=figure)
+
+            result = work(progress)
+        self.times[step] = round(time.monotonic() - began, 3)
+        self.say(said, self.times[step])
+        return result
+
+    def say(self, said: str, seconds: float | None = None) -> None:
+        self.console.print(f"  [green]✓[/] {said:<46}" + (f"{seconds:8.2f} s" if seconds is not None else ""))
+
+    def image(self) -> Built:
+        cache = Path(os.environ.get("TWOFOLD_BUILDS") or dirs().cache)
+        built = self.timed(
+            "image_build", "Business image", lambda bar: build(TREE / "recipes" / "business", Arch.AMD64, cache, bar)
+        )
+        # Where the build cache had it, the figure is what the real build took, and says so.
+        self.times["image_was_cached"] = self.times["image_build"] < 0.5 * built.seconds
+        self.times["image_build"] = round(built.seconds, 3)
+        return built
+
+    def server(self) -> Admin:
+        """Make the server's home at the first run, start it, sign in. The password is made here and kept in the home folder."""
+        home, secret = self.home / "server", self.home / "admin-password"
+        words = [sys.executable, "-m", "twofold.server", "--home", str(home)]
+        if not secret.exists():
+            secret.touch(mode=0o600)
+            secret.write_text(secrets.token_urlsafe(18))
+            made = self.start(
+                [*words, "init", "--company", "Acme", "--admin", ADMINISTRATOR, "--password-file", str(secret)]
+            )
+            if made.wait(60):
+                raise SystemExit(f"The server's home could not be made; see {self.home / 'server.log'}")
+        port_file = self.home / "server-port"
+        port = int(port_file.read_text()) if port_file.exists() else _free_port()
+        port_file.write_text(str(port))
+        self.start([*words, "run", "--host", "127.0.0.1", "--port", str(port)])
+        admin = Admin(f"https://127.0.0.1:{port}", saved_pin(home))
+        admin.wait_ready(20)
+        admin.login(ADMINISTRATOR, secret.read_text())
+        self._undo.callback(admin.close)
+        return admin
+
+    def publish(self, admin: Admin, built: Built) -> None:
+        maker = publisher(self.home / "publisher")
+        admin.add_publisher(maker.signing.public.hex())
+        self.timed("publish", "Published: cut, sealed, signed", lambda bar: admin.publish_image(built, maker, bar))
+        if not any(user["name"] == PERSON for user in admin.list_users()):
+            admin.create_user(PERSON, secrets.token_urlsafe(18))
+        if not any(grant["workspace"] == WORKSPACE for grant in admin.list_grants()):
+            admin.add_grant(PERSON, built.manifest.image, WORKSPACE, TITLE, COLOUR, Policy())
+
+    def agent(self) -> Client:
+        """The device's agent, started where none runs. At the end what runs is suspended and the agent quits."""
+        try:
+            client = Client()
+        except UnreachableError:
+            self.start([sys.executable, "-m", "twofold.agent", "--foreground"])
+            client = _until(Client, 20)
+        self._undo.callback(self.quit)
+        self._undo.callback(client.close)
+        return client
+
+    @staticmethod
+    def agent_socket() -> Path:
+        return dirs().agent_socket
+
+    def quit(self) -> None:
+        try:
+            with Client() as client:
+                client.call("quit", suspend=True, deadline=120)
+        except UnreachableError:
+            pass  # it has ended by itself
+
+    def enrol(self, admin: Admin, client: Client) -> None:
+        try:
+            client.call("available")
+        except Exception:  # noqa: BLE001 - not enrolled, or enrolled with a server that is gone: either way, enrol
+            client.call("enrol", url=admin.invite_device(PERSON), code="", name="Alex's laptop")
+            self.say("This machine is enrolled as a device")
+
+    def checkout(self, client: Client) -> None:
+        if any(space["workspace"] == WORKSPACE for space in client.call("list")["workspaces"]):
+            return
+
+        def work(bar: Progress) -> None:
+            for job in client.follow(client.call("checkout", workspace=WORKSPACE)):
+                bar(job["step"], job["done"], job["total"])
+
+        self.timed("checkout", "Checked out to this device", work)
+
+    def start(
+        self, words: list[str], *, log: IO[bytes] | None = None, pass_fds: Sequence[int] = (), **environment: str
+    ) -> subprocess.Popen[bytes]:
+        """Start a program that ends with the stage."""
+        if log is None:
+            log = self._undo.enter_context((self.home / f"{words[2].rpartition('.')[2]}.log").open("ab"))
+        process = spawn(words, env=self.environment | environment, cwd=TREE, pass_fds=pass_fds, stdout=log, stderr=log)
+        self._undo.callback(end, process)
+        return process
+
+    def write_times(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "timings.json").write_text(json.dumps(self.times, indent=1) + "\n")
+
+
+def end(process: subprocess.Popen[bytes], seconds: float = 10) -> None:
+    """End one process that we started: asked first, then killed."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _until(make: Callable[[], Client], seconds: float) -> Client:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return make()
+        except UnreachableError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
