@@ -134,7 +134,11 @@ def fetch_authority(where: Place, expected: str, timeout: float = 10) -> bytes:
     """
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    untrusted_der = Https(where, context, timeout).request("GET", f"{API}/authority", limit=8192).body
+    client = Https(where, context, timeout)
+    try:
+        untrusted_der = client.request("GET", f"{API}/authority", limit=8192).body
+    finally:
+        client.close()
     if pin(untrusted_der) != expected:
         raise RefusedError(
             f"{where.origin} is not the server that the invitation names, or somebody stands in between.",
