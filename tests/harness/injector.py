@@ -32,7 +32,7 @@ class Injector:
             raise ValueError(f"no key gives {name!r} in this layout")
         return code
 
-    def press_code(self, code: int, down: bool) -> None:  # noqa: FBT001 - a key has two ways
+    def press_code(self, code: int, down: bool) -> None:
         xtest.fake_input(self._display, X.KeyPress if down else X.KeyRelease, code)
         self._display.flush()
 
@@ -67,7 +67,7 @@ class Injector:
         xtest.fake_input(self._display, X.MotionNotify, x=x, y=y)
         self._display.flush()
 
-    def button(self, down: bool, number: int = 1) -> None:  # noqa: FBT001 - a button has two ways
+    def button(self, down: bool, number: int = 1) -> None:
         xtest.fake_input(self._display, X.ButtonPress if down else X.ButtonRelease, number)
         self._display.flush()
 

@@ -50,7 +50,7 @@ class Screen:
 
     def save(self, path: Path) -> Path:
         """Write what is shown now as a PNG."""
-        from PIL import Image  # noqa: PLC0415 - only where a picture is wanted
+        from PIL import Image
 
         path.parent.mkdir(parents=True, exist_ok=True)
         now = self.array.copy()

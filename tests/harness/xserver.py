@@ -63,7 +63,7 @@ def xserver(width: int = 1280, height: int = 800) -> Iterator[XServer]:
 @contextmanager
 def window_manager(server: XServer) -> Iterator[subprocess.Popen[bytes]]:
     """Run openbox and wait until it manages the screen (EWMH, _NET_SUPPORTING_WM_CHECK)."""
-    from Xlib import X, display  # noqa: PLC0415 - only where an X server is
+    from Xlib import X, display
 
     process = spawn(["openbox", "--sm-disable"], env=server.environment())
     connection = display.Display(server.name)

@@ -36,7 +36,7 @@ class Side(enum.StrEnum):
 class KeySink(Protocol):
     """Where keys go while Work is in front; called on the gate's thread. `code` is a Linux key code."""
 
-    def key(self, code: int, down: bool) -> None: ...  # noqa: FBT001 - a key has two ways
+    def key(self, code: int, down: bool) -> None: ...
 
     def release_all(self) -> None: ...
 
@@ -211,19 +211,16 @@ class Gate:
 
     def _release(self, event: Any) -> None:
         code = event.detail
-        if code in self._down and not self._is_repeat(event):
+        if code in self._down and not self._is_repeat(code):
             self._down.discard(code)
             self._sink.key(from_x(code), False)
         self._swallowed.discard(code)
         if self.side is not Side.PERSONAL:
             self._thaw()
 
-    def _is_repeat(self, event: Any) -> bool:
-        """Whether this release is half of an auto-repeat: the server writes both halves at once, with one time."""
-        if not self._display.pending_events():
-            return False
-        after = self._display.display.event_queue[0]
-        return bool(after.type == X.KeyPress and after.detail == event.detail and after.time == event.time)
+    def _is_repeat(self, code: int) -> bool:
+        """Whether this release is half of an auto-repeat: the server then still counts the key as down."""
+        return code in xkeys.held(self._display)
 
     def _thaw(self) -> None:
         self._display.allow_events(X.SyncKeyboard, X.CurrentTime)
@@ -310,5 +307,3 @@ class Gate:
         found = xkeys.layout(self._names, max(self._group, 0))
         if found is not None:
             self._on_layout(found)
-
-

@@ -82,7 +82,7 @@ def repeats(connection: display.Display, code: int) -> bool:
     return bool(state[code >> 3] >> (code & 7) & 1)
 
 
-def set_repeat(connection: display.Display, code: int, on: bool) -> None:  # noqa: FBT001 - mirrors the request
+def set_repeat(connection: display.Display, code: int, on: bool) -> None:
     mode = X.AutoRepeatModeOn if on else X.AutoRepeatModeOff
     connection.change_keyboard_control(key=code, auto_repeat_mode=mode)
 
