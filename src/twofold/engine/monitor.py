@@ -81,5 +81,5 @@ class Monitor:
         self._client.register_listener(EventListener(names, accept))
 
     async def close(self) -> None:
-        with contextlib.suppress(QMPError, OSError, TimeoutError):
+        with contextlib.suppress(QMPError, OSError, EOFError, TimeoutError):  # EOFError: QEMU was killed
             await asyncio.wait_for(self._client.disconnect(), 2)
