@@ -1,0 +1,1 @@
+"""Runs inside the VM: applications, launch, notices, freeze. Standard library only, one file tree for every architecture."""

@@ -1,0 +1,173 @@
+"""Build an image from a recipe, once: the result is kept under a key of everything that went into it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import twofold.guest
+from twofold.image import initrd, kernel, recipe, rootfs
+from twofold.model.errors import DamagedError
+from twofold.model.image import App, Arch, Firmware, ImageVersion, Part, SystemMode
+from twofold.model.progress import Progress, silent
+from twofold.platform.run import run
+
+FILES = {"kernel": "kernel", "initrd": "initrd", "system": "system.erofs", "user-template": "user-template.raw"}
+_USER_UUID = "7766f01d-0000-4000-8000-000000000002"
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Built:
+    """A finished build: its manifest (version 0: not published yet) and the folder with a file for each part."""
+
+    folder: Path
+    manifest: ImageVersion
+
+    def path(self, part: str) -> Path:
+        return self.folder / FILES[part]
+
+
+def build(where: Path, arch: Arch, cache: Path, progress: Progress = silent) -> Built:
+    """Build the recipe in the folder `where`, or find it built in `cache`. A build that is killed leaves no half of one.
+
+    Raises:
+        NotFoundError, BadInputError: the recipe. MissingError: a tool, mirror or permission. CommandError: a tool failed.
+    """
+    wanted = recipe.read(where, arch)
+    guest = Path(twofold.guest.__file__).parent
+    target = cache / "builds" / recipe.key(where, guest, wanted, arch)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(target.with_suffix(".lock")):
+        if target.is_dir():
+            return load(target)
+        with ExitStack() as undo:
+            work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+            undo.callback(shutil.rmtree, work, ignore_errors=True)
+            out = work / "out"
+            out.mkdir()
+            rootfs.build(wanted, guest, arch, work, progress)
+            progress("Making the boot files", 0, 0)
+            manifest = _assemble(wanted, arch, work, out)
+            (out / "manifest.json").write_text(
+                json.dumps(dataclasses.asdict(manifest), indent=1, sort_keys=True) + "\n"
+            )
+            for path in out.iterdir():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+            out.rename(target)
+    return load(target)
+
+
+def load(folder: Path) -> Built:
+    """A finished build from its folder.
+
+    Raises:
+        DamagedError: files are missing or of another size than the manifest says.
+    """
+    try:
+        data: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+        manifest = ImageVersion(
+            **{
+                **data,
+                "arch": Arch(data["arch"]),
+                "firmware": Firmware(data["firmware"]),
+                "mode": SystemMode(data["mode"]),
+                "parts": tuple(Part(**part) for part in data["parts"]),
+                "apps": tuple(App(**app) for app in data["apps"]),
+            }
+        )
+        built = Built(folder, manifest)
+        whole = all(built.path(part.name).stat().st_size == part.size for part in manifest.parts)
+    except (OSError, ValueError, KeyError, TypeError) as why:
+        raise _damaged(folder) from why
+    if not whole:
+        raise _damaged(folder)
+    return built
+
+
+def _damaged(folder: Path) -> DamagedError:
+    return DamagedError(
+        f"The kept build in {folder} is not whole.",
+        safe="Published images and workspaces are not touched.",
+        next=f"Remove it and build again:  rm -r {folder}",
+    )
+
+
+def _assemble(wanted: recipe.Recipe, arch: Arch, work: Path, out: Path) -> ImageVersion:
+    kernel.unpack(work / "vmlinuz", out / FILES["kernel"])
+    modules = work / "modules"
+    (out / FILES["initrd"]).write_bytes(
+        initrd.build((wanted.folder / "init").read_bytes(), (work / "busybox").read_bytes(), modules, wanted.initrd)
+    )
+    (work / "system.erofs").rename(out / FILES["system"])
+    user_template(out / FILES["user-template"], wanted.user_disk_size)
+    apps = json.loads((work / "apps.json").read_text())
+    return ImageVersion(
+        image=wanted.name,
+        version=0,
+        arch=arch,
+        firmware=Firmware.DIRECT,
+        mode=wanted.mode,
+        parts=tuple(part(name, out / file) for name, file in FILES.items()),
+        cmdline=wanted.cmdline,
+        user_disk_size=wanted.user_disk_size,
+        has_agent=True,
+        recipe=wanted.name,
+        apps=tuple(App(id, app["name"], app["icon"]) for id, app in sorted(apps.items()) if not app["hidden"]),  # noqa: A001
+    )
+
+
+def user_template(path: Path, size: int) -> None:
+    """An empty ext4 file system of `size` bytes, sparse; the guest makes the home folder in it at its first start."""
+    with path.open("xb") as file:
+        file.truncate(size)
+    env = {"E2FSPROGS_FAKE_TIME": "1700000000", "SOURCE_DATE_EPOCH": "1700000000"}
+    options = f"lazy_itable_init=1,lazy_journal_init=1,hash_seed={_USER_UUID},nodiscard"
+    run(
+        [
+            "mkfs.ext4",
+            "-q",
+            "-F",
+            "-U",
+            _USER_UUID,
+            "-J",
+            "size=16",
+            "-m",
+            "0",
+            "-E",
+            options,
+            "-O",
+            "^resize_inode",
+            path,
+        ],
+        env=env,
+    )
+
+
+def part(name: str, path: Path) -> Part:
+    """The part `name` with the size and SHA-256 of a file."""
+    total = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            total.update(block)
+    return Part(name, path.stat().st_size, total.hexdigest())
+
+
+@contextlib.contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """One builder of one key at a time; a second one waits and then finds the build."""
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
