@@ -210,6 +210,8 @@ class Https:
                 ConnectionResetError,
                 BrokenPipeError,
                 http.client.CannotSendRequest,
+                ssl.SSLEOFError,
+                ssl.SSLZeroReturnError,
             ):
                 # The server closes idle connections whenever it likes. A signed request carries a nonce, so that one which
                 # did arrive is refused rather than done twice.
