@@ -54,7 +54,7 @@ impl Cutter {
                 at = (at + BLOCK).min(data.len());
             }
             let start = at;
-            let (mut blocks, mut zeroes) = (0, 0);
+            let (mut blocks, mut zeroes, mut solid) = (0, 0, start);
             let ended = loop {
                 if at >= data.len() {
                     break false;
@@ -66,6 +66,7 @@ impl Cutter {
                     zeroes += 1;
                 } else {
                     zeroes = 0;
+                    solid = at;
                 }
                 let bar = if blocks < MIN {
                     0
@@ -81,8 +82,8 @@ impl Cutter {
             if !ended && !end {
                 return (spans, start);
             }
-            if at > start {
-                spans.push(Span { offset: start, size: at - start - zeroes * BLOCK });
+            if solid > start {
+                spans.push(Span { offset: start, size: solid - start });
             }
             if at >= data.len() && !ended {
                 return (spans, data.len());

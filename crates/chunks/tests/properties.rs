@@ -107,6 +107,16 @@ fn zeroes_are_no_chunks() {
 }
 
 #[test]
+fn a_short_tail_of_zeroes_takes_nothing_from_the_chunk_before_it() {
+    for tail in [1, 100, BLOCK - 1, BLOCK, BLOCK + 1] {
+        let mut data = vec![0; BLOCK + tail];
+        data[7] = 1;
+        let (rows, _) = seal(&data, 1 << 20);
+        assert_eq!(rows.iter().map(|row| (row.offset, row.size)).collect::<Vec<_>>(), [(0, BLOCK)]);
+    }
+}
+
+#[test]
 fn an_insertion_moves_few_chunks() {
     let mut dice = Dice(3);
     let noise = |dice: &mut Dice, blocks: usize| {

@@ -15,7 +15,7 @@ use twofold_chunks::{Error, Id, Key, frames, seal};
 
 fn raise(why: Error) -> PyErr {
     match why {
-        Error::Io(why) => PyOSError::new_err((why.raw_os_error().unwrap_or(5), why.to_string())),
+        Error::Io(why) => why.into(), // the kind of OSError that its number means
         other => PyValueError::new_err(other.to_string()),
     }
 }

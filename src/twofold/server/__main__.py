@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from pathlib import Path
 
 from twofold.model.errors import TwofoldError
+from twofold.server.app import routes
 from twofold.server.run import init, serve
 
 
@@ -24,11 +26,14 @@ def main() -> int:
     run = verbs.add_parser("run", help="run the server")
     run.add_argument("--host", default="127.0.0.1")
     run.add_argument("--port", type=int, default=8443)
+    verbs.add_parser("openapi", help="print the API's description, as docs/openapi-v1.json keeps it")
     args = parser.parse_args()
     try:
         if args.verb == "init":
             password = os.environ.pop("TWOFOLD_PASSWORD", None) or sys.stdin.readline().rstrip("\n")
             sys.stdout.write(init(args.home, args.admin, password, args.company, args.name).pin + "\n")
+        elif args.verb == "openapi":
+            sys.stdout.write(json.dumps(routes().openapi(), indent=1, sort_keys=True) + "\n")
         else:
             serve(args.home, args.host, args.port)
     except TwofoldError as error:
