@@ -26,7 +26,7 @@ class Monitor:
 
     def __init__(self, client: QMPClient) -> None:
         self._client = client
-        self._turn = asyncio.Lock()
+        self._turn, self._closing, self._closed = asyncio.Lock(), asyncio.Lock(), False
 
     @classmethod
     async def connect(cls, path: Path, seconds: float = 5) -> Monitor:
@@ -81,5 +81,9 @@ class Monitor:
         self._client.register_listener(EventListener(names, accept))
 
     async def close(self) -> None:
-        with contextlib.suppress(QMPError, OSError, EOFError, TimeoutError):  # EOFError: QEMU was killed
-            await asyncio.wait_for(self._client.disconnect(), 2)
+        """Idempotent, and safe to call from several tasks: qemu.qmp's own disconnect is neither."""
+        async with self._closing:
+            if not self._closed:
+                self._closed = True
+                with contextlib.suppress(QMPError, OSError, EOFError, TimeoutError):  # EOFError: QEMU was killed
+                    await asyncio.wait_for(self._client.disconnect(), 2)
