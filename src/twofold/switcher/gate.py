@@ -105,6 +105,11 @@ class Gate:
     def start(self) -> None:
         self._thread.start()
 
+    def hide_first(self) -> None:
+        """Unmap the window before the gate starts."""
+        self._window.unmap()
+        self._display.sync()
+
     def close(self) -> None:
         """Give the keyboard back and end the thread. Idempotent."""
         if self._ended:

@@ -1,0 +1,212 @@
+"""What stands around the guest: the top bar, the rail, and on a phone the handle. All drawn, nothing themed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from PySide6.QtCore import QPointF, QRect, QRectF, Qt, Signal
+from PySide6.QtGui import QColor, QMouseEvent, QPainter, QPaintEvent, QPen, QPolygonF
+from PySide6.QtWidgets import QWidget
+
+from twofold.switcher import card as words
+from twofold.switcher import look
+from twofold.switcher.card import Card
+
+
+def mark(painter: QPainter, rect: QRectF, card: Card, size: int) -> None:
+    """The workspace's mark: its first letter on its colour."""
+    painter.setPen(Qt.PenStyle.NoPen)
+    painter.setBrush(QColor(card.colour))
+    painter.drawRoundedRect(rect, rect.width() * 0.24, rect.width() * 0.24)
+    painter.setPen(QColor("white"))
+    painter.setFont(look.font(size, bold=True))
+    painter.drawText(rect, Qt.AlignmentFlag.AlignCenter, card.title[:1].upper())
+
+
+class _Plate(QWidget):
+    """A drawn piece with things to press: `_spots` maps a name to where it is."""
+
+    pressed = Signal(str)
+
+    def __init__(self, parent: QWidget) -> None:
+        super().__init__(parent)
+        self.setAttribute(Qt.WidgetAttribute.WA_OpaquePaintEvent)
+        self.setMouseTracking(True)
+        self.spots: dict[str, QRect] = {}
+        self._over = ""
+
+    def _find(self, event: QMouseEvent) -> str:
+        at = event.position().toPoint()
+        return next((name for name, rect in self.spots.items() if rect.contains(at)), "")
+
+    def mousePressEvent(self, event: QMouseEvent) -> None:
+        if event.button() == Qt.MouseButton.LeftButton and (name := self._find(event)):
+            self.pressed.emit(name)
+
+    def mouseMoveEvent(self, event: QMouseEvent) -> None:
+        if (over := self._find(event)) != self._over:
+            self._over = over
+            self.setCursor(Qt.CursorShape.PointingHandCursor if over else Qt.CursorShape.ArrowCursor)
+            self.update()
+
+    def leaveEvent(self, event: object) -> None:
+        self._over = ""
+        self.update()
+
+
+class Bar(_Plate):
+    """Mark and name, search, the three facts, the lease. As a phone's handle: mark, name, three dots, a grip."""
+
+    def __init__(self, parent: QWidget, metrics: look.Metrics, key: str) -> None:
+        super().__init__(parent)
+        self._metrics, self._key = metrics, key
+        self._card: Card | None = None
+
+    def show_card(self, card: Card | None) -> None:
+        self._card = card
+        self.update()
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        painter = QPainter(self)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        painter.fillRect(self.rect(), look.BAR)
+        if self._card is not None:
+            (self._phone if self._metrics.phone else self._desktop)(painter, self._card)
+
+    def _desktop(self, painter: QPainter, card: Card) -> None:
+        height = self.height()
+        mark(painter, QRectF(8, 5, 22, 22), card, 13)
+        painter.setFont(look.font(13, bold=True))
+        painter.setPen(look.TEXT)
+        wide = painter.fontMetrics().horizontalAdvance(card.title)
+        painter.drawText(QRectF(38, 0, wide + 4, height), Qt.AlignmentFlag.AlignVCenter, card.title)
+        search = QRect(38 + wide + 20, 4, 250, 24)
+        self.spots = {"search": search}
+        painter.setPen(QPen(look.LINE, 1))
+        painter.setBrush(look.HOVER if self._over == "search" else look.RAISED)
+        painter.drawRoundedRect(QRectF(search).adjusted(0.5, 0.5, -0.5, -0.5), 6, 6)
+        glass(painter, QPointF(search.left() + 15, search.center().y() + 0.5), look.QUIET)
+        painter.setFont(look.font(12))
+        painter.setPen(look.QUIET)
+        painter.drawText(search.adjusted(28, 0, -8, 0), Qt.AlignmentFlag.AlignVCenter, "Search applications")
+        painter.setFont(look.font(11))
+        painter.drawText(
+            search.adjusted(0, 0, -10, 0), Qt.AlignmentFlag.AlignVCenter | Qt.AlignmentFlag.AlignRight, "Ctrl+Space"
+        )
+        right = self.width() - 12.0
+        if text := words.lease(card):
+            painter.setFont(look.font(12))
+            painter.setPen(look.QUIET)
+            advance = painter.fontMetrics().horizontalAdvance(text)
+            if right - advance > search.right() + 420:
+                painter.drawText(QRectF(right - advance, 0, advance + 2, height), Qt.AlignmentFlag.AlignVCenter, text)
+                right -= advance + 16
+        for pill in reversed(words.pills(card)):
+            right = self._pill(painter, pill, right) - 6
+
+    def _pill(self, painter: QPainter, pill: words.Pill, right: float) -> float:
+        painter.setFont(look.font(12))
+        wide = painter.fontMetrics().horizontalAdvance(pill.text) + 32
+        rect = QRectF(right - wide, 5, wide, 22)
+        painter.setPen(Qt.PenStyle.NoPen)
+        painter.setBrush(look.RAISED)
+        painter.drawRoundedRect(rect, 11, 11)
+        dot(painter, QPointF(rect.left() + 13, rect.center().y()), pill.sure)
+        painter.setPen(look.TEXT if pill.sure else look.QUIET)
+        painter.drawText(rect.adjusted(22, 0, 0, 0), Qt.AlignmentFlag.AlignVCenter, pill.text)
+        return rect.left()
+
+    def _phone(self, painter: QPainter, card: Card) -> None:
+        self.spots = {"search": self.rect()}
+        painter.setPen(Qt.PenStyle.NoPen)
+        painter.setBrush(look.LINE)
+        painter.drawRoundedRect(QRectF(self.width() / 2 - 22, self.height() - 8, 44, 4), 2, 2)
+        mark(painter, QRectF(10, 8, 26, 26), card, 15)
+        painter.setFont(look.font(15, bold=True))
+        painter.setPen(look.TEXT)
+        painter.drawText(QRectF(46, 0, self.width() - 160, 42), Qt.AlignmentFlag.AlignVCenter, card.title)
+        for index, pill in enumerate(words.pills(card)):
+            dot(painter, QPointF(self.width() - 48 + index * 14, 21), pill.sure)
+        painter.setFont(look.font(13))
+        painter.setPen(look.QUIET)
+        painter.drawText(
+            QRectF(self.width() - 140, 0, 76, 42),
+            Qt.AlignmentFlag.AlignVCenter | Qt.AlignmentFlag.AlignRight,
+            time.strftime("%H:%M"),
+        )
+
+
+class Rail(_Plate):
+    """Personal, then the workspaces, each with its colour and key."""
+
+    def __init__(self, parent: QWidget, key: str) -> None:
+        super().__init__(parent)
+        self._cards: Sequence[Card] = ()
+        self._current, self._key = "", key
+
+    def show_cards(self, cards: Sequence[Card], current: str) -> None:
+        self._cards, self._current = cards, current
+        self.update()
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        painter = QPainter(self)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        painter.fillRect(self.rect(), look.BAR)
+        self.spots = {"personal": QRect(0, 6, self.width(), 62)}
+        self._hover(painter, "personal")
+        house(painter, QPointF(self.width() / 2, 28), look.TEXT)
+        self._label(painter, QRectF(0, 48, self.width(), 16), self._key)
+        painter.setPen(QPen(look.LINE, 1))
+        painter.drawLine(QPointF(14, 76.5), QPointF(self.width() - 14, 76.5))
+        top = 84
+        for card in self._cards:
+            self.spots[card.name] = QRect(0, top, self.width(), 66)
+            self._hover(painter, card.name)
+            mark(painter, QRectF(self.width() / 2 - 19, top + 5, 38, 38), card, 18)
+            if card.name == self._current:
+                painter.setPen(Qt.PenStyle.NoPen)
+                painter.setBrush(look.TEXT)
+                painter.drawRoundedRect(QRectF(0, top + 9, 3, 30), 1.5, 1.5)
+            if not card.in_memory:
+                painter.setPen(Qt.PenStyle.NoPen)
+                painter.setBrush(QColor(18, 22, 27, 130))
+                painter.drawRoundedRect(QRectF(self.width() / 2 - 19, top + 5, 38, 38), 9, 9)
+            self._label(painter, QRectF(0, top + 46, self.width(), 16), f"Ctrl Alt {card.key}" if card.key else "")
+            top += 70
+
+    def _hover(self, painter: QPainter, name: str) -> None:
+        if self._over == name:
+            painter.setPen(Qt.PenStyle.NoPen)
+            painter.setBrush(look.RAISED)
+            painter.drawRoundedRect(QRectF(self.spots[name]).adjusted(5, 0, -5, 0), 8, 8)
+
+    def _label(self, painter: QPainter, rect: QRectF, text: str) -> None:
+        painter.setFont(look.font(10))
+        painter.setPen(look.QUIET)
+        painter.drawText(rect, Qt.AlignmentFlag.AlignCenter, text)
+
+
+def dot(painter: QPainter, at: QPointF, sure: bool) -> None:
+    """A full dot for a fact that holds, a ring for one that does not: told apart without colour."""
+    painter.setPen(Qt.PenStyle.NoPen if sure else QPen(look.QUIET, 1.4))
+    painter.setBrush(look.GOOD if sure else Qt.BrushStyle.NoBrush)
+    painter.drawEllipse(at, 4, 4)
+
+
+def glass(painter: QPainter, at: QPointF, colour: QColor) -> None:
+    painter.setPen(QPen(colour, 1.6, Qt.PenStyle.SolidLine, Qt.PenCapStyle.RoundCap))
+    painter.setBrush(Qt.BrushStyle.NoBrush)
+    painter.drawEllipse(at + QPointF(-1, -1), 4.2, 4.2)
+    painter.drawLine(at + QPointF(2.2, 2.2), at + QPointF(5.4, 5.4))
+
+
+def house(painter: QPainter, at: QPointF, colour: QColor) -> None:
+    painter.setPen(QPen(colour, 1.8, Qt.PenStyle.SolidLine, Qt.PenCapStyle.RoundCap, Qt.PenJoinStyle.RoundJoin))
+    painter.setBrush(Qt.BrushStyle.NoBrush)
+    points = [(-11, 0), (0, -10), (11, 0)]
+    painter.drawPolyline(QPolygonF([at + QPointF(x, y) for x, y in points]))
+    walls = [(-8, -2), (-8, 10), (8, 10), (8, -2)]
+    painter.drawPolyline(QPolygonF([at + QPointF(x, y) for x, y in walls]))
+    door = [(-2.5, 10), (-2.5, 4), (2.5, 4), (2.5, 10)]
+    painter.drawPolyline(QPolygonF([at + QPointF(x, y) for x, y in door]))

@@ -1,0 +1,348 @@
+"""The switcher's middle: brings gate, window, sessions and agent together. Everything here runs on the GUI's thread."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
+
+from PySide6.QtCore import QObject, QRect, Qt, QTimer, Signal
+from PySide6.QtGui import QKeyEvent
+from PySide6.QtWidgets import QApplication
+
+from twofold.model.errors import BadInputError, TwofoldError
+from twofold.model.workspace import RunState
+from twofold.switcher import card as words
+from twofold.switcher import look
+from twofold.switcher.card import Card, Notice
+from twofold.switcher.gate import Moved, Side
+from twofold.switcher.launcher import App, icon
+from twofold.switcher.link import Link
+from twofold.switcher.session import Keys, Session
+from twofold.switcher.window import Window
+from twofold.switcher.xkeys import Layout
+
+_SETTLE: Final = 120  # ms that a size must stand before the guest is asked to follow
+
+
+class Desk(QObject):
+    """`wish` asks the gate for a side. Signals carry what the gate's thread says to this one."""
+
+    moved = Signal(object)
+    chord = Signal(str)
+    layout = Signal(object)
+
+    def __init__(self, window: Window, link: Link, keys: Keys, status_fd: int | None) -> None:
+        super().__init__()
+        self._window, self._link, self._keys, self._status_fd = window, link, keys, status_fd
+        self.wish: Callable[[Side], None] = lambda side: None
+        self._sessions: dict[str, Session] = {}
+        self._current = ""
+        self._side = Side.PERSONAL
+        self._layout: Layout | None = None
+        self._launches: dict[str, str] = {}
+        self._said: dict[str, Any] = {}
+        self._size = QTimer(self, singleShot=True, interval=_SETTLE)
+        self._size.timeout.connect(self._resize)
+        self._tick = QTimer(self, interval=15_000)
+        self._tick.timeout.connect(self._refresh)
+        self._late = QTimer(self, singleShot=True, interval=300)
+        self._late.timeout.connect(self._refresh)
+        for signal, slot in (
+            (self.moved, self._on_moved), (self.chord, self._on_chord), (self.layout, self._on_layout),
+            (link.heard, self._on_event), (link.here, self._on_here), (window.canvas.resized, self._size.start),
+            (window.bar.pressed, self._on_bar), (window.rail.pressed, self._on_rail), (window.typed, self._on_typed),
+            (window.page.pressed, self._on_page), (window.launcher.launch, self._launch),
+            (window.launcher.left, self.leave_launcher), (window.launcher.personal, lambda: self.wish(Side.PERSONAL)),
+        ):  # fmt: skip
+            signal.connect(
+                slot, Qt.ConnectionType.QueuedConnection if signal is self.moved else Qt.ConnectionType.AutoConnection
+            )
+
+    # -- what others are told -----------------------------------------------------------------------------------------
+
+    def say(self, **facts: Any) -> None:
+        """Tell a harness, one JSON object a line; only what has changed."""
+        new = {name: value for name, value in facts.items() if self._said.get(name) != value}
+        self._said |= new
+        if new and self._status_fd is not None:
+            try:
+                os.write(self._status_fd, json.dumps(new).encode() + b"\n")
+            except OSError:
+                self._status_fd = None  # nobody listens any more
+
+    @property
+    def session(self) -> Session | None:
+        return self._sessions.get(self._current)
+
+    # -- the gate -------------------------------------------------------------------------------------------------------
+
+    def _on_moved(self, moved: Moved) -> None:
+        before, self._side = self._side, moved.side
+        window, session = self._window, self.session
+        window.canvas.left_at = moved.pressed if moved.side is Side.PERSONAL else 0
+        if moved.side is Side.PERSONAL:
+            window.launcher.hide()
+            if session:
+                session.watch(False)
+            self._tick.stop()
+        elif before is Side.PERSONAL:
+            if session:
+                session.watch(True)
+            self._tick.start()
+            self._late.start()
+        if moved.side is Side.TYPING and session:
+            self._open_launcher(session)
+        elif moved.side is Side.WORK and window.launcher.isVisible():
+            window.launcher.hide()
+        self.say(shown=moved.side is not Side.PERSONAL, side=str(moved.side))
+        self._refresh()
+
+    def _on_chord(self, digit: str) -> None:
+        if digit == "0":
+            self.wish(Side.PERSONAL)
+        for session in self._sessions.values():
+            if session.card.key and str(session.card.key) == digit:
+                self.bring(session.card.name)
+
+    def bring(self, name: str) -> None:
+        """Make a workspace the one in front, or the one that the switch key brings."""
+        if name not in self._sessions or name == self._current:
+            return
+        before, self._current = self.session, name
+        if before:
+            before.watch(False)
+        session = self._sessions[name]
+        self._window.canvas.session = session
+        self._window.launcher.hide()
+        self._window.canvas.update()
+        if self._side is not Side.PERSONAL:
+            session.watch(True)
+        self._connect(session)
+        self._size.start()
+        self._refresh()
+
+    # -- the agent ------------------------------------------------------------------------------------------------------
+
+    def _on_here(self, here: bool) -> None:
+        self.say(agent=here)
+        if here:
+            self._link.ask("list", self._on_list)
+        self._refresh()
+
+    def _on_list(self, answer: dict[str, Any]) -> None:
+        for each in answer.get("workspaces", []):
+            self._on_card(each)
+
+    def _on_event(self, event: dict[str, Any]) -> None:
+        kind = event.get("event")
+        if kind == "workspace":
+            self._on_card(event)
+        elif kind == "operation":
+            session = self._sessions.get(str(event.get("workspace")))
+            if session:
+                running = event.get("state") in ("queued", "running")
+                session.progress = (
+                    (str(event.get("step", "")), int(event.get("done", 0)), int(event.get("total", 0)))
+                    if running
+                    else None
+                )
+                self._refresh()
+        elif kind in ("window", "gone"):
+            app = self._launches.pop(str(event.get("launch")), "")
+            if app and kind == "window":
+                self.say(launched=app)
+            self._window.note.say("" if kind == "window" else "It ended before it showed a window.", look.BAD, 4)
+        elif kind == "switch":
+            self._on_switch(str(event.get("workspace") or ""))
+
+    def _on_switch(self, name: str) -> None:
+        if name == "personal" or (not name and self._side is not Side.PERSONAL):
+            self.wish(Side.PERSONAL)
+            return
+        self.bring(name)
+        self.wish(Side.WORK)
+
+    def _on_card(self, untrusted_card: object) -> None:
+        try:
+            card = Card.from_wire(untrusted_card)
+        except BadInputError:
+            return
+        session = self._sessions.get(card.name)
+        if session is None:
+            session = self._sessions[card.name] = Session(card)
+            session.painted.connect(partial(self._on_painted, session))
+            session.moved.connect(partial(self._on_session, session))
+            if not self._current:
+                self.bring(card.name)
+        else:
+            up = card.session_up and not session.card.session_up
+            session.update_card(card)
+            if up and session is self.session:
+                self._size.start()
+                self._tell_layout()
+        self._connect(session)
+        self._refresh()
+
+    def _connect(self, session: Session) -> None:
+        """Have the display of a machine that runs; keep it while it does."""
+        if session.card.runs and session.display is None and not session.asked:
+            session.asked = True
+
+            def failed(_: TwofoldError) -> None:
+                session.asked = False
+                QTimer.singleShot(1000, lambda: self._connect(session))
+
+            self._link.ask("display", lambda sock: self._attach(session, sock), failed, workspace=session.card.name)
+        elif not session.card.runs and session.display is not None:
+            session.detach()
+
+    def _attach(self, session: Session, sock: Any) -> None:
+        session.attach(sock)
+        if session is self.session:
+            if self._side is not Side.PERSONAL:
+                session.watch(True)
+            self._resize()
+            self._tell_layout()
+
+    def _on_painted(self, session: Session, rect: QRect) -> None:
+        if session is self.session:
+            self._window.canvas.damage(rect)
+
+    def _on_session(self, session: Session) -> None:
+        if session is not self.session:
+            return
+        self._connect(session)
+        self._window.canvas.update()
+        self._refresh()
+
+    def _resize(self) -> None:
+        session, area = self.session, self._window.canvas.area()
+        self.say(guest=[self._window.x() + area.x(), self._window.y() + area.y(), area.width(), area.height()])
+        if session is None or session.display is None or area.isEmpty():
+            return
+        session.display.resize(area.width(), area.height())
+        if session.card.session_up:
+            scale = round(self._window.devicePixelRatioF() * 100)
+            self._link.ask("resize", workspace=session.card.name, width=area.width(), height=area.height(), scale=scale)
+
+    def _on_layout(self, layout: Layout) -> None:
+        self._layout = layout
+        self._tell_layout()
+
+    def _tell_layout(self) -> None:
+        if self._layout is None:
+            return
+        for session in self._sessions.values():
+            if session.card.session_up:
+                self._link.ask(
+                    "layout", workspace=session.card.name, model=self._layout.model, layout=self._layout.layout,
+                    variant=self._layout.variant, options=self._layout.options,
+                )  # fmt: skip
+
+    # -- the person -----------------------------------------------------------------------------------------------------
+
+    def _on_bar(self, _: str) -> None:
+        self.wish(Side.WORK if self._window.launcher.isVisible() else Side.TYPING)
+
+    def _on_rail(self, name: str) -> None:
+        if name == "personal":
+            self.wish(Side.PERSONAL)
+        else:
+            self.bring(name)
+
+    def _on_typed(self, event: QKeyEvent) -> None:
+        """A key that came after the gate gave us the keyboard and before the search line stood."""
+        if self._side is Side.PERSONAL or not event.text().isprintable():
+            return
+        line = self._window.launcher.search
+        line.setFocus()
+        QApplication.sendEvent(line, QKeyEvent(event.type(), event.key(), event.modifiers(), event.text()))
+
+    def _open_launcher(self, session: Session) -> None:
+        launcher, name = self._window.launcher, session.card.name
+        launcher.open(session.card)
+        self.say(launcher=True)
+
+        def got(answer: dict[str, Any]) -> None:
+            launcher.show_apps([App.from_wire(each) for each in answer.get("apps", []) if isinstance(each, dict)])
+            self.say(apps={app: list(at) for app, at in launcher.places().items()})
+            for wanted in launcher.missing():
+                self._link.ask("icon", partial(shown, wanted), workspace=name, icon=wanted)
+
+        def shown(icon_id: str, answer: dict[str, Any]) -> None:
+            image = icon(str(answer.get("png", "")))
+            if image is not None:
+                launcher.show_icon(icon_id, image)
+
+        self._link.ask("apps", got, workspace=name)
+
+    def leave_launcher(self) -> None:
+        self._window.launcher.hide()
+        self.wish(Side.WORK)
+
+    def _launch(self, app: str) -> None:
+        session = self.session
+        if session is None:
+            return
+        self.say(launched="")
+        self._window.note.say("Starting …", look.BUSY, 60)
+
+        def failed(error: TwofoldError) -> None:
+            self._window.note.say(error.happened, look.BAD, 6)
+
+        self._link.ask("launch", lambda answer: self._launches.update({str(answer["launch"]): app}), failed,
+                       workspace=session.card.name, app=app)  # fmt: skip
+        self.leave_launcher()
+
+    def _on_page(self, verb: str) -> None:
+        if self.session is not None:
+            self._link.ask(verb, workspace=self.session.card.name)
+
+    # -- the picture ----------------------------------------------------------------------------------------------------
+
+    def _refresh(self) -> None:
+        window, session = self._window, self.session
+        card = session.card if session else None
+        window.wear(card)
+        window.rail.show_cards([each.card for each in self._sessions.values()], self._current)
+        shown = self._side is not Side.PERSONAL
+        live = bool(session and session.live and not session.booting and shown)
+        self._keys.aim(
+            session.display if session else None, live=bool(session and session.live and not session.booting)
+        )
+        self.say(
+            live=live, launcher=window.launcher.isVisible(), workspace=self._current, run=str(card.run) if card else ""
+        )
+        if session is None or card is None:
+            return
+        notice = words.notice(card)
+        if notice is None and session.booting:
+            notice = Notice(f"Starting {card.title}", "The desktop is coming up.", "", busy=True)
+        if notice is None and session.image is None and card.runs:
+            notice = Notice(f"Opening {card.title}", "", "", busy=True)
+        if notice is not None:
+            retained = session.image is not None and card.run not in (RunState.STARTING, RunState.RUNNING)
+            window.page.tell(card, notice, session.progress, covers=not retained)
+            self._mark(session if retained else None)
+        else:
+            window.page.hide()
+            self._mark(session if shown and not live and not self._late.isActive() else None)
+
+    def _mark(self, session: Session | None) -> None:
+        """Say of a picture that is not live since when it stands, and that keys wait."""
+        note = self._window.note
+        if session is not None and session.retained_at:
+            held = f" · {self._keys.waiting} keys held" if self._keys.waiting else " · input is held"
+            note.say(f"Picture of {time.strftime('%H:%M', time.localtime(session.retained_at))}{held}", look.BUSY)
+        elif note.isVisible() and not self._launches:
+            note.say("", look.BUSY)
+
+    def close(self) -> None:
+        self._keys.aim(None, live=False)
+        for session in self._sessions.values():
+            session.detach()
+        self._link.close()

@@ -1,0 +1,103 @@
+"""The agent, seen from Qt: calls on a thread of their own, events as signals, and the way back when it was away."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from PySide6.QtCore import QObject, QSocketNotifier, Qt, QTimer, Signal
+
+from twofold.model.errors import TwofoldError, UnreachableError
+from twofold.switcher.ports import Agent, Dial, Events, Socket
+
+Answer = Callable[[Any], None]
+Failure = Callable[[TwofoldError], None]
+_Job = tuple[str, dict[str, Any], Answer, Failure]
+
+
+def _ignore(_: object) -> None:
+    return
+
+
+class Link(QObject):
+    """`heard` carries events; `here` tells whether the agent answers. Callbacks run on the GUI's thread."""
+
+    heard = Signal(object)
+    here = Signal(bool)
+    _done = Signal(object, object)
+
+    def __init__(self, path: Path, dial: Dial | None = None) -> None:
+        super().__init__()
+        self._path, self._dial = path, dial or Socket()
+        self._events: Events | None = None
+        self._notifier: QSocketNotifier | None = None
+        self._jobs: queue.Queue[_Job | None] = queue.Queue()
+        self._done.connect(lambda then, value: then(value), Qt.ConnectionType.QueuedConnection)
+        self._again = QTimer(self, interval=500)
+        self._again.timeout.connect(self._watch)
+        self._thread = threading.Thread(target=self._work, name="agent", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+        self._watch()
+
+    def close(self) -> None:
+        self._again.stop()
+        self._jobs.put(None)
+        self._drop()
+
+    def ask(self, verb: str, then: Answer = _ignore, failed: Failure = _ignore, **args: Any) -> None:
+        self._jobs.put((verb, args, then, failed))
+
+    def _watch(self) -> None:
+        try:
+            self._events = self._dial.events(self._path)
+        except TwofoldError:
+            self._again.start()
+            self.here.emit(False)
+            return
+        self._again.stop()
+        self._notifier = QSocketNotifier(self._events.fileno(), QSocketNotifier.Type.Read, self)
+        self._notifier.activated.connect(self._read)
+        self.here.emit(True)
+
+    def _read(self) -> None:
+        if self._events is None:
+            return
+        try:
+            for event in self._events.ready():
+                self.heard.emit(event)
+        except TwofoldError:
+            self._drop()
+            self._again.start()
+            self.here.emit(False)
+
+    def _drop(self) -> None:
+        if self._notifier is not None:
+            self._notifier.setEnabled(False)
+            self._notifier.deleteLater()
+            self._notifier = None
+        if self._events is not None:
+            self._events.close()
+            self._events = None
+
+    def _work(self) -> None:
+        agent: Agent | None = None
+        while (job := self._jobs.get()) is not None:
+            verb, args, then, failed = job
+            try:
+                agent = agent or self._dial.agent(self._path)
+                value = agent.display(args["workspace"]) if verb == "display" else agent.call(verb, **args)
+                self._done.emit(then, value)
+            except UnreachableError as gone:
+                if agent is not None:
+                    agent.close()
+                    agent = None
+                self._done.emit(failed, gone)
+            except TwofoldError as error:
+                self._done.emit(failed, error)
+        if agent is not None:
+            agent.close()

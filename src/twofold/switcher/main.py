@@ -1,0 +1,109 @@
+"""The switcher's command: `python -m twofold.switcher --socket PATH`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from twofold.model.errors import MissingError, TwofoldError
+
+
+def parser() -> argparse.ArgumentParser:
+    words = argparse.ArgumentParser(
+        prog="twofold switcher", description="Work beside the personal side, one key apart."
+    )
+    words.add_argument("--socket", type=Path, help="the agent's socket (default: the running agent's)")
+    words.add_argument(
+        "--key",
+        default="Pause",
+        help="the key that switches, by its X name (default: %(default)s; F13 is a good second)",
+    )
+    words.add_argument(
+        "--phone", action="store_true", help="the form for a phone; chosen by itself below 600 pixels of width"
+    )
+    words.add_argument(
+        "--pointer-as-touch", action="store_true", help="hand the pointer to the guest as an emulated finger"
+    )
+    words.add_argument("--front", action="store_true", help="come to the front at once")
+    words.add_argument("--status-fd", type=int, help="write what changes to this descriptor, one JSON object a line")
+    return words
+
+
+def main(argv: list[str] | None = None) -> int:
+    chosen = parser().parse_args(argv)
+    try:
+        return run(chosen)
+    except TwofoldError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - this is the command's own voice
+        return error.exit_code
+
+
+def run(chosen: argparse.Namespace) -> int:
+    from twofold.switcher.capabilities import session
+
+    here = session(os.environ)
+    if here.kind == "none":
+        raise MissingError(
+            "There is no screen to show Work on.", next="Run it in a graphical session (DISPLAY is not set)."
+        )
+    # Grabs are X's; under Wayland Qt must come through XWayland too, so that gate and window are in one server.
+    os.environ.setdefault("QT_QPA_PLATFORM", "xcb")
+    from PySide6.QtCore import QSocketNotifier, QTimer
+    from PySide6.QtGui import QGuiApplication
+    from PySide6.QtWidgets import QApplication
+
+    from twofold.platform.dirs import dirs
+    from twofold.switcher import look
+    from twofold.switcher.desk import Desk
+    from twofold.switcher.gate import Gate, Side
+    from twofold.switcher.link import Link
+    from twofold.switcher.session import Keys
+    from twofold.switcher.window import Window
+
+    app = QApplication([sys.argv[0]])
+    app.setApplicationName("Twofold")
+    app.setQuitOnLastWindowClosed(False)
+    screen = QGuiApplication.primaryScreen().geometry()
+    metrics = look.PHONE if chosen.phone or screen.width() < look.PHONE_BELOW else look.DESKTOP
+    window = Window(metrics, chosen.key, pointer_as_touch=chosen.pointer_as_touch)
+    keys, link = Keys(), Link(chosen.socket or dirs().agent_socket)
+    desk = Desk(window, link, keys, chosen.status_fd)
+    # Mapped once out of sight, so that Qt holds it for shown; from then on the gate maps and unmaps it by itself.
+    window.setGeometry(screen.translated(-2 * screen.width(), 0))
+    window.show()
+    gate = Gate(
+        int(window.winId()),
+        keys,
+        key=chosen.key,
+        on_move=desk.moved.emit,
+        on_chord=desk.chord.emit,
+        on_layout=desk.layout.emit,
+    )
+    desk.wish = gate.wish
+    app.processEvents()
+    gate.hide_first()
+    window.cover()
+    QGuiApplication.primaryScreen().geometryChanged.connect(window.cover)
+    gate.start()
+    link.start()
+
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: app.quit())
+    awake = QSocketNotifier(reader.fileno(), QSocketNotifier.Type.Read)
+    awake.activated.connect(lambda: reader.recv(64))
+    QTimer.singleShot(0, lambda: desk.say(ready=True, shown=False))
+    if chosen.front:
+        gate.wish(Side.WORK)
+    try:
+        return app.exec()
+    finally:
+        gate.close()
+        desk.close()
+        signal.set_wakeup_fd(-1)
