@@ -244,7 +244,7 @@ def test_a_disk_that_fills_up_pauses_the_guest_and_it_goes_on_when_there_is_room
                 client.finish("start", workspace="work")
             filler.unlink()
             client.finish("start", workspace="work")
-            filler = _fill(small_disk, 1 << 20)
+            filler = _fill(small_disk, 64 << 10)
             with pytest.raises(NoRoomError):
                 client.finish("suspend", workspace="work")
             assert info(client)["pid"] > 0  # the guest is there as before

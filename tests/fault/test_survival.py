@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -31,17 +32,9 @@ def until(client: Client, done: Callable[[dict[str, Any]], bool], seconds: float
 
 
 def vault_pid(device: Device) -> int:
-    """The vault's process: the one of this user's whose command line names the workspace's runtime folder, QEMU apart."""
-    marker = str(device.dirs.workspace_runtime("work")).encode()
-    for entry in filter(str.isdigit, os.listdir("/proc")):  # noqa: PTH208
-        try:
-            with open(f"/proc/{entry}/cmdline", "rb") as file:  # noqa: PTH123
-                words = file.read()
-        except OSError:
-            continue
-        if b"qemu-storage-daemon" in words and marker in words:
-            return int(entry)
-    raise AssertionError("no vault process")
+    """The vault's process, by its own record in the workspace's runtime folder."""
+    record = json.loads((device.dirs.workspace_runtime("work") / "vault.json").read_text())
+    return int(record["pid"])
 
 
 def alive(pid: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import stat
@@ -138,12 +139,7 @@ def processes(device: Device, client: Client) -> dict[str, int]:
     """The agent, QEMU and the vault's process."""
     assert device.process is not None
     found = {"agent": device.process.pid, "qemu": client.call("info", workspace="work")["pid"]}
-    marker = str(device.dirs.workspace_runtime("work")).encode()
-    for entry in filter(str.isdigit, os.listdir("/proc")):  # noqa: PTH208
-        with contextlib.suppress(OSError):
-            words = Path(f"/proc/{entry}/cmdline").read_bytes()
-            if b"qemu-storage-daemon" in words and marker in words:
-                found["vault"] = int(entry)
+    found["vault"] = json.loads((device.dirs.workspace_runtime("work") / "vault.json").read_text())["pid"]
     return found
 
 

@@ -77,7 +77,7 @@ class Guest:
 
     async def _keep(self) -> None:
         """Connect, ask hello until it answers, then look now and then whether it still does."""
-        from twofold.agent.channel import GuestChannel
+        from twofold.agent.channel import MAX_MALFORMED, GuestChannel
 
         while True:
             try:
@@ -91,7 +91,10 @@ class Guest:
                 self._is(up=False, session_up=False)
             except TwofoldError as gone:
                 log.info("guest channel: %s", gone.code)
+                cut_off = self._channel is not None and self._channel.malformed >= MAX_MALFORMED
                 await self._drop()
+                if cut_off:
+                    return  # it talks nonsense: until the next start this guest has no agent
             await asyncio.sleep(_CHECK if self.up and self.session_up else _AGAIN)
 
     async def _set_time(self, channel: GuestChannel) -> None:

@@ -70,9 +70,7 @@ async def _power_on(
     able = await engine.capabilities()
     sound = lease.policy.sound_out or lease.policy.sound_in
     spec = hardware.spec(lease, image, ws.record, sound=sound)
-    saved = None
-    if not (boot and ws.record.memory_stored):
-        saved = await asyncio.to_thread(vault.memory_identity)
+    saved = None if boot else await asyncio.to_thread(vault.memory_identity)
     resuming = saved is not None
     if saved is not None:
         _require_fit(ws, saved, hardware.identity(spec, image, engine, able, await asyncio.to_thread(vault.head)))

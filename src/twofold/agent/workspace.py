@@ -258,7 +258,7 @@ class Workspace:
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (failed := task.exception()) is not None:
-            log.error("supervision failed: %s", failed, extra={"workspace": self.name})
+            log.error("supervision failed", exc_info=failed, extra={"workspace": self.name})
 
     async def let_go(self) -> None:
         """The agent ends; the machine and its vault go on, for the next agent to take over."""
