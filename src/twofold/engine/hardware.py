@@ -134,7 +134,9 @@ def _board(spec: Spec, options: Options) -> Iterator[str]:
     )
     yield from ("-cpu", cpu(spec, options.accelerator))
     yield from ("-smp", str(spec.cpus), "-m", f"{spec.memory_mib}M")
-    yield from ("-object", words("memory-backend-memfd", id="ram", size=f"{spec.memory_mib}M", share=True))
+    # Private memory, not a memfd: suspending reads all of it, and reading a page of a memfd that was never touched makes it
+    # real (measured: 284 MiB resident became 1132 MiB for a guest of 1 GiB).
+    yield from ("-object", words("memory-backend-ram", id="ram", size=f"{spec.memory_mib}M"))
     if spec.arch is Arch.AMD64:
         yield from ("-device", words("vmgenid", guid="auto"))
     yield from ("-rtc", "base=utc,clock=host,driftfix=slew" if spec.arch is Arch.AMD64 else "base=utc,clock=host")

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import socket
+import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ from twofold.model.machine import Capabilities, Spec
 from twofold.platform import cgroup, memory
 from twofold.platform.limits import harden, locked_memory_limit, start_time
 from twofold.platform.peers import listen
+from twofold.platform.process import disown
 from twofold.platform.run import CommandError, find, replayable, run, spawn
 
 OLDEST = (10, 0)  # mapped-ram through a memfd, and the machine types above
@@ -110,7 +112,7 @@ class HostedEngine:
             return None
         if type(pid) is not int or not same_process(pid, started):
             return None
-        return HostedMachine(pid, runtime, await Monitor.connect(runtime / QMP), str(share)[:300], None)
+        return HostedMachine(pid, runtime, await Monitor.connect(runtime / QMP), str(share)[:300])
 
 
 async def _launch(
@@ -143,8 +145,7 @@ async def _launch(
         fds = [handed.qmp, handed.agent, *handed.disks.values(), handed.kernel, handed.initrd, code, variables]
         log = ours.enter_context((runtime / LOG).open("wb"))
         child = spawn(argv, pass_fds=[fd for fd in fds if fd is not None], stderr=log)
-    undo.callback(child.wait)
-    undo.callback(child.kill)
+    undo.callback(_end, child)
     harden(child.pid, oom_adjust=-500)
     share = cgroup.favour(child.pid, runtime.name, spec.memory_mib << 20)
     undo.callback(cgroup.release, runtime.name)
@@ -156,9 +157,18 @@ async def _launch(
         child.kill()
         status = child.wait()
         raise _translated(argv, status, last_words(runtime / LOG, 8)) from failed
-    machine = HostedMachine(child.pid, runtime, monitor, share.says, child)
+    disown(child)
+    machine = HostedMachine(child.pid, runtime, monitor, share.says)
     undo.push_async_callback(machine.close)
+    undo.push_async_callback(machine.kill)
     return machine
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """Undo a start that failed before there was a machine to kill."""
+    if child.returncode is None:
+        child.kill()
+        child.wait()
 
 
 async def _connect(runtime: Path, pid: int) -> Monitor:

@@ -9,7 +9,6 @@ import re
 import select
 import signal
 import socket
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from twofold.engine.seam import Stats
 from twofold.model.errors import ConflictError, DamagedError, TimedOutError, TwofoldError, UnreachableError
 from twofold.platform import cgroup, memfd, memory
 from twofold.platform.limits import start_time
+from twofold.platform.process import reap
 
 QMP, CHANNEL, PIDFILE, LOG = "qmp.sock", "agent-channel.sock", "machine.json", "qemu.log"
 
@@ -36,15 +36,12 @@ _REASONS = {
 class HostedMachine:
     """One QEMU process. `paused_by_store` says that QEMU stopped the guest because a disk was full or gone."""
 
-    def __init__(
-        self, pid: int, runtime: Path, monitor: Monitor, share: str, child: subprocess.Popen[bytes] | None
-    ) -> None:
-        self._pid, self._runtime, self._monitor, self._child = pid, runtime, monitor, child
+    def __init__(self, pid: int, runtime: Path, monitor: Monitor, share: str) -> None:
+        self._pid, self._runtime, self._monitor = pid, runtime, monitor
         self.share = share
         self._pidfd = os.pidfd_open(pid)
         self._reason: str | None = None
         self._killed = False
-        self._tasks: set[asyncio.Task[Any]] = set()
         self.paused_by_store = asyncio.Event()
         monitor.watch(("SHUTDOWN", "BLOCK_IO_ERROR", "RESUME"), self._heard)
 
@@ -147,14 +144,15 @@ class HostedMachine:
             await self._monitor.run("remove-fd", fdset_id=_FDSET + 1)
 
     async def kill(self) -> None:
-        self._killed = True
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-        await self.wait()
+        if self._pidfd >= 0:
+            self._killed = True
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            await self.wait()
 
     async def wait(self) -> str:
         await readable(self._pidfd)
-        status = self._child.poll() if self._child else None
+        status = reap(self._pidfd)
         cgroup.release(self._group)
         if self._reason is None:
             if self._killed or status == -signal.SIGKILL:
@@ -170,8 +168,6 @@ class HostedMachine:
         return Stats(self._resident(), self._cpu_seconds(), str(status))
 
     async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
         await self._monitor.close()
         if self._pidfd >= 0:
             os.close(self._pidfd)
@@ -204,7 +200,8 @@ class HostedMachine:
 async def enable_memory_file(monitor: Monitor) -> None:
     on = [{"capability": name, "state": True} for name in ("mapped-ram", "multifd", "events")]
     await monitor.run("migrate-set-capabilities", capabilities=on)
-    await monitor.run("migrate-set-parameters", multifd_channels=_CHANNELS)
+    # QEMU paces a migration to 128 MiB/s for a network unless told otherwise.
+    await monitor.run("migrate-set-parameters", multifd_channels=_CHANNELS, max_bandwidth=1 << 40)
 
 
 async def migrate(monitor: Monitor, command: str, seconds: float) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from twofold.model.errors import DamagedError, TimedOutError, TwofoldError, UnreachableError
 from twofold.platform.limits import harden, start_time
 from twofold.platform.peers import listen
+from twofold.platform.process import disown, reap
 from twofold.platform.run import spawn
 
 SOCKET, RECORD, LOG = "vault.sock", "vault.json", "vault.log"
@@ -37,8 +38,8 @@ class Export:
 class Daemon:
     """A running storage daemon."""
 
-    def __init__(self, pid: int, runtime: Path, child: subprocess.Popen[bytes] | None) -> None:
-        self.pid, self._runtime, self._child = pid, runtime, child
+    def __init__(self, pid: int, runtime: Path) -> None:
+        self.pid, self._runtime = pid, runtime
         self._pidfd = os.pidfd_open(pid)
 
     def connect(self) -> socket.socket:
@@ -69,10 +70,9 @@ class Daemon:
                 signal.pidfd_send_signal(self._pidfd, number)
             if select.select([self._pidfd], [], [], seconds)[0]:
                 break
+        reap(self._pidfd)
         os.close(self._pidfd)
         self._pidfd = -1
-        if self._child is not None:
-            self._child.wait()
         for name in (SOCKET, RECORD):
             (self._runtime / name).unlink(missing_ok=True)
 
@@ -109,7 +109,7 @@ def start(exports: Sequence[Export], passphrase: bytes, lock: int, runtime: Path
     fresh = runtime / f"{RECORD}.new"
     fresh.write_text(json.dumps(record))
     fresh.replace(runtime / RECORD)
-    return Daemon(child.pid, runtime, child)
+    return Daemon(disown(child), runtime)
 
 
 def attach(runtime: Path) -> Daemon | None:
@@ -121,7 +121,7 @@ def attach(runtime: Path) -> Daemon | None:
         return None
     if type(pid) is not int or started is None or start_time(pid) != started:
         return None
-    return Daemon(pid, runtime, None)
+    return Daemon(pid, runtime)
 
 
 def _argv(exports: Sequence[Export], server: int, reader: int) -> list[str]:

@@ -1,0 +1,103 @@
+"""Spec in, command line out: golden files. TWOFOLD_GOLDEN=write renews them; read the difference before committing it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from twofold.engine.devices import Handed, words
+from twofold.engine.hardware import Options, command, cpu, machine_type
+from twofold.model.errors import UsageError
+from twofold.model.image import Arch, Firmware
+from twofold.model.machine import Accelerator, Disk, Spec
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "qemu"
+
+OURS = Spec(
+    "work", Arch.AMD64, Firmware.DIRECT, 1024, 2,
+    (Disk("system", "vda", 1 << 30, read_only=True), Disk("user", "vdb", 1 << 32, read_only=False)), "quiet a=b,c",
+)  # fmt: skip
+THEIRS = Spec(
+    "windows", Arch.AMD64, Firmware.UEFI, 4096, 2, (Disk("disk", "sda", 1 << 35, read_only=False),), agent_channel=False
+)
+HANDED = Handed(10, 11, {"system": 12, "user": 13, "disk": 14}, 15, 16, 17, 18)
+TCG = Options(Accelerator.TCG)
+
+CASES = {
+    "direct-amd64": (OURS, TCG),
+    "direct-amd64-resume": (OURS, Options(Accelerator.TCG, stopped=True, incoming=True)),
+    "direct-amd64-kvm-locked": (OURS, Options(Accelerator.KVM, lock=True)),
+    "direct-arm64": (dataclasses.replace(OURS, arch=Arch.ARM64), TCG),
+    "silent": (dataclasses.replace(OURS, sound=False, width=412, height=915), TCG),
+    "uefi-amd64": (THEIRS, TCG),
+    "uefi-arm64": (dataclasses.replace(THEIRS, arch=Arch.ARM64), TCG),
+    "bios-amd64": (dataclasses.replace(THEIRS, firmware=Firmware.BIOS), TCG),
+}
+
+
+def lines(argv: list[str]) -> str:
+    """One option and its value a line, so that a difference reads well."""
+    return "".join(("\n" if word.startswith("-") else " ") + word for word in argv).lstrip("\n") + "\n"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_command_line(name: str) -> None:
+    spec, options = CASES[name]
+    text = lines(command(spec, HANDED, options))
+    file = GOLDEN / f"{name}.txt"
+    if os.environ.get("TWOFOLD_GOLDEN") == "write":
+        file.write_text(text)
+    assert text == file.read_text()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_guest_is_confined(name: str) -> None:
+    argv = command(CASES[name][0], HANDED, CASES[name][1])
+    text = " ".join(argv)
+    assert argv[argv.index("-sandbox") + 1].startswith("on,obsolete=deny,elevateprivileges=deny,spawn=deny")
+    assert {"-nodefaults", "-no-user-config"} < set(argv)
+    assert argv[argv.index("-nic") + 1] == "none"
+    assert not any(word in text for word in ("virtio-net", "e1000", "-netdev", "vnc", "tcp:", "unix:", "hostfwd"))
+    machine = argv[argv.index("-machine") + 1]
+    assert machine.startswith(machine_type(CASES[name][0]) + ",")
+    assert "dump-guest-core=off" in machine
+
+
+def test_a_value_cannot_become_another_option() -> None:
+    assert words("x", name="a,b=c") == "x,name=a,,b=c"
+
+
+def test_golden_files_are_all_used() -> None:
+    assert {file.stem for file in GOLDEN.glob("*.txt")} == set(CASES)
+
+
+def test_what_is_missing_is_said() -> None:
+    with pytest.raises(UsageError, match="kernel"):
+        command(OURS, dataclasses.replace(HANDED, kernel=None), TCG)
+    with pytest.raises(UsageError, match="firmware"):
+        command(THEIRS, dataclasses.replace(HANDED, firmware_vars=None), TCG)
+    with pytest.raises(UsageError, match="socket"):
+        command(OURS, dataclasses.replace(HANDED, agent=None), TCG)
+
+
+def test_cpu_models() -> None:
+    assert cpu(OURS, Accelerator.TCG) == "max"
+    assert cpu(OURS, Accelerator.KVM) == "host"
+
+
+@pytest.mark.parametrize("name", ["silent", "bios-amd64"])
+def test_the_real_qemu_takes_every_word(name: str, tmp_path: Path) -> None:
+    """All of it but the descriptors: QEMU is asked to build the board and stop before the first instruction."""
+    if shutil.which("qemu-system-x86_64") is None:
+        pytest.skip("no QEMU here")
+    spec = dataclasses.replace(CASES[name][0], disks=(), agent_channel=False)
+    argv = command(spec, HANDED, Options(Accelerator.TCG, stopped=True))
+    drop = {"-kernel", "-initrd", "-append", "-chardev", "-mon"}
+    kept = [word for at, word in enumerate(argv) if word not in drop and argv[at - 1] not in drop]
+    done = subprocess.run([*kept, "-monitor", "stdio"], input=b"quit\n", capture_output=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr.decode()
