@@ -27,6 +27,10 @@ def people() -> None:
     Path("/etc/fstab").write_text("")
     # The machine's identity is the workspace's; a constant here keeps the image the same for all.
     Path("/etc/machine-id").write_text("00000000000000000000000000000001\n")
+    bus = Path("/var/lib/dbus/machine-id")
+    bus.parent.mkdir(parents=True, exist_ok=True)
+    bus.unlink(missing_ok=True)
+    bus.symlink_to("/etc/machine-id")
 
 
 def units() -> None:

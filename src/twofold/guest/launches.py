@@ -50,6 +50,8 @@ class Launches:
         self._d, self._environment, self._emit = display, environment, emit
         self._waiting: list[_Launch] = []
         self._children: list[subprocess.Popen[bytes]] = []
+        self._small = False
+        self._filled: set[int] = set()
         self._known: set[int] = set(display.numbers(display.root, "_NET_CLIENT_LIST"))
         self._entries = entries()
         self._by_name = {name: entry.id for entry in self._entries.values() for name in names_of(entry)}
@@ -88,7 +90,24 @@ class Launches:
         for window in ids:
             if window not in self._known:
                 self._arrived(window)
+                if self._small:
+                    self._maximise(window, 1)
         self._known = set(ids)
+        self._filled &= self._known
+
+    def fill(self, *, small: bool) -> None:
+        """On a small screen every window has all of it; on a larger one those that were made so go back."""
+        if small != self._small:
+            self._small = small
+            for window in self._known if small else set(self._filled):
+                self._maximise(window, int(small))
+
+    def _maximise(self, window: int, on: int) -> None:
+        if self._d.words(window, "WM_CLASS").startswith("twofold-probe") or not self.is_normal(window):
+            return
+        atoms = [self._d.atom(f"_NET_WM_STATE_MAXIMIZED_{way}") for way in ("HORZ", "VERT")]
+        (self._filled.add if on else self._filled.discard)(window)
+        self._d.tell_root("_NET_WM_STATE", on, *atoms, 1, window=window)
 
     def x_event(self, event: Event) -> None:
         # Windows that no manager manages (our own probe) are seen when they are mapped.

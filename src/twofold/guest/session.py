@@ -24,6 +24,7 @@ from twofold.guest.xlib import PROPERTY_CHANGE, PROPERTY_NOTIFY, STRUCTURE, SUBS
 USER = "user"
 ENVIRONMENT = Path("/usr/lib/twofold/session.env")
 MAX_WINDOWS = 256
+SMALL = 640  # pixels of width below which a window gets the whole screen, as on a phone
 _XKB = re.compile(r"[A-Za-z0-9_,:()+.-]*")
 _XSOCKET = Path("/tmp/.X11-unix/X0")
 _WALLPAPER = ["/usr/lib/twofold/wallpaper"]
@@ -138,10 +139,11 @@ class Session:
         now = self._screen.resize(width, height, BASE_DPI * scale // 100)
         if self._settings.set(scale):
             # Neither takes a new size of text while it runs; both start again in a moment, windows stay.
-            _signal("tint2", signal.SIGUSR1)
+            _signal("tint2", signal.SIGTERM)
             self._d.tell_root("_OB_CONTROL", 2)
         if now != before:
             self._spawn(_WALLPAPER)
+            self._launches.fill(small=now[0] < SMALL)
         return {"width": now[0], "height": now[1]}
 
     def _layout(self, args: Mapping[str, Any]) -> dict[str, Any]:

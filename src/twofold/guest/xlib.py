@@ -141,10 +141,10 @@ class Display:
             out.append(event)
         return out
 
-    def tell_root(self, kind: str, *data: int) -> None:
-        """A client message to the root window, the way window managers are spoken to."""
+    def tell_root(self, kind: str, *data: int, window: int = 0) -> None:
+        """A client message to the root window (about `window`), the way window managers are spoken to."""
         event = Event()
-        event.message.type, event.message.window, event.message.format = CLIENT_MESSAGE, self.root, 32
+        event.message.type, event.message.window, event.message.format = CLIENT_MESSAGE, window or self.root, 32
         event.message.kind = self.atom(kind)
         for index, value in enumerate(data):
             event.message.data[index] = value

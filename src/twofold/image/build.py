@@ -36,7 +36,7 @@ class Built:
     manifest: ImageVersion
 
     def path(self, part: str) -> Path:
-        return self.folder / FILES[part]
+        return self.folder / (FILES[part] if self.manifest.firmware is Firmware.DIRECT else f"{part}.raw")
 
 
 def build(where: Path, arch: Arch, cache: Path, progress: Progress = silent) -> Built:
@@ -48,6 +48,8 @@ def build(where: Path, arch: Arch, cache: Path, progress: Progress = silent) -> 
     wanted = recipe.read(where, arch)
     guest = Path(twofold.guest.__file__).parent
     target = cache / "builds" / recipe.key(where, guest, wanted, arch)
+    if target.is_dir():  # looked at before anything is written: the cache may be another user's, and readable only
+        return load(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     with _alone(target.with_suffix(".lock")):
         if target.is_dir():
@@ -130,30 +132,31 @@ def _assemble(wanted: recipe.Recipe, arch: Arch, work: Path, out: Path) -> Image
 
 
 def user_template(path: Path, size: int) -> None:
-    """An empty ext4 file system of `size` bytes, sparse; the guest makes the home folder in it at its first start."""
+    """The beginning of an empty ext4 file system of `size` bytes: all that is not zero. A disk of `size` bytes that starts with
+    it is whole; the guest makes the home folder in it at its first start.
+    """
     with path.open("xb") as file:
         file.truncate(size)
-    env = {"E2FSPROGS_FAKE_TIME": "1700000000", "SOURCE_DATE_EPOCH": "1700000000"}
-    options = f"lazy_itable_init=1,lazy_journal_init=1,hash_seed={_USER_UUID},nodiscard"
+    # One superblock, all tables at the start: the rest of the disk is zero and need not be stored, hashed or sent.
+    features = "^resize_inode,sparse_super2"
+    options = f"lazy_itable_init=1,lazy_journal_init=1,hash_seed={_USER_UUID},nodiscard,num_backup_sb=0"
     run(
-        [
-            "mkfs.ext4",
-            "-q",
-            "-F",
-            "-U",
-            _USER_UUID,
-            "-J",
-            "size=16",
-            "-m",
-            "0",
-            "-E",
-            options,
-            "-O",
-            "^resize_inode",
-            path,
-        ],
-        env=env,
-    )
+        ["mkfs.ext4", "-q", "-F", "-U", _USER_UUID, "-m", "0", "-G", "64", "-J", "size=16,location=2048",
+         "-O", features, "-E", options, path],
+        env={"E2FSPROGS_FAKE_TIME": "1700000000", "SOURCE_DATE_EPOCH": "1700000000"},
+    )  # fmt: skip
+    with path.open("r+b") as file:
+        file.truncate(-(-_data_end(file.fileno()) // _BLOCK) * _BLOCK)
+
+
+def _data_end(fd: int) -> int:
+    """Where the last data of a sparse file ends (lseek(2), SEEK_DATA)."""
+    end = 0
+    while True:
+        try:
+            end = os.lseek(fd, os.lseek(fd, end, os.SEEK_DATA), os.SEEK_HOLE)
+        except OSError:
+            return end
 
 
 def part(name: str, path: Path) -> Part:
