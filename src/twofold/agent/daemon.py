@@ -23,7 +23,7 @@ from twofold.agent.verbs import verbs
 from twofold.agent.workspace import Workspace
 from twofold.model.canonical import canonical
 from twofold.model.errors import ConflictError
-from twofold.model.workspace import RunState
+from twofold.model.workspace import Custody, RunState
 from twofold.platform.dirs import Dirs
 
 log = logging.getLogger(__name__)
@@ -36,9 +36,12 @@ class Agent:
         self.registry = Registry(dirs, self.rooms, self._tell)
         self.operations = Operations(self._operation_changed)
         self._listener: Listener | None = None
+        self._supervision = Supervision(self.registry.all, self._suspend, self._heartbeat)
         self._over = asyncio.Event()
 
     def _tell(self, event: Mapping[str, Any]) -> None:
+        if event.get("event") == "workspace":
+            self._supervision.wake()
         if self._listener is not None:
             self._listener.tell(event)
 
@@ -72,8 +75,7 @@ class Agent:
                     self.registry.drop(ws)
             self._listener = Listener(self.dirs.agent_socket, verbs(self))
             log.info("agent ready", extra={"workspaces": len(self.registry.all())})
-            supervision = Supervision(self.registry.all, self._suspend, self._heartbeat)
-            tasks = {loop.create_task(self._listener.serve()), loop.create_task(supervision.run())}
+            tasks = {loop.create_task(self._listener.serve()), loop.create_task(self._supervision.run())}
             over = loop.create_task(self._over.wait())
             done, _ = await asyncio.wait({*tasks, over}, return_when=asyncio.FIRST_COMPLETED)
             for task in {*tasks, over}:
@@ -96,11 +98,11 @@ class Agent:
     async def wind_down(self, *, suspend: bool) -> None:
         """End this agent; with `suspend` first suspend what runs. Raises the first suspend's error, and then goes on serving."""
         if suspend:
-            started = [self._suspend(ws) for ws in self.registry.all() if ws.machine is not None]
-            for operation in started:
+            still = (RunState.OFF, RunState.SUSPENDED, RunState.BROKEN)
+            started = [(ws, self._suspend(ws)) for ws in self.registry.all() if ws.run not in still]
+            for ws, operation in started:
                 await operation.wait(None)
-            for operation in started:
-                if operation.error is not None:
+                if operation.error is not None and ws.machine is not None:
                     raise operation.error
         asyncio.get_running_loop().call_later(0.05, self._over.set)  # after the answer is out
 
@@ -109,10 +111,12 @@ class Agent:
 
     async def _heartbeat(self) -> int:
         """Fetch this device's leases as they are now; one that is missing was taken back. Returns the time of the answer."""
+        # Those that were here before we asked: a check-out that ends meanwhile is not in this answer.
+        here = [ws for ws in self.registry.all() if ws.wrong is None and ws.record.custody is Custody.CHECKED_OUT]
         signed = await asyncio.to_thread(lambda: self.rooms.remote().heartbeat())
         held = {each.lease.workspace: each for each in signed}
-        for ws in self.registry.all():
-            if ws.lease is None or ws.wrong is not None:
+        for ws in here:
+            if ws.lease is None or self.registry.find(ws.name) is not ws:
                 continue
             fresh = held.get(ws.name)
             if fresh is None:
@@ -125,9 +129,6 @@ class Agent:
             if ws.record.taken:
                 ws.note(taken=False)
         return int(time.time())
-
-    def running(self) -> list[Workspace]:
-        return [ws for ws in self.registry.all() if ws.record.run in (RunState.RUNNING, RunState.PAUSED)]
 
 
 def claim(dirs: Dirs) -> int:

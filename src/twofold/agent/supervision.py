@@ -15,7 +15,8 @@ from twofold.model.workspace import RunState
 
 log = logging.getLogger(__name__)
 
-TICK = 2.0  # seconds
+TICK = 2.0  # seconds while something runs
+IDLE = 10.0  # and while nothing does
 PAUSE_BELOW = 96 << 20  # bytes free on the vault's disk; a suspend's memory would still be refused before it starts
 RESUME_ABOVE = 160 << 20
 _SLEPT = 2.0  # seconds that the two clocks may drift apart between two ticks
@@ -34,13 +35,13 @@ class Supervision:
     ) -> None:
         self._workspaces, self._suspend, self._heartbeat = workspaces, suspend, heartbeat
         self._no_room: set[str] = set()
+        self._woken = asyncio.Event()
         self._next_beat = 0.0
         self._gap = _gap()
 
     async def run(self) -> None:
         while True:
-            running = [ws for ws in self._workspaces() if ws.machine is not None]
-            await asyncio.sleep(TICK if running else 5 * TICK)
+            await self._rest()
             slept = self._after_sleep()
             for ws in self._workspaces():
                 try:
@@ -48,6 +49,21 @@ class Supervision:
                 except TwofoldError as failed:
                     log.warning("supervision: %s", failed, extra={"workspace": ws.name})
             await self._beat()
+
+    def wake(self) -> None:
+        """Something has changed: look soon, even where nothing ran before."""
+        self._woken.set()
+
+    async def _rest(self) -> None:
+        if any(ws.machine is not None for ws in self._workspaces()):
+            await asyncio.sleep(TICK)
+            return
+        self._woken.clear()
+        try:
+            async with asyncio.timeout(IDLE):
+                await self._woken.wait()
+        except TimeoutError:
+            pass  # nothing has changed; the heartbeat may be due
 
     def _after_sleep(self) -> bool:
         """CLOCK_BOOTTIME counts while the host system sleeps, CLOCK_MONOTONIC does not (clock_gettime(2))."""

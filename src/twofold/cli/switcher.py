@@ -15,7 +15,7 @@ def run(socket: Path) -> None:
     """Open the switcher and stay until it is closed; the workspace goes on in the agent's care."""
     # It is a window of this desktop: it needs the session's own variables, display and cookie among them.
     child = spawn(
-        [sys.executable, "-m", "twofold.switcher", "--socket", socket], env=dict(os.environ), stderr=sys.stderr.buffer,
+        [sys.executable, "-m", "twofold.switcher", "--socket", socket, "--front"], env=dict(os.environ), stderr=sys.stderr.buffer,
         new_session=False,
     )  # fmt: skip
     try:
