@@ -6,15 +6,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from os import PathLike
+from typing import TypeAlias
 
-type Row = tuple[int, int, int, bytes, bytes]
+Row: TypeAlias = tuple[int, int, int, bytes, bytes]
 """offset, size, stored, id, key: see `twofold.image.chunks.Chunk`."""
 
 class Sealer:
     """Cuts and seals the file at `path` for the company with `secret` (32 bytes). `known` lists (key, id, stored) of chunks that
     were published before and are not sealed again."""
 
-    def __new__(cls, path: str | PathLike[str], secret: bytes, known: Sequence[tuple[bytes, bytes, int]] = ...) -> Sealer: ...
+    def __new__(
+        cls, path: str | PathLike[str], secret: bytes, known: Sequence[tuple[bytes, bytes, int]] = ...
+    ) -> Sealer: ...
     def next(self, window: int) -> Batch | None:
         """Seal what the next `window` bytes complete; None at the end. A window of holes gives a batch without rows."""
 

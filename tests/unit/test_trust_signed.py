@@ -16,7 +16,7 @@ from twofold.model.canonical import canonical
 from twofold.model.errors import BadInputError, RefusedError, TwofoldError
 from twofold.trust import request
 from twofold.trust.keys import SigningKey
-from twofold.trust.signed import Context, message, sign, verify
+from twofold.trust.signed import Context, message, sign, verify, verify_by
 
 KEY, OTHER = SigningKey.make(), SigningKey.make()
 TRUSTED = [KEY.verify_key]
@@ -50,6 +50,12 @@ def test_a_signature_under_anothers_name_is_refused() -> None:
     swapped["signatures"][0]["key"] = KEY.id
     with pytest.raises(RefusedError):
         verify(Context.IMAGE, swapped, TRUSTED)
+
+
+def test_who_signed_is_proved_not_claimed() -> None:
+    false = signed(OTHER, KEY)
+    false["signatures"][0]["sig"] = false["signatures"][1]["sig"]
+    assert verify_by(Context.IMAGE, false, [OTHER.verify_key, KEY.verify_key])[0] == KEY.verify_key
 
 
 def test_stripped_signatures_are_refused() -> None:

@@ -46,7 +46,12 @@ def sign(context: Context, document: Any, *keys: SigningKey) -> dict[str, Any]:
 
 
 def verify(context: Context, untrusted_document: object, keys: Iterable[VerifyKey]) -> Any:
-    """Return the payload, parsed, if one of `keys` signed it as this kind of document.
+    """Return the payload, parsed, if one of `keys` signed it as this kind of document. Raises as `verify_by`."""
+    return verify_by(context, untrusted_document, keys)[1]
+
+
+def verify_by(context: Context, untrusted_document: object, keys: Iterable[VerifyKey]) -> tuple[VerifyKey, Any]:
+    """Return which of `keys` signed a document (the first that did; what a signature claims counts for nothing) and its payload.
 
     Raises:
         BadInputError: it is not a signed document, or its payload is not canonical.
@@ -54,7 +59,10 @@ def verify(context: Context, untrusted_document: object, keys: Iterable[VerifyKe
     """
     untrusted_payload, signatures = _open(untrusted_document)
     signed = message(context, untrusted_payload)
-    if not any(key.verifies(sig, signed) for key in keys for claimed, sig in signatures if claimed == key.id):
+    signer = next(
+        (key for key in keys if any(key.verifies(sig, signed) for name, sig in signatures if name == key.id)), None
+    )
+    if signer is None:
         raise RefusedError(
             f"The {context} is not signed by a key that this machine trusts.",
             safe="It was not used.",
@@ -67,7 +75,7 @@ def verify(context: Context, untrusted_document: object, keys: Iterable[VerifyKe
         raise BadInputError(f"The {context} is signed and cannot be read.") from off
     if not same:
         raise BadInputError(f"The {context} is signed and not in canonical form.")
-    return document
+    return signer, document
 
 
 def _open(untrusted_document: object) -> tuple[bytes, list[tuple[str, bytes]]]:

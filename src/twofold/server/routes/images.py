@@ -20,7 +20,7 @@ from twofold.server.bodies import Ids, NewPublisher, Signed
 from twofold.server.context import TheCaller, TheServer, nothing
 from twofold.server.tables import Image, Publisher, Version, VersionChunk
 from twofold.trust.keys import VerifyKey
-from twofold.trust.signed import Context, verify
+from twofold.trust.signed import Context, verify_by
 
 router = APIRouter(tags=["images"])
 
@@ -105,8 +105,8 @@ def commit(name: str, body: Signed, caller: TheCaller, server: TheServer) -> dic
     image_name, signed = slug(name, "an image"), body.model_dump()
     with server.database.read() as session:
         keys = [VerifyKey.from_hex(row.public) for row in session.scalars(select(Publisher))]
-    index = ImageIndex.from_wire(verify(Context.IMAGE, signed, keys))
-    signer = next(key.id for key in keys if key.id in {row["key"] for row in body.signatures})
+    signer, document = verify_by(Context.IMAGE, signed, keys)
+    index = ImageIndex.from_wire(document)
     manifest, ids = index.manifest, index.ids
     if manifest.image != image_name:
         raise BadInputError(
@@ -132,12 +132,12 @@ def commit(name: str, body: Signed, caller: TheCaller, server: TheServer) -> dic
                 next="Publish again: it takes the next version.",
             )
         version = Version(
-            image_id=image.id, version=manifest.version, document=canonical(signed).decode(), publisher=signer,
+            image_id=image.id, version=manifest.version, document=canonical(signed).decode(), publisher=signer.id,
             manifest=canonical(manifest.to_wire()).decode(), bytes=sum(ids.values()), published=int(time.time()),
         )  # fmt: skip
         session.add(version)
         session.flush()
         if ids:
             session.execute(insert(VersionChunk), [{"version_id": version.id, "chunk": chunk} for chunk in ids])
-        audit.record(session, caller.actor, "publish", f"{image_name} {manifest.version} by {signer[:16]}")
+        audit.record(session, caller.actor, "publish", f"{image_name} {manifest.version} by {signer.id[:16]}")
     return {"version": manifest.version}
