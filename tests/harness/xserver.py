@@ -68,12 +68,14 @@ def window_manager(server: XServer) -> Iterator[subprocess.Popen[bytes]]:
     process = spawn(["openbox", "--sm-disable"], env=server.environment())
     connection = display.Display(server.name)
     try:
-        check = connection.intern_atom("_NET_SUPPORTING_WM_CHECK")
-        deadline = time.monotonic() + 10
-        while connection.screen().root.get_full_property(check, X.AnyPropertyType) is None:
-            if time.monotonic() > deadline or process.poll() is not None:
-                raise RuntimeError("openbox does not manage the screen")
-            time.sleep(0.02)
+        root, deadline = connection.screen().root, time.monotonic() + 10
+        # The check window comes first, the list of clients once it manages what is there.
+        for name in ("_NET_SUPPORTING_WM_CHECK", "_NET_CLIENT_LIST"):
+            atom = connection.intern_atom(name)
+            while root.get_full_property(atom, X.AnyPropertyType) is None:
+                if time.monotonic() > deadline or process.poll() is not None:
+                    raise RuntimeError("openbox does not manage the screen")
+                time.sleep(0.02)
         yield process
     finally:
         connection.close()

@@ -101,9 +101,9 @@ class Listener:
         self._picture.show(frame)
 
     def _update_map(self, message: Message) -> None:
-        frame = self._picture.frame
-        if frame is not None and (rect := Rect(*body(message, "iiii")).clipped(frame.width, frame.height)):
-            self._picture.damage(rect)
+        rect, frame = Rect(*body(message, "iiii")), self._picture.frame
+        if frame is not None and (inside := rect.clipped(frame.width, frame.height)):
+            self._picture.damage(inside)
 
     def _scanout(self, message: Message) -> None:
         self._picture.show(copied(*body(message, "uuuuay")))

@@ -29,7 +29,7 @@ def session(environment: Mapping[str, str]) -> Session:
              "Alt+Tab, Super and Alt+F4 go to Work while it is in front.",),
             ("While a menu or another program holds the keyboard, the switch key waits until it lets go.",),
         )  # fmt: skip
-    if x and wayland:
+    if x:
         return Session(
             "xwayland",
             ("Work runs and is shown; its window, its sound and the launcher work.",),

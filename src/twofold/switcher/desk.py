@@ -56,7 +56,7 @@ class Desk(QObject):
             (link.heard, self._on_event), (link.here, self._on_here), (window.canvas.resized, self._size.start),
             (window.bar.pressed, self._on_bar), (window.rail.pressed, self._on_rail), (window.typed, self._on_typed),
             (window.page.pressed, self._on_page), (window.launcher.launch, self._launch),
-            (window.launcher.left, self.leave_launcher), (window.launcher.personal, lambda: self.wish(Side.PERSONAL)),
+            (window.launcher.left, self.leave_launcher), (window.launcher.other, self._on_other), (window.launcher.personal, lambda: self.wish(Side.PERSONAL)),
         ):  # fmt: skip
             signal.connect(
                 slot, Qt.ConnectionType.QueuedConnection if signal is self.moved else Qt.ConnectionType.AutoConnection
@@ -221,6 +221,11 @@ class Desk(QObject):
 
     def _resize(self) -> None:
         session, area = self.session, self._window.canvas.area()
+        bar = self._window.bar.spots.get("search")
+        if bar is not None:
+            at = self._window.bar.mapTo(self._window, bar.center())
+            ratio = self._window.devicePixelRatioF()
+            self.say(search=[round(self._window.x() + at.x() * ratio), round(self._window.y() + at.y() * ratio)])
         self.say(guest=[self._window.x() + area.x(), self._window.y() + area.y(), area.width(), area.height()])
         if session is None or session.display is None or area.isEmpty():
             return
@@ -254,6 +259,10 @@ class Desk(QObject):
         else:
             self.bring(name)
 
+    def _on_other(self, name: str) -> None:
+        self.bring(name)
+        self.wish(Side.WORK)
+
     def _on_typed(self, event: QKeyEvent) -> None:
         """A key that came after the gate gave us the keyboard and before the search line stood."""
         if self._side is Side.PERSONAL or not event.text().isprintable():
@@ -264,7 +273,7 @@ class Desk(QObject):
 
     def _open_launcher(self, session: Session) -> None:
         launcher, name = self._window.launcher, session.card.name
-        launcher.open(session.card)
+        launcher.open(session.card, [each.card for each in self._sessions.values()])
         self.say(launcher=True)
 
         def got(answer: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from PySide6.QtWidgets import QLineEdit, QWidget
 from twofold.switcher import card as words
 from twofold.switcher import look
 from twofold.switcher.card import Card
-from twofold.switcher.chrome import dot
+from twofold.switcher.chrome import dot, mark
 
 _SIDE = 256
 _BYTES = 64 << 10
@@ -74,11 +74,13 @@ def icon(untrusted_png: str) -> QImage | None:
 
 
 class Launcher(QWidget):
-    """`launch` carries an application's id; `left` says that the person is done; `personal` that they want their own side."""
+    """`launch` carries an application's id; `left` says that the person is done; `personal` that they want their own side,
+    `other` another workspace."""
 
     launch = Signal(str)
     left = Signal()
     personal = Signal()
+    other = Signal(str)
 
     def __init__(self, parent: QWidget, metrics: look.Metrics) -> None:
         super().__init__(parent)
@@ -88,6 +90,7 @@ class Launcher(QWidget):
         self._icons: dict[str, QImage] = {}
         self._chosen = self._scroll = 0
         self._card: Card | None = None
+        self._cards: Sequence[Card] = ()
         self._note = ""
         self.search = QLineEdit(self, placeholderText="Type to search applications")
         self.search.setFont(look.font(17))
@@ -101,7 +104,8 @@ class Launcher(QWidget):
         self.setMouseTracking(True)
         self.hide()
 
-    def open(self, card: Card) -> None:
+    def open(self, card: Card, cards: Sequence[Card]) -> None:
+        self._cards = cards
         self._card, self._note = card, "" if card.runs else "Applications are there once the workspace runs."
         self.search.clear()
         self._filter()
@@ -136,7 +140,7 @@ class Launcher(QWidget):
         panel = self._panel()
         if self._metrics.phone:
             cell = QSize((panel.width() - 16) // 4, 108)
-            return panel.adjusted(8, 128, -8, 0), 4, cell
+            return panel.adjusted(8, 160, -8, 0), 4, cell
         cell = QSize(132, 124)
         columns = max(1, min(7, (panel.width() - 80) // cell.width()))
         left = (panel.width() - columns * cell.width()) // 2
@@ -158,7 +162,7 @@ class Launcher(QWidget):
     def resizeEvent(self, event: object) -> None:
         panel = self._panel()
         wide = panel.width() - 32 if self._metrics.phone else min(560, panel.width() - 80)
-        top = panel.top() + (70 if self._metrics.phone else 48)
+        top = panel.top() + (106 if self._metrics.phone else 48)
         self.search.setGeometry((panel.width() - wide) // 2, top, wide, 46)
 
     # -- painting -----------------------------------------------------------------------------------------------------
@@ -193,15 +197,22 @@ class Launcher(QWidget):
         painter.drawRoundedRect(QRectF(panel.width() / 2 - 22, panel.top() + 8, 44, 4), 2, 2)
         if self._card is None:
             return
+        for index, each in enumerate(self._cards):
+            mark(painter, QRectF(self._mark(index)), each, 17)
+            if each.name == self._card.name:
+                painter.setPen(Qt.PenStyle.NoPen)
+                painter.setBrush(look.TEXT)
+                painter.drawRoundedRect(QRectF(self._mark(index).adjusted(8, 39, -8, 5)), 1.5, 1.5)
         left = 18.0
         painter.setFont(look.font(12))
         for pill in words.pills(self._card):
-            text = pill.text.replace("on the ", "").replace("on this ", "")
-            dot(painter, QRectF(left, panel.top() + 34, 8, 8).center(), pill.sure)
+            dot(painter, QRectF(left, panel.top() + 80, 8, 8).center(), pill.sure)
             painter.setPen(look.TEXT if pill.sure else look.QUIET)
-            wide = painter.fontMetrics().horizontalAdvance(text)
-            painter.drawText(QRectF(left + 14, panel.top() + 24, wide + 4, 28), Qt.AlignmentFlag.AlignVCenter, text)
-            left += wide + 28
+            wide = painter.fontMetrics().horizontalAdvance(pill.text)
+            painter.drawText(
+                QRectF(left + 14, panel.top() + 70, wide + 4, 28), Qt.AlignmentFlag.AlignVCenter, pill.text
+            )
+            left += wide + 26
         home = self._home()
         painter.setPen(QPen(look.LINE, 1))
         painter.setBrush(look.RAISED)
@@ -209,6 +220,9 @@ class Launcher(QWidget):
         painter.setPen(look.TEXT)
         painter.setFont(look.font(13, bold=True))
         painter.drawText(home, Qt.AlignmentFlag.AlignCenter, "Personal")
+
+    def _mark(self, index: int) -> QRect:
+        return QRect(16 + index * 48, self._panel().top() + 20, 36, 36)
 
     def _home(self) -> QRect:
         return QRect(self.width() - 100, self._panel().top() + 20, 84, 36)
@@ -281,6 +295,10 @@ class Launcher(QWidget):
         if self._metrics.phone and self._home().contains(at):
             self.personal.emit()
             return
+        for index, each in enumerate(self._cards if self._metrics.phone else ()):
+            if self._mark(index).contains(at):
+                self.other.emit(each.name)
+                return
         for index, app in enumerate(self._shown):
             if self.cell(index).contains(at) and self._grid()[0].contains(at):
                 self.launch.emit(app.id)

@@ -17,7 +17,7 @@ QUIET: Final = QColor("#a3adba")
 GOOD: Final = QColor("#5fd39a")
 BUSY: Final = QColor("#f2c14e")
 BAD: Final = QColor("#ff7b72")
-DIM: Final = QColor(10, 13, 17, 190)
+DIM: Final = QColor(10, 13, 17, 224)
 
 
 @dataclass(frozen=True)
