@@ -20,7 +20,7 @@ from twofold.guest.xlib import Display, Event, library
 
 _p, _l, _i, _u = c.c_void_p, c.c_long, c.c_int, c.c_ulong
 TICK = 0.020
-_KEY_PRESS, _EXPOSE, _GENERIC, _CLIENT_MESSAGE = 2, 12, 35, 33
+_KEY_PRESS, _FOCUS_IN, _EXPOSE, _GENERIC, _CLIENT_MESSAGE = 2, 9, 12, 35, 33
 _KEY_MASK, _EXPOSURE_MASK, _FOCUS_MASK = 1, 1 << 15, 1 << 21
 _RAW_KEY_PRESS = 13  # XI2
 
@@ -132,8 +132,6 @@ def watch() -> None:
                 strip.forget()
             elif event.type == _GENERIC and event.pad[4] & 0xFFFFFFFF == opcode:
                 presses += 1
-            elif event.type == 22 or event.type == 18:
-                continue
         strip.draw(0, marks.status_row(time.time_ns() // 1_000_000, presses))
         display.x.XFlush(display.handle)
         now = time.monotonic()
@@ -171,18 +169,21 @@ def field() -> None:
     delete = _u(display.atom("WM_DELETE_WINDOW"))
     x.XSetWMProtocols(display.handle, window, c.byref(delete), 1)
     context = _input_context(x, display, window)
-    strip = Strip(display, marks.TEXT_TOP, marks.TEXT_ROWS)
     x.XMapRaised(display.handle, window)
+    strip: Strip | None = None  # there once the field has the focus: who sees it may type
     text = ""
     while True:
-        for index, row in enumerate(marks.text_rows(text)):
-            strip.draw(index, row)
+        if strip is not None:
+            for index, row in enumerate(marks.text_rows(text)):
+                strip.draw(index, row)
         display.x.XFlush(display.handle)
         event = Event()
         display.x.XNextEvent(display.handle, c.byref(event))
         if x.XFilterEvent(c.byref(event), 0):
             continue
-        if event.type == _EXPOSE:
+        if event.type == _FOCUS_IN and strip is None:
+            strip = Strip(display, marks.TEXT_TOP, marks.TEXT_ROWS)
+        elif event.type == _EXPOSE and strip is not None:
             strip.forget()
             strip.raise_()
         elif event.type == _CLIENT_MESSAGE and event.message.data[0] == delete.value:

@@ -1,0 +1,200 @@
+"""The business image and its agent, in one real guest that all tests here share."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import io
+import os
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.harness import probe
+from tests.harness.bare import Bare, boot
+from twofold.agent.channel import GuestChannel
+from twofold.image.build import Built, build, load
+from twofold.model.errors import BadInputError, NotFoundError, TwofoldError
+from twofold.model.image import Arch
+from twofold.platform.dirs import dirs
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
+ROOT = Path(__file__).parents[2]
+SLOW = 60.0  # seconds for what takes two on a machine of one's own
+
+
+@pytest.fixture(scope="module")
+def image() -> Built:
+    given = os.environ.get("TWOFOLD_TEST_IMAGE")
+    return load(Path(given)) if given else build(ROOT / "recipes/business", Arch.AMD64, dirs().cache)
+
+
+class Talk:
+    """Asks the guest, one conversation per call of `run`; keeps its events."""
+
+    def __init__(self, machine: Bare) -> None:
+        self.machine = machine
+        self.events: list[Mapping[str, Any]] = []
+
+    def run(self, talk: Callable[[GuestChannel], Awaitable[Any]]) -> Any:
+        async def whole() -> Any:
+            channel = await GuestChannel.connect(self.machine.channel, self.events.append)
+            try:
+                return await talk(channel)
+            finally:
+                await channel.close()
+
+        return asyncio.run(whole())
+
+    def ask(self, verb: str, **args: Any) -> dict[str, Any]:
+        answer: dict[str, Any] = self.run(lambda channel: channel.call(verb, timeout=SLOW, **args))
+        return answer
+
+    def until_session(self) -> float:
+        """Wait for the desktop; returns the seconds since QEMU was started."""
+
+        async def wait(channel: GuestChannel) -> None:
+            while True:
+                try:
+                    if (await channel.call("hello", timeout=2))["session"]:
+                        return
+                except TwofoldError:
+                    pass
+                await asyncio.sleep(0.1)
+
+        async def bounded(channel: GuestChannel) -> None:
+            async with asyncio.timeout(180):
+                await wait(channel)
+
+        self.run(bounded)
+        return time.monotonic() - self.machine.born
+
+    def launch(self, app: str) -> Mapping[str, Any]:
+        async def wait(channel: GuestChannel) -> Mapping[str, Any]:
+            token = (await channel.call("launch", timeout=SLOW, app=app))["launch"]
+            async with asyncio.timeout(SLOW):
+                while True:
+                    for event in self.events:
+                        if event.get("launch") == token:
+                            return event
+                    await asyncio.sleep(0.05)
+
+        event: Mapping[str, Any] = self.run(wait)
+        return event
+
+    def until(self, check: Callable[[probe.Picture], bool], seconds: float = 30) -> probe.Picture:
+        """Wait for pixels."""
+        deadline = time.monotonic() + seconds
+        while True:
+            picture = self.machine.picture()
+            try:
+                if check(picture):
+                    return picture
+            except probe.NoMarks:
+                pass
+            assert time.monotonic() < deadline, "the screen never showed it"
+            time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def guest(image: Built, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Talk]:
+    with boot(image, tmp_path_factory.mktemp("guest")) as machine:
+        talk = Talk(machine)
+        print(f"boot to desktop: {talk.until_session():.1f} s")
+        yield talk
+
+
+def test_its_applications_have_real_icons(guest: Talk, image: Built) -> None:
+    apps = guest.ask("apps")["apps"]
+    assert len(apps) >= 4 and [app["id"] for app in apps] == [app.id for app in image.manifest.apps]
+    for app in apps:
+        png = base64.b64decode(guest.ask("icon", icon=app["icon"])["png"])
+        assert hashlib.sha256(png).hexdigest() == app["icon"]
+        with Image.open(io.BytesIO(png)) as picture:
+            assert picture.size == (128, 128)
+
+
+@pytest.mark.parametrize(
+    "app", ["galculator", "org.xfce.mousepad", "lxterminal", "pcmanfm", "org.gnumeric.gnumeric", "claws-mail"]
+)
+def test_each_application_shows_its_window(guest: Talk, app: str) -> None:
+    event = guest.launch(app)
+    assert event["event"] == "window" and event["app"] == app
+    assert app in {window["app"] for window in guest.ask("windows")["windows"]}
+
+
+def test_what_is_not_installed_is_not_started(guest: Talk) -> None:
+    for name in ("nonsense", "../../bin/sh", "/bin/sh"):
+        with pytest.raises(NotFoundError):
+            guest.ask("launch", app=name)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "scale"), [(412, 915, 100), (1366, 768, 150), (1920, 1080, 100), (1280, 800, 100)]
+)
+def test_the_screen_has_exactly_the_size_asked_for(guest: Talk, width: int, height: int, scale: int) -> None:
+    assert guest.ask("display", width=width, height=height, scale=scale) == {"width": width, "height": height}
+    assert guest.machine.picture().shape == (height, width, 3)
+
+
+def test_time_is_set_and_seen_on_the_screen(guest: Talk) -> None:
+    guest.launch("twofold-probe")
+    guest.ask("time", unix_ms=time.time_ns() // 1_000_000)
+    guest.until(lambda picture: abs(probe.status(picture).age(time.time_ns() // 1_000_000)) < 1000)
+
+
+LAYOUTS = [
+    ("us", "", "yz", [("y",), ("z",)]),
+    ("de", "", "yzö@€é", [("z",), ("y",), ("semicolon",), ("alt_r", "q"), ("alt_r", "e"), ("equal",), ("e",)]),
+    ("fr", "", "az&ê", [("q",), ("w",), ("1",), ("bracket_left",), ("e",)]),
+    ("us", "compose:menu", "©", [("compose",), ("o",), ("c",)]),
+]
+
+
+@pytest.mark.parametrize(("layout", "options", "text", "keys"), LAYOUTS, ids=["us", "de", "fr", "compose"])
+def test_text_arrives_as_the_layout_says(
+    guest: Talk, layout: str, options: str, text: str, keys: list[tuple[str, ...]]
+) -> None:
+    if layout == "us" and not options:
+        guest.launch("twofold-probe-text")
+        guest.until(lambda picture: not probe.text(picture), SLOW)
+    before = probe.status(guest.until(lambda picture: probe.status(picture) is not None)).presses
+    guest.ask("layout", model="pc105", layout=layout, variant="", options=options)
+    for codes in keys:
+        guest.machine.press(*codes)
+    picture = guest.until(lambda picture: probe.text(picture).endswith(text))
+    assert probe.status(picture).presses == before + sum(map(len, keys))
+
+
+def test_a_layout_that_is_none_is_refused(guest: Talk) -> None:
+    for name in ("zz", "us; reboot", "-help"):
+        with pytest.raises(BadInputError):
+            guest.ask("layout", model="pc105", layout=name, variant="", options="")
+
+
+def test_the_users_disk_freezes_and_thaws_by_itself(guest: Talk) -> None:
+    assert guest.ask("freeze", seconds=600) == {"frozen": ["/home"]}
+    assert guest.ask("thaw") == {"thawed": ["/home"]}
+    assert guest.ask("freeze", seconds=1) == {"frozen": ["/home"]}
+    time.sleep(2.5)
+    assert guest.ask("thaw") == {"thawed": []}
+
+
+def test_a_host_that_goes_in_the_middle_of_a_line_is_forgotten(guest: Talk) -> None:
+    import socket
+
+    with socket.socket(socket.AF_UNIX) as rude:
+        rude.connect(str(guest.machine.channel))
+        rude.sendall(b'{"v":1,"id":5,"do":"pi')
+        time.sleep(0.3)
+    assert guest.ask("ping") == {}
+
+
+def test_it_shuts_down_cleanly_at_the_end(guest: Talk) -> None:
+    guest.ask("shutdown")
+    guest.machine.process.wait(timeout=60)
