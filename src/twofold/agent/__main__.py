@@ -11,6 +11,7 @@ from twofold.agent.daemon import Agent
 from twofold.model.errors import TwofoldError
 from twofold.platform.dirs import Dirs, dirs
 from twofold.platform.limits import harden_self
+from twofold.platform.memory import few_arenas
 
 USAGE = "usage: python -m twofold.agent [--foreground]\n"
 
@@ -21,6 +22,7 @@ def main(words: list[str]) -> int:
         sys.stderr.write(USAGE)
         return 2
     os.umask(0o077)
+    few_arenas()
     try:
         where = dirs()
         if words:

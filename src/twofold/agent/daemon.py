@@ -25,6 +25,7 @@ from twofold.model.canonical import canonical
 from twofold.model.errors import ConflictError
 from twofold.model.workspace import Custody, RunState
 from twofold.platform.dirs import Dirs
+from twofold.platform.memory import give_back
 
 log = logging.getLogger(__name__)
 _SETTLE = 60.0  # seconds that operations under way get when the agent ends
@@ -55,6 +56,8 @@ class Agent:
                 extra={"verb": operation.verb, "workspace": operation.workspace,
                        "error": operation.error.code if operation.error else None},
             )  # fmt: skip
+            # Unsealed images and indexes are large and gone; the C library gives their room back only when told to.
+            asyncio.get_running_loop().call_later(0.2, give_back)
         self._tell({"event": "operation"} | operation.to_wire())
 
     async def run(self) -> None:

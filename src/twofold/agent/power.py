@@ -78,11 +78,11 @@ async def _power_on(
         # The vault has the last word: its memory is gone, so this is a boot.
         ws.become(RunState.OFF, memory_stored=False)
         ws.become(RunState.STARTING)
+    op.progress("starting the machine", 0, 0)
     memory = None
     if resuming:
-        memory = await asyncio.to_thread(vault.open_memory, op.progress)
-        undo.callback(os.close, memory)
-    op.progress("starting the machine", 0, 0)
+        memory = asyncio.ensure_future(asyncio.to_thread(vault.open_memory, op.progress))
+        undo.push_async_callback(_close_when_open, memory)
     machine = await op.or_cancelled(_launch(ws, spec, image, vault, key, memory))
     undo.push_async_callback(machine.kill)
     op.commit(f"{ws.title} has started; it cannot be undone, only suspended or stopped.")
@@ -91,7 +91,7 @@ async def _power_on(
     ws.note(memory_stored=False)
     await machine.resume()
     if memory is not None:
-        os.close(memory)
+        await _close_when_open(memory)
     undo.pop_all()
     ws.hold_vault(vault)
     ws.hold_machine(machine)
@@ -108,6 +108,12 @@ async def _power_on(
     return resuming
 
 
+async def _close_when_open(memory: asyncio.Future[int]) -> None:
+    await asyncio.wait({memory})
+    if not memory.cancelled() and memory.exception() is None:
+        os.close(memory.result())
+
+
 def _require_fit(ws: Workspace, saved: MemoryIdentity, now: MemoryIdentity) -> None:
     reasons = misfits(saved, now)
     if reasons:
@@ -119,7 +125,7 @@ def _require_fit(ws: Workspace, saved: MemoryIdentity, now: MemoryIdentity) -> N
 
 
 async def _launch(
-    ws: Workspace, spec: Spec, image: ImageVersion, vault: OpenVault, key: bytes, memory: int | None
+    ws: Workspace, spec: Spec, image: ImageVersion, vault: OpenVault, key: bytes, memory: asyncio.Future[int] | None
 ) -> Machine:
     """The machine, loaded and paused. Streams and parts are duplicates for the engine; ours close here."""
     async with AsyncExitStack() as stack:

@@ -10,7 +10,7 @@ import re
 import socket
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,7 @@ class HostedEngine:
         disks: Mapping[str, socket.socket],
         parts: Mapping[str, int],
         runtime: Path,
-        memory: int | None = None,
+        memory: int | Awaitable[int] | None = None,
         paused: bool = False,
     ) -> HostedMachine:
         await asyncio.to_thread(self.version, spec.arch)
@@ -98,7 +98,8 @@ class HostedEngine:
         async with contextlib.AsyncExitStack() as undo:
             machine = await _launch(spec, disks, parts, runtime, options, undo)
             if memory is not None:
-                await machine.load(memory)
+                # The VM starts while its memory is being unsealed.
+                await machine.load(memory if isinstance(memory, int) else await memory)
             elif not paused:
                 await machine.resume()
             undo.pop_all()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -75,12 +75,12 @@ class Engine(Protocol):
         disks: Mapping[str, socket.socket],
         parts: Mapping[str, int],
         runtime: Path,
-        memory: int | None = None,
+        memory: int | Awaitable[int] | None = None,
         paused: bool = False,
     ) -> Machine:
         """Start a VM. `disks` maps a spec disk's device to a connected NBD stream; `parts` holds descriptors of `kernel` and
-        `initrd` for a direct boot; `memory` a memfd to resume from (the machine is then loaded and still paused, and `resume`
-        starts it). Sockets and the pid file lie in the private folder `runtime`. Everything is undone on failure.
+        `initrd` for a direct boot; `memory` a memfd to resume from, or the promise of one that is still being unsealed while
+        the VM starts (the machine is then loaded and still paused, and `resume` starts it). Sockets and the pid file lie in the private folder `runtime`. Everything is undone on failure.
 
         Raises:
             MissingError: QEMU is not there or too old. NoRoomError: not enough free memory. DamagedError: `memory` does not load.

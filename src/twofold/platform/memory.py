@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass
 from pathlib import Path
 
 from twofold.model.errors import NoRoomError
 
 _UNLIMITED = 1 << 60
+_M_ARENA_MAX = -8
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,21 @@ def swaps(proc: Path = Path("/proc")) -> list[str]:
         return []
     names = [line.split()[0] for line in lines if line.strip()]
     return [name for name in names if not name.startswith("/dev/zram")]
+
+
+def few_arenas() -> None:
+    """Let all threads share few heaps (mallopt(3), M_ARENA_MAX): for a process that is to be small rather than quick to allocate.
+    Called first of all; without glibc it does nothing."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, 1)
+
+
+def give_back() -> None:
+    """Return freed heap to the system (malloc_trim(3)); without glibc it does nothing."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _meminfo(proc: Path) -> dict[str, int]:
