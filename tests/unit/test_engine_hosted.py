@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -147,6 +148,17 @@ def test_a_real_machine_from_start_to_end(place: Path) -> None:
         await machine.close()
         assert await engine.attach(place / "run") is None
         assert not (place / "run" / PIDFILE).exists()
+
+    asyncio.run(scene())
+
+
+@REAL
+def test_why_a_machine_ended_is_known_although_its_last_words_come_late(place: Path) -> None:
+    async def scene() -> None:
+        machine = await HostedEngine(place).start(SPEC, {}, {}, place / "run")
+        os.kill(machine.pid, signal.SIGTERM)
+        assert await asyncio.gather(machine.wait(), machine.wait()) == ["ended by a signal"] * 2
+        await machine.close()
 
     asyncio.run(scene())
 

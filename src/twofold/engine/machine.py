@@ -42,6 +42,7 @@ class HostedMachine:
         self._pidfd = os.pidfd_open(pid)
         self._reason: str | None = None
         self._killed = False
+        self._status: int | None = None
         self.paused_by_store = asyncio.Event()
         monitor.watch(("SHUTDOWN", "BLOCK_IO_ERROR", "RESUME"), self._heard)
 
@@ -152,10 +153,12 @@ class HostedMachine:
 
     async def wait(self) -> str:
         await readable(self._pidfd)
-        status = reap(self._pidfd)
+        if self._pidfd >= 0 and self._status is None:
+            self._status = reap(self._pidfd)
+        await self._monitor.drained()
         cgroup.release(self._group)
         if self._reason is None:
-            if self._killed or status == -signal.SIGKILL:
+            if self._killed or self._status == -signal.SIGKILL:
                 self._reason = "killed" if self._killed else "crashed: killed from outside"
             else:
                 self._reason = f"crashed: {self.last_words() or 'QEMU ended without a word'}"

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-from qemu.qmp import EventListener, ExecInterruptedError, ExecuteError, Message, QMPClient, QMPError
+from qemu.qmp import EventListener, ExecInterruptedError, ExecuteError, Message, QMPClient, QMPError, Runstate
 
 from twofold.model.errors import TimedOutError, TwofoldError, UnreachableError
 
@@ -79,6 +79,13 @@ class Monitor:
             return False
 
         self._client.register_listener(EventListener(names, accept))
+
+    async def drained(self, seconds: float = 1) -> None:
+        """Wait until QEMU's last words, such as why it ends, have been read: they may come later than its end."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not self._closed and self._client.runstate is Runstate.RUNNING:
+                    await self._client.runstate_changed()
 
     async def close(self) -> None:
         """Idempotent, and safe to call from several tasks: qemu.qmp's own disconnect is neither."""
