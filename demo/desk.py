@@ -102,11 +102,16 @@ class Desk:
         x, y, width, height = self.said["guest"]
         return self.screen.array[y : y + height, x : x + width]
 
-    def reading(self) -> probe.Reading | None:
+    def reading(self) -> probe.Status | None:
         """What the probe's strip in the guest shows now, or None where no whole strip is on the screen."""
-        return probe.read(self.guest)
+        strip = self.guest[: 2 * probe.CELL, : probe.COLUMNS * probe.CELL]
+        colours = np.stack([strip >> 16 & 255, strip >> 8 & 255, strip & 255], axis=-1).astype(np.uint8)
+        try:
+            return probe.status(colours)
+        except probe.NoMarks:
+            return None
 
-    def wait_reading(self, seconds: float = 10) -> probe.Reading:
+    def wait_reading(self, seconds: float = 10) -> probe.Status:
         deadline = time.monotonic() + seconds
         while (reading := self.reading()) is None:
             if time.monotonic() > deadline:
@@ -135,3 +140,27 @@ class Desk:
     def switch(self) -> float:
         """Press the switch key; returns the monotonic time just before it went down."""
         return self.hands.key(KEY, hold=0.02)
+
+    def tap(self, x: int, y: int) -> float:
+        """A finger that comes down and goes up; returns the monotonic time just before it came down."""
+        self.hands.move(x, y)
+        pressed = time.monotonic()
+        self.hands.button(True)
+        time.sleep(0.06)
+        self.hands.button(False)
+        return pressed
+
+    def tap_handle(self) -> None:
+        """The handle at the top of the phone's form opens the sheet with the applications."""
+        self.tap(self.server.width // 2, 28)
+        self.wait_said("launcher", True, 10)
+
+    def tap_app(self, app: str) -> float:
+        deadline = time.monotonic() + 20
+        while app not in self.said.get("apps", {}):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{app} is not on the sheet: {self.said.get('apps')}")
+            time.sleep(0.02)
+        time.sleep(0.5)
+        self.shot("applications")
+        return self.tap(*self.said["apps"][app])
