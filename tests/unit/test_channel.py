@@ -270,3 +270,16 @@ def test_any_document_is_checked_or_refused(verb: str, document: object) -> None
     except untrusted.Malformed:
         return
     assert checked.keys() == untrusted.ANSWERS[verb].keys()
+
+
+def test_an_answer_given_twice_counts_once() -> None:
+    def twice(request: dict[str, Any]) -> bytes:
+        return (json.dumps({"v": 1, "id": request["id"], "ok": {}}).encode() + b"\n") * 2
+
+    async def run() -> None:
+        async with talk(says(twice)) as channel:
+            for _ in range(3):
+                assert await channel.call("ping", timeout=5) == {}
+            assert (channel.closed, channel.malformed) == (False, 0)
+
+    asyncio.run(run())

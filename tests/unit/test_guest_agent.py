@@ -156,3 +156,12 @@ def test_entries_are_what_can_be_started(tmp_path: Path) -> None:
     assert list(found) == ["a", "d"]
     assert found["a"].argv == ("a-prog", "--x") and found["a"].name == "A"
     assert found["d"].hidden and not found["a"].hidden
+
+
+def test_freezing_what_is_frozen_thaws_it_first(tmp_path: Path) -> None:
+    done: list[int] = []
+    freezer = Freezer(lambda: [str(tmp_path)], lambda _, request: done.append(request))
+    freezer.freeze(0.0, 5)
+    freezer.freeze(1.0, 5)
+    assert done == [FIFREEZE, FITHAW, FIFREEZE]
+    assert freezer.until == 6.0
