@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -157,7 +158,7 @@ def test_a_shared_frame_arrives_over_the_wire(wire: tuple[Wire, socket.socket]) 
     picture = Picture(lambda: None)
     listener = Listener(ours, picture)
     fd = shared(4096)
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     send(theirs, message("ScanoutMap", "huuuuu", fd, 0, 32, 32, 128, X8R8G8B8))
     send(theirs, message("UpdateMap", "iiii", 1, 1, 2, 2), 2)
     for each in ours.receive():
@@ -165,7 +166,7 @@ def test_a_shared_frame_arrives_over_the_wire(wire: tuple[Wire, socket.socket]) 
     assert isinstance(picture.frame, Frame)
     assert (picture.frame.width, picture.frame.height, picture.serial) == (32, 32, 1)
     # The mapping keeps one duplicate of its own; the descriptor that came with the message is closed.
-    assert len(os.listdir("/proc/self/fd")) <= before + 1
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 1
     os.close(fd)
 
 

@@ -56,7 +56,8 @@ class Desk(QObject):
             (link.heard, self._on_event), (link.here, self._on_here), (window.canvas.resized, self._size.start),
             (window.bar.pressed, self._on_bar), (window.rail.pressed, self._on_rail), (window.typed, self._on_typed),
             (window.page.pressed, self._on_page), (window.launcher.launch, self._launch),
-            (window.launcher.left, self.leave_launcher), (window.launcher.other, self._on_other), (window.launcher.personal, lambda: self.wish(Side.PERSONAL)),
+            (window.launcher.left, self.leave_launcher), (window.launcher.other, self._on_other),
+            (window.launcher.personal, lambda: self.wish(Side.PERSONAL)),
         ):  # fmt: skip
             signal.connect(
                 slot, Qt.ConnectionType.QueuedConnection if signal is self.moved else Qt.ConnectionType.AutoConnection
