@@ -118,8 +118,11 @@ class Life:
 
     def end(self) -> None:
         if hasattr(self, "machine"):
-            self.do(self.machine.kill())
             self.do(self.machine.close())
+            left = self.do(self.engine.attach(self.runtime))
+            if left is not None:
+                self.do(left.kill())
+                self.do(left.close())
         self.vault.close()
         self.runner.close()
 

@@ -80,7 +80,8 @@ class Engine(Protocol):
     ) -> Machine:
         """Start a VM. `disks` maps a spec disk's device to a connected NBD stream; `parts` holds descriptors of `kernel` and
         `initrd` for a direct boot; `memory` a memfd to resume from, or the promise of one that is still being unsealed while
-        the VM starts (the machine is then loaded and still paused, and `resume` starts it). Sockets and the pid file lie in the private folder `runtime`. Everything is undone on failure.
+        the VM starts (the machine is then loaded and still paused, and `resume` starts it). Sockets and the pid file lie in
+        the private folder `runtime`. Everything is undone on failure.
 
         Raises:
             MissingError: QEMU is not there or too old. NoRoomError: not enough free memory. DamagedError: `memory` does not load.
