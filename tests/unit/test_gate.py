@@ -252,6 +252,20 @@ def test_our_own_search_line_gets_keys_typed_at_once_and_the_person_gets_the_foc
     assert bench.personal.keys == [bench.hands.code("a")]
 
 
+def test_work_lets_go_of_the_keyboard_when_the_screen_blanks(bench: Bench) -> None:
+    bench.side(Side.WORK)
+    bench._owner.force_screen_saver(X.ScreenSaverActive)
+    bench._owner.sync()
+    bench.settle(Side.PERSONAL)
+    assert (
+        bench._owner.screen().root.grab_keyboard(False, X.GrabModeAsync, X.GrabModeAsync, X.CurrentTime)
+        == X.GrabSuccess
+    )
+    bench._owner.ungrab_keyboard(X.CurrentTime)
+    bench._owner.force_screen_saver(X.ScreenSaverReset)
+    bench._owner.sync()
+
+
 def test_chords_choose_a_workspace_and_their_digit_reaches_nobody(bench: Bench) -> None:
     bench.side(Side.WORK)
     bench.hands.key("2", "Control_L", "Alt_L")

@@ -1,4 +1,4 @@
-"""The switcher as a person has it: its own process over a real desktop, a real machine behind, checked on the root window's pixels.
+"""The switcher as a person has it: its own process over a real desktop, a real machine behind, checked on root pixels.
 
 The agent's place is taken by a few lines that speak its protocol on a real socket; the demo runs the same window with the agent.
 """

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from Xlib import X, display, error
+from Xlib.ext import screensaver
 
 from twofold.display.keys import from_x
 from twofold.model.errors import ConflictError, UsageError
@@ -99,6 +100,10 @@ class Gate:
         # A held switch key must not switch again; without its repeat there is nothing to tell apart. Restored at the end.
         xkeys.set_repeat(self._display, self._code, on=False)
         self._root.change_attributes(event_mask=X.PropertyChangeMask)
+        self._blanked = -1
+        if self._display.has_extension("MIT-SCREEN-SAVER"):
+            self._blanked = self._display.extension_event.Notify
+            self._root.screensaver_select_input(screensaver.NotifyMask)
         self._display.sync()
         self._thread = threading.Thread(target=self._run, name="gate", daemon=True)
 
@@ -184,6 +189,10 @@ class Gate:
             self._display.refresh_keyboard_mapping(event)
             # A new keymap resets every key's repeat (setxkbmap).
             xkeys.set_repeat(self._display, self._code, on=False)
+        elif event.type == self._blanked:
+            # A locker comes with the blank screen and needs the keyboard; nobody is at Work then anyway.
+            if event.state == screensaver.StateOn and self.side is not Side.PERSONAL:
+                self._leave(0)
         elif event.type == X.KeyPress:
             self._press(event)
         elif event.type == X.KeyRelease:
