@@ -14,7 +14,7 @@ import pytest
 
 from tests.harness.company import Company, Device
 from twofold.agent.client import Client
-from twofold.model.errors import ConflictError, TwofoldError, UnreachableError
+from twofold.model.errors import ConflictError, RefusedError, TwofoldError, UnreachableError
 
 pytestmark = pytest.mark.vm
 
@@ -207,3 +207,36 @@ def test_a_cancelled_checkout_leaves_nothing(client: Client, device: Device) -> 
     assert client.call("list") == {"workspaces": []}
     assert list((device.dirs.state / "workspaces").iterdir()) == []
     client.finish("checkout", workspace="work")
+
+
+def test_an_agent_with_a_running_workspace_stays_lean(client: Client, work: str, device: Device) -> None:
+    """After a check-out, a start and a suspend: what it loaded for these stays, and still it is below its limit."""
+    client.finish("start", workspace=work)
+    client.finish("suspend", workspace=work)
+    client.finish("start", workspace=work)
+    time.sleep(1.5)
+    assert device.process is not None
+    with open(f"/proc/{device.process.pid}/status") as file:  # noqa: PTH123
+        resident = next(int(line.split()[1]) for line in file if line.startswith("VmRSS:"))
+    print(f"agent with a running workspace: {resident / 1024:.1f} MiB RSS")
+    assert resident < 48 << 10
+
+
+def test_a_grant_that_was_taken_back_locks_the_workspace_when_the_server_says_so(
+    client: Client, company: Company, user: str, device: Device
+) -> None:
+    client.finish("checkout", workspace="work")
+    client.finish("start", workspace="work")
+    (grant,) = [
+        each["grant"] for each in company.admin.list_grants() if (each["user"], each["workspace"]) == (user, "work")
+    ]
+    company.admin.remove_grant(grant)
+    client.call("quit")
+    assert device.process is not None
+    device.process.wait(20)
+    with device.start() as again:  # the first thing an agent does by the clock is to ask the server
+        now = until(again, lambda now: now["run"] == "suspended", 40)
+        assert "taken back" in now["error"]["happened"]
+        assert "nothing was removed" in now["error"]["safe"]
+        with pytest.raises(RefusedError, match="taken back"):
+            again.finish("start", workspace="work")
