@@ -141,7 +141,7 @@ async def _launch(
 
 async def suspend(ws: Workspace, op: Operation) -> dict[str, Any]:
     """Seal the machine's memory beside its disks and end it. If that fails the machine goes on as before."""
-    ws.whole()
+    lease, _ = ws.whole()
     if ws.record.run is RunState.SUSPENDED:
         return {"already": ws.record.run}
     machine, vault = _running(ws)
@@ -155,7 +155,7 @@ async def suspend(ws: Workspace, op: Operation) -> dict[str, Any]:
     ws.note(memory_stored=True)
     await ws.kill_machine()
     await ws.close_vault()
-    ws.become(RunState.SUSPENDED, on_disk_verified_at=int(time.time()), error=None)
+    ws.become(RunState.SUSPENDED, on_disk_verified_at=int(time.time()), error=rights.refusal(lease, ws.record))
     return {"bytes": stored, "seconds": round(time.monotonic() - began, 3)}
 
 

@@ -44,5 +44,14 @@ def require(lease: Lease, record: Record) -> None:
         )
 
 
+def refusal(lease: Lease, record: Record) -> dict[str, str] | None:
+    """Why it may not run, as it is shown beside the workspace; None where it may."""
+    try:
+        require(lease, record)
+    except RefusedError as ended:
+        return ended.to_wire()
+    return None
+
+
 def _day(unix: int) -> str:
     return time.strftime("%d %B %Y", time.localtime(unix))
