@@ -8,6 +8,7 @@ import logging
 import logging.handlers
 import os
 import time
+from io import TextIOWrapper
 from pathlib import Path
 
 SIZE, KEPT = 1 << 20, 3
@@ -28,11 +29,17 @@ class JsonLines(logging.Formatter):
         return json.dumps(line)
 
 
+class _Private(logging.handlers.RotatingFileHandler):
+    """Each new file is for its user alone, whatever the umask."""
+
+    def _open(self) -> TextIOWrapper:
+        os.close(os.open(self.baseFilename, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        return super()._open()
+
+
 def to_file(path: Path) -> None:
     """Log there, mode 0600, and nowhere else."""
-    os.close(os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-    handler = logging.handlers.RotatingFileHandler(path, maxBytes=SIZE, backupCount=KEPT, encoding="utf-8")
-    _use(handler)
+    _use(_Private(path, maxBytes=SIZE, backupCount=KEPT, encoding="utf-8"))
 
 
 def to_terminal() -> None:
