@@ -44,6 +44,7 @@ class Desk(QObject):
         self._side = Side.PERSONAL
         self._layout: Layout | None = None
         self._launches: dict[str, str] = {}
+        self._early: dict[str, str] = {}
         self._said: dict[str, Any] = {}
         self._size = QTimer(self, singleShot=True, interval=_SETTLE)
         self._size.timeout.connect(self._resize)
@@ -153,12 +154,19 @@ class Desk(QObject):
                 )
                 self._refresh()
         elif kind in ("window", "gone"):
-            app = self._launches.pop(str(event.get("launch")), "")
-            if app and kind == "window":
-                self.say(launched=app)
-            self._window.note.say("" if kind == "window" else "It ended before it showed a window.", look.BAD, 4)
+            self._on_launched(str(event.get("launch")), str(kind))
         elif kind == "switch":
             self._on_switch(str(event.get("workspace") or ""))
+
+    def _on_launched(self, token: str, kind: str) -> None:
+        app = self._launches.pop(token, "")
+        if not app:
+            # Events and answers come on two connections: this one may be ahead of the answer that names its token.
+            self._early = dict([*self._early.items(), (token, kind)][-16:])
+            return
+        if kind == "window":
+            self.say(launched=app)
+        self._window.note.say("" if kind == "window" else "It ended before it showed a window.", look.BAD, 4)
 
     def _on_switch(self, name: str) -> None:
         if name == "personal" or (not name and self._side is not Side.PERSONAL):
@@ -279,7 +287,8 @@ class Desk(QObject):
 
         def got(answer: dict[str, Any]) -> None:
             launcher.show_apps([App.from_wire(each) for each in answer.get("apps", []) if isinstance(each, dict)])
-            self.say(apps={app: list(at) for app, at in launcher.places().items()})
+            ratio = self._window.devicePixelRatioF()
+            self.say(apps={app: [round(x * ratio), round(y * ratio)] for app, (x, y) in launcher.places().items()})
             for wanted in launcher.missing():
                 self._link.ask("icon", partial(shown, wanted), workspace=name, icon=wanted)
 
@@ -301,11 +310,16 @@ class Desk(QObject):
         self.say(launched="")
         self._window.note.say("Starting …", look.BUSY, 60)
 
+        def started(answer: dict[str, Any]) -> None:
+            token = str(answer["launch"])
+            self._launches[token] = app
+            if token in self._early:
+                self._on_launched(token, self._early.pop(token))
+
         def failed(error: TwofoldError) -> None:
             self._window.note.say(error.happened, look.BAD, 6)
 
-        self._link.ask("launch", lambda answer: self._launches.update({str(answer["launch"]): app}), failed,
-                       workspace=session.card.name, app=app)  # fmt: skip
+        self._link.ask("launch", started, failed, workspace=session.card.name, app=app)
         self.leave_launcher()
 
     def _on_page(self, verb: str) -> None:
