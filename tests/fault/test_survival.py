@@ -240,3 +240,20 @@ def test_a_grant_that_was_taken_back_locks_the_workspace_when_the_server_says_so
         assert "nothing was removed" in now["error"]["safe"]
         with pytest.raises(RefusedError, match="taken back"):
             again.finish("start", workspace="work")
+
+
+def test_a_machine_that_was_started_and_not_yet_recorded_is_ended_by_the_next_agent(
+    client: Client, work: str, device: Device
+) -> None:
+    """As though the agent had been killed between the two: without this an unknown QEMU would hold memory for ever."""
+    client.finish("start", workspace=work)
+    pid = info(client)["pid"]
+    device.kill()
+    (device.dirs.workspace_runtime("work") / "machine.json").unlink()
+    with device.start() as again:
+        assert info(again)["run"] == "off"
+        end = time.monotonic() + 10
+        while alive(pid) and time.monotonic() < end:
+            time.sleep(0.05)
+        assert not alive(pid)
+        again.finish("start", workspace=work)

@@ -110,10 +110,21 @@ class HostedEngine:
             untrusted_record = json.loads((runtime / PIDFILE).read_bytes())
             pid, started, share = (untrusted_record[name] for name in ("pid", "started", "share"))
         except (OSError, ValueError, KeyError, TypeError):
+            await _end_unrecorded(runtime)
             return None
         if type(pid) is not int or not same_process(pid, started):
             return None
         return HostedMachine(pid, runtime, await Monitor.connect(runtime / QMP), str(share)[:300])
+
+
+async def _end_unrecorded(runtime: Path) -> None:
+    """A QEMU whose agent died between starting it and writing its record: no guest has run in it, and nobody else knows it."""
+    with contextlib.suppress(TwofoldError):
+        monitor = await Monitor.connect(runtime / QMP, 2)
+        try:
+            await monitor.run("quit", seconds=5)
+        finally:
+            await monitor.close()
 
 
 async def _launch(
