@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import socket
 import subprocess
@@ -23,6 +24,7 @@ class BareQemu:
         user = folder / "user.raw"
         if not user.exists():
             run(["cp", "--sparse=always", built.path("user-template"), user])
+            os.truncate(user, built.manifest.user_disk_size)
         for name in ("qmp", "channel"):
             (folder / name).unlink(missing_ok=True)
         argv = [

@@ -19,7 +19,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model": set(),
     "platform": {"model"},
     "trust": {"model", "platform"},
-    "image": {"model", "platform", "trust", "_core"},
+    "image": {"model", "platform", "trust", "guest", "_core"},  # guest: as files that an image is built with
     "vault": {"model", "platform", "_core"},
     "engine": {"model", "platform"},
     "guest": set(),

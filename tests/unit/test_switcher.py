@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import sys
 import time
 from typing import Any
 
@@ -14,12 +15,9 @@ from twofold.model.errors import BadInputError
 from twofold.model.workspace import RunState
 from twofold.switcher.capabilities import session
 from twofold.switcher.card import Card, ago, clock, lease, notice, pills
-from twofold.switcher.immortal import immortalise
-
-immortalise()  # before Qt: see there
-from twofold.switcher.launcher import App, icon, matching  # noqa: E402
-from twofold.switcher.session import Keys  # noqa: E402
-from twofold.switcher.xkeys import Locks  # noqa: E402
+from twofold.switcher.launcher import App, icon, matching
+from twofold.switcher.session import Keys
+from twofold.switcher.xkeys import Locks
 
 WIRE: dict[str, Any] = {
     "workspace": "work", "title": "Acme", "colour": "#0b6bb0", "key": 1, "custody": "checked-out", "run": "running",
@@ -191,3 +189,14 @@ def test_a_session_is_judged_honestly(environment: dict[str, str], kind: str) ->
     assert found.kind == kind
     assert found.complete == (kind == "x11")
     assert found.lacks
+
+
+def test_qt_calls_leave_reference_counts_alone() -> None:
+    """PySide6 6.12.0 took a reference from None with each void call (docs/decisions/0005); enough of them ended the program."""
+    from PySide6.QtCore import QObject
+
+    something = QObject()
+    before = sys.getrefcount(None)
+    for _ in range(2000):
+        something.setObjectName("x")
+    assert abs(sys.getrefcount(None) - before) < 200

@@ -44,14 +44,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(chosen: argparse.Namespace) -> int:
     from twofold.switcher.capabilities import session
-    from twofold.switcher.immortal import immortalise
 
     here = session(os.environ)
     if here.kind == "none":
         raise MissingError(
             "There is no screen to show Work on.", next="Run it in a graphical session (DISPLAY is not set)."
         )
-    immortalise()
     # Grabs are X's; under Wayland Qt must come through XWayland too, so that gate and window are in one server.
     os.environ.setdefault("QT_QPA_PLATFORM", "xcb")
     from PySide6.QtCore import QSocketNotifier, QTimer
