@@ -15,7 +15,7 @@ from twofold.guest.wire import Refusal
 from twofold.guest.xlib import MAP_NOTIFY, Display, Event
 
 PATIENCE = 120.0  # seconds after which a launch without a window is called gone
-HANDED_OVER = 15.0  # an application that runs already may show the window itself; its starter ends at once
+HANDED_OVER = 3.0  # an application that runs already may show the window itself; its starter ends at once
 _SKIP = ("_NET_WM_WINDOW_TYPE_DOCK", "_NET_WM_WINDOW_TYPE_DESKTOP")
 
 
@@ -125,7 +125,19 @@ class Launches:
         for launch in list(self._waiting):
             if now >= launch.until:
                 self._waiting.remove(launch)
-                self._emit(wire.event("gone", launch=launch.token))
+                if not self._told_itself(launch):
+                    self._emit(wire.event("gone", launch=launch.token))
+
+    def _told_itself(self, launch: _Launch) -> bool:
+        """An application that runs already and opened no window (a tab, say): its last window comes to the front instead."""
+        if launch.process.poll() != 0:
+            return False
+        mine = [window for window in self._known if launch.names & self._classes(window) and self.is_normal(window)]
+        if not mine:
+            return False
+        self._d.tell_root("_NET_ACTIVE_WINDOW", 2, 0, 0, window=max(mine))
+        self._shown(launch, max(mine))
+        return True
 
     def _arrived(self, window: int, certain: bool = False) -> None:
         if not self._waiting or not self.is_normal(window):
@@ -133,8 +145,11 @@ class Launches:
         launch = self._whose(window, certain)
         if launch is not None:
             self._waiting.remove(launch)
-            spent = round((time.monotonic() - launch.at) * 1000)
-            self._emit(wire.event("window", launch=launch.token, app=launch.app, title=self.title_of(window), ms=spent))
+            self._shown(launch, window)
+
+    def _shown(self, launch: _Launch, window: int) -> None:
+        spent = round((time.monotonic() - launch.at) * 1000)
+        self._emit(wire.event("window", launch=launch.token, app=launch.app, title=self.title_of(window), ms=spent))
 
     def _whose(self, window: int, certain: bool) -> _Launch | None:
         startup = self._d.words(window, "_NET_STARTUP_ID")
