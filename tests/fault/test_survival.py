@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -257,3 +259,70 @@ def test_a_machine_that_was_started_and_not_yet_recorded_is_ended_by_the_next_ag
             time.sleep(0.05)
         assert not alive(pid)
         again.finish("start", workspace=work)
+
+
+@pytest.fixture
+def fatal(tmp_path: Path) -> dict[str, str]:
+    """A PATH on which the store's daemon kills whoever starts it, notes its pid, and then is the real one."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    script = folder / "qemu-storage-daemon"
+    real = shutil.which(script.name)
+    script.write_text(f'#!/bin/sh\nkill -KILL $PPID\necho $$ >>{folder}/pids\nexec {real} "$@"\n')
+    script.chmod(0o755)
+    return {"PATH": f"{folder}:{os.environ['PATH']}"}
+
+
+def orphan(fatal: dict[str, str], device: Device) -> int:
+    """The daemon that an agent started and did not live to record."""
+    assert device.process is not None
+    assert device.process.wait(20) == -signal.SIGKILL
+    pid = int((Path(fatal["PATH"].split(":")[0]) / "pids").read_text().split()[-1])
+    time.sleep(0.3)  # it opens its disks meanwhile
+    assert alive(pid)
+    return pid
+
+
+def test_a_store_that_was_started_and_not_yet_recorded_is_ended_by_the_next_agent(
+    client: Client, work: str, device: Device, fatal: dict[str, str]
+) -> None:
+    """It holds the vault's lock: without this every later start would be refused."""
+    client.call("quit")
+    assert device.process is not None
+    device.process.wait(20)
+    with device.start(**fatal) as doomed, pytest.raises(UnreachableError):
+        doomed.finish("start", workspace=work)
+    pid = orphan(fatal, device)
+    assert not (device.dirs.workspace_runtime("work") / "vault.json").exists()
+    with device.start() as again:
+        assert not alive(pid)
+        assert info(again)["run"] == "off"
+        again.finish("start", workspace=work)
+
+
+def test_a_checkout_whose_agent_died_as_it_filled_the_store_leaves_no_process(
+    client: Client, user: str, device: Device, fatal: dict[str, str]
+) -> None:
+    client.call("quit")
+    assert device.process is not None
+    device.process.wait(20)
+    with device.start(**fatal) as doomed, pytest.raises(UnreachableError):
+        doomed.finish("checkout", workspace="work")
+    pid = orphan(fatal, device)
+    with device.start() as again:
+        assert not alive(pid)
+        assert again.call("list") == {"workspaces": []}
+        again.finish("checkout", workspace="work")
+
+
+def test_a_workspace_that_lost_its_key_while_it_ran_can_be_removed(client: Client, work: str, device: Device) -> None:
+    client.finish("start", workspace=work)
+    pid, vault = info(client)["pid"], vault_pid(device)
+    device.kill()
+    (device.dirs.state / "workspaces" / "work" / "key.wrapped").unlink()
+    with device.start() as again:
+        assert info(again)["run"] == "broken"
+        assert not alive(pid)
+        again.finish("remove", workspace=work, yes=True)
+        assert not alive(vault)
+        assert again.call("list") == {"workspaces": []}

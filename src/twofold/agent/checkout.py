@@ -160,6 +160,8 @@ async def remove(registry: Registry, ws: Workspace, op: Operation, *, yes: bool)
     had_key = await asyncio.to_thread(ws.store.destroy_key, ws.name)
     op.progress("removing the sealed store", 0, 0)
     if where.is_dir():
+        # A workspace whose key can't be read was never attached to: its disks' process may still be there.
+        await asyncio.to_thread(registry.rooms.vault.release, where)
         await asyncio.to_thread(registry.rooms.vault.destroy, where)
     await asyncio.to_thread(ws.store.destroy, ws.name)
     registry.drop(ws)

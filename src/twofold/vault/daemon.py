@@ -124,6 +124,44 @@ def attach(runtime: Path) -> Daemon | None:
     return Daemon(pid, runtime)
 
 
+def release(lock: Path) -> None:
+    """End the processes of ours that have the file `lock` open. One that nobody recorded, since its agent died just then, is
+    found by nothing else, and while it lives nobody can open the vault."""
+    for pid in _holders(lock):
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+        try:
+            if _holds(pid, lock):  # the pidfd is of this very process, whatever has become of the number
+                signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+                if not select.select([pidfd], [], [], _STOP_SECONDS)[0]:
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                    select.select([pidfd], [], [], 5)
+                reap(pidfd)
+        except ProcessLookupError:
+            pass  # it has ended by itself
+        finally:
+            os.close(pidfd)
+
+
+def _holders(lock: Path) -> list[int]:
+    return [
+        int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and _holds(int(entry.name), lock)
+    ]
+
+
+def _holds(pid: int, lock: Path) -> bool:
+    """Whether it is a storage daemon that has `lock` open (proc_pid_fd(5)); other users' processes can't be looked into."""
+    try:
+        if "qemu-storage-daemon" not in Path(f"/proc/{pid}/exe").readlink().name:
+            return False
+        wanted = lock.stat()
+        return any(os.path.samestat(each.stat(), wanted) for each in Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return False
+
+
 def _argv(exports: Sequence[Export], server: int, reader: int) -> list[str]:
     argv = ["qemu-storage-daemon", "--object", f"secret,id=key,file=/proc/self/fd/{reader}"]
     argv += ["--nbd-server", f"addr.type=fd,addr.str={server}"]

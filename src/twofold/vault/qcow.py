@@ -83,7 +83,12 @@ class QcowVault:
 
     def attach(self, where: Path, key: bytes, runtime: Path) -> OpenVault | None:
         process = daemon.attach(runtime)
+        if process is None:
+            self.release(where)
         return _Open(where, key, _devices(where, key), process) if process else None
+
+    def release(self, where: Path) -> None:
+        daemon.release(where / "lock")
 
     def stored_bytes(self, where: Path) -> int:
         return sum(path.stat().st_blocks * 512 for path in where.rglob("*") if path.is_file())

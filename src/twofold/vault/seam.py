@@ -78,7 +78,10 @@ class Vault(Protocol):
         """
 
     def attach(self, where: Path, key: bytes, runtime: Path) -> OpenVault | None:
-        """The already running process of this vault (after an agent's death), or None."""
+        """The already running process of this vault (after an agent's death), or None; one that was never recorded is ended."""
+
+    def release(self, where: Path) -> None:
+        """End whatever process still has this vault open, recorded or not: nobody will attach to it. Idempotent."""
 
     def stored_bytes(self, where: Path) -> int:
         """What the vault takes on this disk, in bytes."""
