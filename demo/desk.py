@@ -33,6 +33,8 @@ class Desk:
         self._undo.enter_context(window_manager(self.server))
         self.hands = Injector(self.server)
         self._undo.callback(self.hands.close)
+        self._lifter = Injector(self.server)  # lets the key go while the first pair of hands does something else
+        self._undo.callback(self._lifter.close)
         self.screen = Screen(self.server)
         self.note = stage.home / f"personal-{width}.txt"
         self.note.write_text("")
@@ -138,8 +140,12 @@ class Desk:
         self.screen.save(self.pictures / f"{prefix}{self._shots:02d}-{name}.png")
 
     def switch(self) -> float:
-        """Press the switch key; returns the monotonic time just before it went down."""
-        return self.hands.key(KEY, hold=0.02)
+        """Press the switch key; returns the monotonic time just before it went down. It is let go 30 ms later, by itself."""
+        lift = threading.Timer(0.03, self._lifter.up, [KEY])
+        pressed = time.monotonic()
+        self.hands.down(KEY)
+        lift.start()
+        return pressed
 
     def tap(self, x: int, y: int) -> float:
         """A finger that comes down and goes up; returns the monotonic time just before it came down."""

@@ -153,15 +153,16 @@ class Rail(_Plate):
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         painter.fillRect(self.rect(), look.BAR)
-        self.spots = {"personal": QRect(0, 6, self.width(), 62)}
+        self.spots = {"personal": QRect(0, 4, self.width(), 68)}
         self._hover(painter, "personal")
-        house(painter, QPointF(self.width() / 2, 28), look.TEXT)
-        self._label(painter, QRectF(0, 48, self.width(), 16), self._key)
+        house(painter, QPointF(self.width() / 2, 24), look.TEXT)
+        self._label(painter, QRectF(0, 42, self.width(), 14), "Personal", look.TEXT)
+        self._label(painter, QRectF(0, 55, self.width(), 14), self._key)
         painter.setPen(QPen(look.LINE, 1))
         painter.drawLine(QPointF(14, 76.5), QPointF(self.width() - 14, 76.5))
         top = 84
         for card in self._cards:
-            self.spots[card.name] = QRect(0, top, self.width(), 66)
+            self.spots[card.name] = QRect(0, top, self.width(), 76)
             self._hover(painter, card.name)
             mark(painter, QRectF(self.width() / 2 - 19, top + 5, 38, 38), card, 18)
             if card.name == self._current:
@@ -172,8 +173,9 @@ class Rail(_Plate):
                 painter.setPen(Qt.PenStyle.NoPen)
                 painter.setBrush(QColor(18, 22, 27, 130))
                 painter.drawRoundedRect(QRectF(self.width() / 2 - 19, top + 5, 38, 38), 9, 9)
-            self._label(painter, QRectF(0, top + 46, self.width(), 16), f"Ctrl Alt {card.key}" if card.key else "")
-            top += 70
+            self._label(painter, QRectF(0, top + 45, self.width(), 14), card.title, look.TEXT)
+            self._label(painter, QRectF(0, top + 58, self.width(), 14), f"Ctrl Alt {card.key}" if card.key else "")
+            top += 80
 
     def _hover(self, painter: QPainter, name: str) -> None:
         if self._over == name:
@@ -181,10 +183,11 @@ class Rail(_Plate):
             painter.setBrush(look.RAISED)
             painter.drawRoundedRect(QRectF(self.spots[name]).adjusted(5, 0, -5, 0), 8, 8)
 
-    def _label(self, painter: QPainter, rect: QRectF, text: str) -> None:
+    def _label(self, painter: QPainter, rect: QRectF, text: str, colour: QColor = look.QUIET) -> None:
         painter.setFont(look.font(10))
-        painter.setPen(look.QUIET)
-        painter.drawText(rect, Qt.AlignmentFlag.AlignCenter, text)
+        painter.setPen(colour)
+        short = painter.fontMetrics().elidedText(text, Qt.TextElideMode.ElideRight, round(rect.width()) - 4)
+        painter.drawText(rect, Qt.AlignmentFlag.AlignCenter, short)
 
 
 def dot(painter: QPainter, at: QPointF, sure: bool) -> None:
