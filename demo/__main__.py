@@ -11,6 +11,7 @@ from rich.console import Console
 
 from demo.stage import TITLE, WORKSPACE, Stage
 from twofold.model.errors import TwofoldError
+from twofold.model.progress import Progress
 
 
 def main() -> int:
@@ -34,11 +35,12 @@ def main() -> int:
             job = client.call("start", workspace=WORKSPACE)
             switcher = stage.start([sys.executable, "-m", "twofold.switcher", "--socket", str(client.path)])
             verb = "resume" if before["memory_stored"] else "boot"
-            stage.timed(
-                verb,
-                f"{TITLE} {'resumed' if verb == 'resume' else 'started'}",
-                lambda bar: [bar(now["step"], now["done"], now["total"]) for now in client.follow(job)],
-            )
+
+            def watch(bar: Progress) -> None:
+                for now in client.follow(job):
+                    bar(now["step"], now["done"], now["total"])
+
+            stage.timed(verb, f"{TITLE} {'resumed' if verb == 'resume' else 'started'}", watch)
             console.print(
                 f"\n  Press [bold]Pause[/] to go to {TITLE} and back. [bold]Ctrl-C[/] here suspends it and ends the demo.\n"
             )

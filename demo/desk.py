@@ -52,10 +52,8 @@ class Desk:
     def open_editor(self) -> None:
         """The personal side's own program: a text editor on a note, in front and with the focus."""
         blank = self.screen.copy()
-        editor = ["mousepad", "--disable-server", str(self.note)]
-        self.stage.start(
-            editor, log=self._log("editor"), **self.server.environment(GSETTINGS_BACKEND="memory", NO_AT_BRIDGE="1")
-        )
+        environment = self.server.environment(GSETTINGS_BACKEND="memory", NO_AT_BRIDGE="1")
+        self.stage.start(["mousepad", "--disable-server", str(self.note)], environment, log=self._log("editor"))
         self.screen.wait(lambda now: float(np.mean(now != blank)) > 0.1, 20)
         time.sleep(1)
 
@@ -76,7 +74,7 @@ class Desk:
         if self.phone:
             words += ["--phone", "--pointer-as-touch"]
         began = time.monotonic()
-        self.stage.start(words, log=self._log("switcher"), pass_fds=[writer], **self.server.environment())
+        self.stage.start(words, self.server.environment(), log=self._log("switcher"), pass_fds=[writer])
         os.close(writer)
         threading.Thread(target=self._listen, args=(reader,), daemon=True).start()
         self.wait_said("ready", True, 20)

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -30,10 +31,14 @@ _BLOCK = 1 << 20
 
 @dataclass(frozen=True)
 class Built:
-    """A finished build: its manifest (version 0: not published yet) and the folder with a file for each part."""
+    """A finished build: its manifest (version 0: not published yet) and the folder with a file for each part.
+
+    `seconds` is how long it took when it was really built, 0 where that is not known (an import).
+    """
 
     folder: Path
     manifest: ImageVersion
+    seconds: float = 0.0
 
     def path(self, part: str) -> Path:
         return self.folder / (FILES[part] if self.manifest.firmware is Firmware.DIRECT else f"{part}.raw")
@@ -55,6 +60,7 @@ def build(where: Path, arch: Arch, cache: Path, progress: Progress = silent) -> 
         if target.is_dir():
             return load(target)
         with ExitStack() as undo:
+            began = time.monotonic()
             work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
             undo.callback(shutil.rmtree, work, ignore_errors=True)
             out = work / "out"
@@ -65,6 +71,7 @@ def build(where: Path, arch: Arch, cache: Path, progress: Progress = silent) -> 
             (out / "manifest.json").write_text(
                 json.dumps(dataclasses.asdict(manifest), indent=1, sort_keys=True) + "\n"
             )
+            (out / "seconds").write_text(f"{time.monotonic() - began:.3f}\n")
             for path in out.iterdir():
                 with path.open("rb") as file:
                     os.fsync(file.fileno())
@@ -90,7 +97,8 @@ def load(folder: Path) -> Built:
                 "apps": tuple(App(**app) for app in data["apps"]),
             }
         )
-        built = Built(folder, manifest)
+        took = folder / "seconds"
+        built = Built(folder, manifest, float(took.read_text()) if took.exists() else 0.0)
         whole = all(built.path(part.name).stat().st_size == part.size for part in manifest.parts)
     except (OSError, ValueError, KeyError, TypeError) as why:
         raise _damaged(folder) from why
