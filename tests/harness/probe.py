@@ -27,6 +27,16 @@ class Status:
         return (unix_ms - self.clock + (1 << 23)) % (1 << 24) - (1 << 23)
 
 
+@dataclass(frozen=True)
+class Pointing:
+    """Touches begun and button presses, both modulo 4096; `x`, `y`: where the last touch began, as parts of the screen."""
+
+    touches: int
+    buttons: int
+    x: float
+    y: float
+
+
 def _row(picture: Picture, left: int, top: int) -> tuple[int, int]:
     """(kind, payload) of the row whose upper left corner is at `left`, `top`."""
     y, x = top + CELL // 2, left + CELL // 2
@@ -63,6 +73,20 @@ def status(picture: Picture, left: int = 0, top: int = 0) -> Status:
     if kind != 1 or payload & 0xFF != _check(body, 8):
         raise NoMarks("no status")
     return Status(body >> 24, body & 0xFFFFFF)
+
+
+def pointing(picture: Picture, left: int = 0, top: int = 0) -> Pointing:
+    """The row below the status.
+
+    Raises:
+        NoMarks: it is not whole there.
+    """
+    kind, payload = _row(picture, left, top + 2 * CELL)
+    body = payload >> 8
+    if kind != 2 or payload & 0xFF != _check(body, 8):
+        raise NoMarks("no pointing")
+    touches, buttons, x, y = (body >> shift & 0xFFF for shift in (36, 24, 12, 0))
+    return Pointing(touches, buttons, x / 4096, y / 4096)
 
 
 def text(picture: Picture, left: int = 0, top: int = 0) -> str:

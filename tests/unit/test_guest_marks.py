@@ -29,6 +29,17 @@ def test_status_is_read_back(unix_ms: int, presses: int) -> None:
     assert seen.age(unix_ms + 37) == 37
 
 
+@given(st.integers(0, 9999), st.integers(0, 9999), st.integers(0, 4095), st.integers(0, 4095))
+def test_pointing_is_read_back_from_below_the_status(touches: int, buttons: int, x: int, y: int) -> None:
+    picture = paint([marks.status_row(5, 6), marks.pointing_row(touches, buttons, x, y)], left=3)
+    seen = probe.pointing(picture, left=3)
+    assert seen == probe.Pointing(touches % 4096, buttons % 4096, x / 4096, y / 4096)
+    with pytest.raises(probe.NoMarks):
+        probe.status(picture, left=3, top=2 * probe.CELL)
+    with pytest.raises(probe.NoMarks):
+        probe.pointing(paint([marks.status_row(5, 6)] * 2))
+
+
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=40))
 def test_text_is_read_back(text: str) -> None:
     assert probe.text(paint(marks.text_rows(text), marks.TEXT_TOP)) == text[-24:]

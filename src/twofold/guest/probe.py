@@ -1,6 +1,6 @@
-"""The probe: time, key presses and text of this guest as pixels (see marks). Started by tests as an application.
+"""The probe: time, keys, touches, buttons and text of this guest as pixels (see marks). Started by tests as an application.
 
-`twofold-probe` shows a strip at the top left that takes no focus and counts every key press of the X server.
+`twofold-probe` shows a strip at the top left that takes no focus and counts every key press, touch and button of the X server.
 `twofold-probe-text` is a window with a text field; what arrives in it, composed as any application would, is shown as marks.
 """
 
@@ -22,7 +22,8 @@ _p, _l, _i, _u = c.c_void_p, c.c_long, c.c_int, c.c_ulong
 TICK = 0.020
 _KEY_PRESS, _FOCUS_IN, _EXPOSE, _GENERIC, _CLIENT_MESSAGE = 2, 9, 12, 35, 33
 _KEY_MASK, _EXPOSURE_MASK, _FOCUS_MASK = 1, 1 << 15, 1 << 21
-_RAW_KEY_PRESS = 13  # XI2
+_RAW_KEY_PRESS, _RAW_BUTTON_PRESS, _RAW_TOUCH_BEGIN = 13, 15, 22  # XI2
+_TOUCH_AXIS = 0x10000  # xf86-input-libinput gives touches on axes of 0 to 0xffff
 
 
 class _Rectangle(c.Structure):
@@ -34,6 +35,22 @@ class _Attributes(c.Structure):
         ("background_pixmap", _u), ("background", _u), ("border_pixmap", _u), ("border", _u), ("bit_gravity", _i),
         ("win_gravity", _i), ("backing", _i), ("planes", _u), ("pixel", _u), ("save_under", _i), ("events", _l),
         ("no_propagate", _l), ("redirect", _i), ("colormap", _u), ("cursor", _u),
+    ]  # fmt: skip
+
+
+class _Cookie(c.Structure):
+    _fields_ = [("type", _i), ("serial", _u), ("send", _i), ("display", _p), ("extension", _i), ("evtype", _i),
+                ("cookie", c.c_uint), ("data", _p)]  # fmt: skip
+
+
+class _Valuators(c.Structure):
+    _fields_ = [("mask_length", _i), ("mask", c.POINTER(c.c_ubyte)), ("values", c.POINTER(c.c_double))]
+
+
+class _RawEvent(c.Structure):
+    _fields_ = [
+        ("type", _i), ("serial", _u), ("send", _i), ("display", _p), ("extension", _i), ("evtype", _i), ("time", _u),
+        ("device", _i), ("source", _i), ("detail", _i), ("flags", _i), ("valuators", _Valuators), ("raw", _p),
     ]  # fmt: skip
 
 
@@ -51,6 +68,7 @@ _MORE: dict[str, tuple[Any, list[Any]]] = {
     "XSetICFocus": (None, [_p]), "XQueryExtension": (_i, [_p, c.c_char_p, _p, _p, _p]), "XLookupString": (_i, [_p] * 5),
     "XmbResetIC": (_p, [_p]), "XSetWMProtocols": (_i, [_p, _u, _p, _i]),
     "XDrawString": (_i, [_p, _u, _p, _i, _i, c.c_char_p, _i]),
+    "XGetEventData": (_i, [_p, _p]), "XFreeEventData": (None, [_p, _p]),
 }  # fmt: skip
 
 
@@ -118,29 +136,62 @@ class Strip:
         self._x.XFillRectangles(self._d.handle, self.window, gc, self._buffer, count)
 
 
+class _Counts:
+    """What has come in since the probe was started."""
+
+    def __init__(self, display: Display) -> None:
+        self._d = display
+        self._x = library("libX11.so.6", _MORE)
+        self._opcode = _select_raw(display)
+        self.presses = self.buttons = self.touches = 0
+        self.touched = (0, 0)  # 4096ths of the screen
+
+    def take(self, event: Event) -> None:
+        cookie = c.cast(c.byref(event), c.POINTER(_Cookie)).contents
+        if cookie.extension != self._opcode:
+            return
+        if cookie.evtype == _RAW_KEY_PRESS:
+            self.presses += 1
+        elif cookie.evtype == _RAW_BUTTON_PRESS:
+            self.buttons += 1
+        elif cookie.evtype == _RAW_TOUCH_BEGIN:
+            self.touches += 1
+            if self._x.XGetEventData(self._d.handle, c.byref(cookie)):
+                self.touched = _place(c.cast(cookie.data, c.POINTER(_RawEvent)).contents.valuators)
+                self._x.XFreeEventData(self._d.handle, c.byref(cookie))
+
+
+def _place(valuators: _Valuators) -> tuple[int, int]:
+    """The first two axes, which are a touch's place. Only axes that the mask names have a value."""
+    if valuators.mask_length < 1 or valuators.mask[0] & 3 != 3:
+        return 0, 0
+    x, y = (min(max(int(valuators.values[axis] * 4096 / _TOUCH_AXIS), 0), 4095) for axis in (0, 1))
+    return x, y
+
+
 def watch() -> None:
-    """The strip with time and key presses."""
+    """The strip with time, key presses, touches and button presses."""
     display = Display(os.environ.get("DISPLAY", ":0"))
-    strip = Strip(display, 0, 1)
-    opcode = _select_raw_keys(display)
-    presses, at = 0, time.monotonic()
+    strip = Strip(display, 0, 2)
+    counts, at = _Counts(display), time.monotonic()
     poll = select.poll()
     poll.register(display.fd, select.POLLIN)
     while True:
         for event in display.events():
             if event.type == _EXPOSE:
                 strip.forget()
-            elif event.type == _GENERIC and event.pad[4] & 0xFFFFFFFF == opcode:
-                presses += 1
-        strip.draw(0, marks.status_row(time.time_ns() // 1_000_000, presses))
+            elif event.type == _GENERIC:
+                counts.take(event)
+        strip.draw(0, marks.status_row(time.time_ns() // 1_000_000, counts.presses))
+        strip.draw(1, marks.pointing_row(counts.touches, counts.buttons, *counts.touched))
         display.x.XFlush(display.handle)
         now = time.monotonic()
         at = max(at + TICK, now)
         poll.poll((at - now) * 1000)
 
 
-def _select_raw_keys(display: Display) -> int:
-    """Ask for every key press, whoever has the focus (XI2 raw events); returns the extension's opcode."""
+def _select_raw(display: Display) -> int:
+    """Ask for every key, button and touch, whoever has the focus (XI2 raw events); returns the extension's opcode."""
     opcode, first, error = _i(), _i(), _i()
     x = library("libX11.so.6", _MORE)
     x.XQueryExtension(display.handle, b"XInputExtension", c.byref(opcode), c.byref(first), c.byref(error))
@@ -148,7 +199,8 @@ def _select_raw_keys(display: Display) -> int:
     major, minor = _i(2), _i(2)
     xi.XIQueryVersion(display.handle, c.byref(major), c.byref(minor))
     bits = (c.c_ubyte * 4)()
-    bits[_RAW_KEY_PRESS >> 3] |= 1 << (_RAW_KEY_PRESS & 7)
+    for kind in (_RAW_KEY_PRESS, _RAW_BUTTON_PRESS, _RAW_TOUCH_BEGIN):
+        bits[kind >> 3] |= 1 << (kind & 7)
     mask = _EventMask(1, 4, c.cast(bits, c.POINTER(c.c_ubyte)))  # 1: all master devices
     xi.XISelectEvents(display.handle, display.root, c.byref(mask), 1)
     return opcode.value
