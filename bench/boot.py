@@ -8,11 +8,11 @@ import sys
 import time
 from pathlib import Path
 
+from demo.stage import WORKSPACE, Stage
 from rich.console import Console
 
 from bench.bare import BareQemu
 from bench.report import report, row
-from demo.stage import WORKSPACE, Stage
 from twofold.agent.client import Client
 from twofold.image.build import Built
 
@@ -52,8 +52,10 @@ def main() -> int:
             client.finish("off", workspace=WORKSPACE)
             bare(built, home / "bare", accelerator, figures)
     notes = [
-        f"accelerator: {accelerator}; from the request to the answering agent of a guest whose desktop stands; caches warm on both sides.",
-        "Bare QEMU reads raw files and saves memory unsealed to the page cache; ours reads encrypted disks over NBD and seals memory.",
+        f"accelerator: {accelerator}; from the request to the answering agent of a guest whose desktop stands; "
+        "caches warm on both sides.",
+        "Bare QEMU reads raw files and saves memory unsealed to the page cache; "
+        "ours reads encrypted disks over NBD and seals memory.",
     ]
     rows = [
         row("boot to desktop and agent", "s", figures["boot"], {"bare QEMU": figures["bare boot"]}, at_most=1.25),

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-from twofold.model.errors import BadInputError, TimedOutError, UnreachableError, from_wire
+from twofold.model.errors import BadInputError, ConflictError, TimedOutError, UnreachableError, from_wire
 from twofold.platform.dirs import dirs
 from twofold.platform.peers import require_same_user
 from twofold.platform.run import replayable, spawn
@@ -217,9 +217,13 @@ def connect(path: Path | None = None) -> Client:
         try:
             return Client(path)
         except UnreachableError:
-            # Another caller's agent may have won the lock: then ours ends by itself and that one answers.
             time.sleep(0.02)
-        if child.poll() not in (None, 0):
+        status = child.poll()
+        if status == ConflictError.exit_code:
+            # Another agent holds the lock: one that is starting and will answer, or one that is ending and will let go.
+            time.sleep(0.2)
+            child = spawn(argv, env=env)
+        elif status is not None:
             break
     raise UnreachableError(
         "The agent did not start.",

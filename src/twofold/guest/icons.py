@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-import subprocess
 import tempfile
 import zlib
 from pathlib import Path
 
+from twofold.guest import programs
 from twofold.guest.entries import entries
 
 SIZE = 128
@@ -57,7 +57,7 @@ def plain(png: bytes) -> bytes:
 def convert(source: Path) -> bytes:
     """`source` as a PNG of at most SIZE x SIZE."""
     with tempfile.NamedTemporaryFile(suffix=".png") as made:
-        subprocess.run(["gdk-pixbuf-thumbnailer", "-s", str(SIZE), str(source), made.name], check=True)
+        programs.run(["gdk-pixbuf-thumbnailer", "-s", str(SIZE), str(source), made.name], seconds=60).check_returncode()
         return plain(Path(made.name).read_bytes())
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from twofold.guest import wire
+from twofold.guest import programs, wire
 from twofold.guest.entries import Entry, entries
 from twofold.guest.wire import Refusal
 from twofold.guest.xlib import MAP_NOTIFY, Display, Event
@@ -68,10 +68,7 @@ class Launches:
         token, now = secrets.token_hex(8), time.monotonic()
         env = {**self._environment, "DESKTOP_STARTUP_ID": f"twofold-{token}_TIME0"}
         try:
-            process = subprocess.Popen(
-                entry.argv, env=env, cwd=env.get("HOME", "/"), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL, start_new_session=True,
-            )  # fmt: skip
+            process = programs.start(entry.argv, env, env.get("HOME", "/"))
         except OSError as why:
             raise Refusal("failed", f"It cannot be started: {why.strerror}.") from why
         self._children.append(process)

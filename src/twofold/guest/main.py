@@ -9,14 +9,13 @@ import re
 import select
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from twofold.guest import port, wire
+from twofold.guest import port, programs, wire
 from twofold.guest.disks import Freezer
 from twofold.guest.entries import entries
 from twofold.guest.wire import Refusal, Request
@@ -168,7 +167,7 @@ class _Loop:
         self._port.flush()
         if self._agent.closing:
             self._agent.closing = False
-            subprocess.Popen(["/usr/bin/systemctl", "poweroff", "--no-block"], stdin=subprocess.DEVNULL)
+            programs.start(["/usr/bin/systemctl", "poweroff", "--no-block"])
 
     def _read_port(self) -> None:
         while True:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from twofold.guest import wire
+from twofold.guest import programs, wire
 from twofold.guest.launches import Launches
 from twofold.guest.randr import Screen
 from twofold.guest.settings import BASE_DPI, Manager
@@ -142,7 +142,7 @@ class Session:
             _signal("tint2", signal.SIGTERM)
             self._d.tell_root("_OB_CONTROL", 2)
         if now != before:
-            self._spawn(_WALLPAPER)
+            programs.start(_WALLPAPER, self._environment)
             self._launches.fill(small=now[0] < SMALL)
         return {"width": now[0], "height": now[1]}
 
@@ -156,14 +156,10 @@ class Session:
                 words += [word for option in value.split(",") if option for word in ("-option", option)]
             elif value or name == "variant":
                 words += [f"-{name}", value]
-        done = subprocess.run(words, env=self._environment, capture_output=True, timeout=10, check=False)
+        done = programs.run(words, self._environment)
         if done.returncode != 0:
             raise Refusal("bad-layout", (done.stderr or done.stdout).decode("utf-8", "replace").strip()[:200])
         return {}
-
-    def _spawn(self, words: list[str]) -> None:
-        subprocess.Popen(words, env=self._environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                         stderr=subprocess.DEVNULL)  # fmt: skip
 
 
 def _signal(name: str, number: signal.Signals) -> None:

@@ -32,7 +32,9 @@ class CommandError(TwofoldError):
     def __init__(self, replay: str, status: int, untrusted_stderr: str) -> None:
         how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
         tail = "\n".join(untrusted_stderr.strip().splitlines()[-8:])
-        super().__init__(f"{_program(replay)} {how}." + (f"\n{tail}" if tail else ""), next=f"To see it again:  {replay}")
+        super().__init__(
+            f"{_program(replay)} {how}." + (f"\n{tail}" if tail else ""), next=f"To see it again:  {replay}"
+        )
         self.replay, self.status, self.stderr = replay, status, untrusted_stderr
 
 
