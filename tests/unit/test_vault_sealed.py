@@ -119,11 +119,11 @@ def test_a_torn_first_block_is_refused(tmp_path_factory: pytest.TempPathFactory)
 
 def test_consumed_is_gone(memory: int, tmp_path: Path) -> None:
     sealed.seal(tmp_path / "m", KEY, WHO, memory, silent)
-    sealed.consume(tmp_path / "m")
+    sealed.forget(tmp_path / "m")
     assert sealed.identity(tmp_path / "m", KEY) is None
     with pytest.raises(DamagedError):
         sealed.unseal(tmp_path / "m", KEY, silent)
-    sealed.consume(tmp_path / "m")
+    sealed.forget(tmp_path / "m")
 
 
 def test_a_full_disk_leaves_what_was_there(memory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import shutil
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from typing import Any
 
 from twofold.agent import hardware, parts, rights
@@ -34,7 +34,7 @@ async def start(ws: Workspace, op: Operation, *, boot: bool) -> dict[str, Any]:
     Raises:
         ConflictError: memory is stored and does not fit, in words; nothing was started, `boot` is the way on.
     """
-    lease, _ = ws.whole()
+    lease, image = ws.whole()
     if ws.record.run in _LIVE:
         return {"already": ws.record.run}
     rights.require(lease, ws.record)
@@ -43,13 +43,16 @@ async def start(ws: Workspace, op: Operation, *, boot: bool) -> dict[str, Any]:
     resuming = ws.record.memory_stored and not boot
     ws.become(RunState.RESUMING if resuming else RunState.STARTING, error=None)
     try:
-        async with AsyncExitStack() as undo:
+        async with AsyncExitStack() as always, AsyncExitStack() as undo:
             op.progress("opening the sealed disks", 0, 0)
             key = await asyncio.to_thread(ws.rooms.unwrap, ws.store.read(ws.name, KEY), ws.name)
+            # The boot files are unsealed while the vault's process starts.
+            files = asyncio.ensure_future(asyncio.to_thread(_boot_files, ws, key, image))
+            always.push_async_callback(_let_go, files)
             vault = await asyncio.to_thread(ws.rooms.vault.open, ws.folder / VAULT, key, ws.runtime)
             undo.push_async_callback(asyncio.to_thread, vault.close)
             op.check()
-            resumed = await _power_on(ws, op, undo, vault, key, boot)
+            resumed = await _power_on(ws, op, always, undo, vault, files, boot)
             undo.pop_all()
     except TwofoldError as failed:
         await ws.kill_machine()
@@ -63,7 +66,13 @@ async def start(ws: Workspace, op: Operation, *, boot: bool) -> dict[str, Any]:
 
 
 async def _power_on(
-    ws: Workspace, op: Operation, undo: AsyncExitStack, vault: OpenVault, key: bytes, boot: bool
+    ws: Workspace,
+    op: Operation,
+    always: AsyncExitStack,
+    undo: AsyncExitStack,
+    vault: OpenVault,
+    files: asyncio.Future[dict[str, int]],
+    boot: bool,
 ) -> bool:
     lease, image = ws.whole()
     engine = ws.rooms.engine
@@ -82,16 +91,14 @@ async def _power_on(
     memory = None
     if resuming:
         memory = asyncio.ensure_future(asyncio.to_thread(vault.open_memory, op.progress))
-        undo.push_async_callback(_close_when_open, memory)
-    machine = await op.or_cancelled(_launch(ws, spec, image, vault, key, memory))
+        always.push_async_callback(_let_go, memory)
+    machine = await op.or_cancelled(_launch(ws, spec, vault, files, memory))
     undo.push_async_callback(machine.kill)
     op.commit(f"{ws.title} has started; it cannot be undone, only suspended or stopped.")
     # Memory is forgotten before the guest's first instruction, so that no moment of its life is ever lived twice.
     await asyncio.to_thread(vault.consume_memory)
     ws.note(memory_stored=False)
     await machine.resume()
-    if memory is not None:
-        await _close_when_open(memory)
     undo.pop_all()
     ws.hold_vault(vault)
     ws.hold_machine(machine)
@@ -108,10 +115,25 @@ async def _power_on(
     return resuming
 
 
-async def _close_when_open(memory: asyncio.Future[int]) -> None:
-    await asyncio.wait({memory})
-    if not memory.cancelled() and memory.exception() is None:
-        os.close(memory.result())
+async def _let_go(opening: asyncio.Future[int] | asyncio.Future[dict[str, int]]) -> None:
+    """Close what was opened beside the rest. On a thread: to free the copy of a machine's memory takes a moment."""
+    await asyncio.wait({opening})
+    if opening.cancelled() or opening.exception() is not None:
+        return
+    opened = opening.result()
+    for fd in opened.values() if isinstance(opened, dict) else (opened,):
+        asyncio.get_running_loop().run_in_executor(None, os.close, fd)
+
+
+def _boot_files(ws: Workspace, key: bytes, image: ImageVersion) -> dict[str, int]:
+    """Kernel and initrd in memory files, where the image is booted by them."""
+    with ExitStack() as undo:
+        files = {}
+        for name in hardware.BOOT_PARTS if image.firmware is Firmware.DIRECT else ():
+            files[name] = parts.unseal(ws.folder / parts.FOLDER, key, image, name)
+            undo.callback(os.close, files[name])
+        undo.pop_all()
+    return files
 
 
 def _require_fit(ws: Workspace, saved: MemoryIdentity, now: MemoryIdentity) -> None:
@@ -125,18 +147,21 @@ def _require_fit(ws: Workspace, saved: MemoryIdentity, now: MemoryIdentity) -> N
 
 
 async def _launch(
-    ws: Workspace, spec: Spec, image: ImageVersion, vault: OpenVault, key: bytes, memory: asyncio.Future[int] | None
+    ws: Workspace,
+    spec: Spec,
+    vault: OpenVault,
+    files: asyncio.Future[dict[str, int]],
+    memory: asyncio.Future[int] | None,
 ) -> Machine:
-    """The machine, loaded and paused. Streams and parts are duplicates for the engine; ours close here."""
-    async with AsyncExitStack() as stack:
-        disks, files = {}, {}
+    """The machine, loaded and paused. The engine takes duplicates of the disks' streams; ours close here."""
+    with ExitStack() as stack:
+        disks = {}
         for disk in spec.disks:
             disks[disk.device] = stack.enter_context(await asyncio.to_thread(vault.connect, disk.device))
-        if image.firmware is Firmware.DIRECT:
-            for name in hardware.BOOT_PARTS:
-                files[name] = await asyncio.to_thread(parts.unseal, ws.folder / parts.FOLDER, key, image, name)
-                stack.callback(os.close, files[name])
-        return await ws.rooms.engine.start(spec, disks, files, ws.runtime, memory=memory, paused=True)
+        # A start that is cancelled must not cancel these: whatever they open is still to be closed.
+        opened = await asyncio.shield(files)
+        promise = None if memory is None else asyncio.shield(memory)
+        return await ws.rooms.engine.start(spec, disks, opened, ws.runtime, memory=promise, paused=True)
 
 
 async def suspend(ws: Workspace, op: Operation) -> dict[str, Any]:

@@ -137,7 +137,8 @@ class _Open:
         return sealed.unseal(self._memory, self._memory_key, progress)
 
     def consume_memory(self) -> None:
-        sealed.consume(self._memory)
+        # One wait for the disk makes both durable: the memory is gone, and no copy of it fits this state any more.
+        sealed.forget(self._memory)
         _write_head(self._where, self._key, None)
 
     def close(self) -> None:

@@ -169,11 +169,10 @@ def unseal(path: Path, key: bytes, progress: Progress) -> int:
         os.close(file)
 
 
-def consume(path: Path) -> None:
-    """Durably forget the memory: after this returns it is not there, whatever happens."""
+def forget(path: Path) -> None:
+    """Remove the memory. It is gone whatever happens once its folder has been synced, which is the caller's to do."""
     path.unlink(missing_ok=True)
     path.with_suffix(".new").unlink(missing_ok=True)
-    sync_folder(path.parent)
 
 
 def _keys(key: bytes, salt: bytes) -> tuple[AESGCM, bytes, AESGCM]:
