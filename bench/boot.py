@@ -52,10 +52,14 @@ def main() -> int:
             client.finish("off", workspace=WORKSPACE)
             bare(built, home / "bare", accelerator, figures)
     notes = [
-        f"accelerator: {accelerator}; from the request to the answering agent of a guest whose desktop stands; "
-        "caches warm on both sides.",
-        "Bare QEMU reads raw files and saves memory unsealed to the page cache; "
-        "ours reads encrypted disks over NBD and seals memory.",
+        (
+            f"accelerator: {accelerator}; from the request to the answering agent of a guest whose desktop stands; "
+            "caches warm on both sides."
+        ),
+        (
+            "Bare QEMU reads raw files and saves memory unsealed to the page cache; "
+            "ours reads encrypted disks over NBD and seals memory."
+        ),
     ]
     rows = [
         row("boot to desktop and agent", "s", figures["boot"], {"bare QEMU": figures["bare boot"]}, at_most=1.25),
