@@ -19,7 +19,7 @@ from typing import Any
 
 import twofold.guest
 from twofold.image import initrd, kernel, recipe, rootfs
-from twofold.model.errors import DamagedError
+from twofold.model.errors import DamagedError, MissingError
 from twofold.model.image import App, Arch, Firmware, ImageVersion, Part, SystemMode
 from twofold.model.progress import Progress, silent
 from twofold.platform.run import run
@@ -179,6 +179,14 @@ def part(name: str, path: Path) -> Part:
 @contextlib.contextmanager
 def _alone(lock: Path) -> Iterator[None]:
     """One builder of one key at a time; a second one waits and then finds the build."""
-    with lock.open("w") as file:
+    try:
+        file = lock.open("w")
+    except PermissionError as why:
+        raise MissingError(
+            f"This image is not built yet, and {lock.parent} belongs to another user.",
+            safe="Nothing was changed.",
+            next="Build it as that user (as root: make image), or name another folder in TWOFOLD_BUILDS.",
+        ) from why
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
