@@ -115,3 +115,23 @@ def test_the_set_up_step_gives_an_ordinary_user_a_share() -> None:
     finally:
         if not existed:
             subprocess.run([SETUP, "--remove"], check=True, timeout=20)
+
+
+def test_it_can_be_switched_off(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel.group("cpu/twofold", cpu__shares="102400")
+    group = kernel.group("cpu/twofold/vm-work", cgroup__procs="")
+    monkeypatch.setenv(cgroup.SWITCH, "1")
+    share = kernel.favour()
+    assert share.kind == "none"
+    assert cgroup.SWITCH in share.says
+    assert not (group / "cgroup.procs").read_text()
+
+
+def test_the_disks_process_shares_the_group_and_leaves_its_memory_rule(kernel: Kernel) -> None:
+    kernel.group("cpu/twofold", cpu__shares="102400")
+    kernel.group("cpu/twofold/vm-work", cgroup__procs="")
+    kept = kernel.group("memory/twofold/vm-work", cgroup__procs="")
+    kernel.favour()
+    cgroup.favour(1, "work", root=kernel.root, proc=kernel.proc)
+    assert (kernel.root / "cpu/twofold/vm-work/cgroup.procs").read_text() == "1"
+    assert (kept / "memory.soft_limit_in_bytes").read_text() == str(1 << 30)

@@ -9,6 +9,7 @@ import sys
 from twofold.agent import logs
 from twofold.agent.daemon import Agent
 from twofold.model.errors import TwofoldError
+from twofold.platform import cgroup
 from twofold.platform.dirs import Dirs, dirs
 from twofold.platform.limits import harden_self
 from twofold.platform.memory import few_arenas
@@ -30,6 +31,7 @@ def main(words: list[str]) -> int:
         else:
             logs.to_file(where.state / "agent.log")
         harden_self()
+        cgroup.favour(os.getpid(), "agent")
         asyncio.run(_serve(where))
     except TwofoldError as failed:
         sys.stderr.write(f"{failed}\n")

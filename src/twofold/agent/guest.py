@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -22,6 +23,7 @@ DEADLINE = 10.0
 _HELLO = 2.0
 _AGAIN = 0.2
 _CHECK = 15.0
+_PATIENCE = 5.0  # after a start or resume, what is asked waits so long for the guest's first answer
 
 Heard = Callable[[Mapping[str, Any]], None]
 
@@ -35,23 +37,30 @@ class Guest:
         self._channel: GuestChannel | None = None
         self._task: asyncio.Task[None] | None = None
         self._time_due = True
+        self._patient_until = 0.0
+        self._answers = asyncio.Event()
         self.up = self.session_up = False
 
     def start(self) -> None:
+        self._patient_until = time.monotonic() + _PATIENCE
         self._task = asyncio.get_running_loop().create_task(self._keep())
 
     def set_time_when_up(self) -> None:
         """After a resume or the host system's sleep the guest's clock stands in the past; set it as soon as it answers."""
         self._time_due = True
+        self._patient_until = time.monotonic() + _PATIENCE
         if self.up and self._channel is not None:
             asyncio.get_running_loop().create_task(self._set_time(self._channel))
 
     async def call(self, verb: str, **args: Any) -> dict[str, Any]:
-        """Ask the guest.
+        """Ask the guest; just after a start or resume, wait a moment for it.
 
         Raises:
             ConflictError: its agent is not there yet. TimedOutError: it is there and does not answer.
         """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(self._patient_until - time.monotonic(), 0)):
+                await self._answers.wait()
         channel = self._channel
         if channel is None or not self.up:
             raise ConflictError(
@@ -112,6 +121,7 @@ class Guest:
     def _is(self, *, up: bool, session_up: bool) -> None:
         if (up, session_up) != (self.up, self.session_up):
             self.up, self.session_up = up, session_up
+            (self._answers.set if up else self._answers.clear)()
             self._heard({"event": "state"})
 
     async def _drop(self) -> None:

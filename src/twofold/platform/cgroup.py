@@ -1,4 +1,8 @@
-"""The business VM's share of a busy machine: control groups where this user may, else the best the system offers."""
+"""The business VM's share of a busy machine: control groups where this user may, else the best the system offers.
+
+What the VM waits for gets the same share: the process that keeps its disks is in its group, agent and switcher have one of
+their own. TWOFOLD_NO_SHARE=1 switches all of it off (see `make bench-busy`).
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from pathlib import Path
 WEIGHT = 10_000  # cgroup v2: 1 to 10000, 100 is usual
 SHARES = 102_400  # cgroup v1: the same factor over its usual 1024
 ROOT = Path("/sys/fs/cgroup")
+SWITCH = "TWOFOLD_NO_SHARE"
 
 
 @dataclass(frozen=True)
@@ -21,11 +26,14 @@ class Share:
     swap_excluded: bool = False
 
 
-def favour(pid: int, name: str, memory: int, root: Path = ROOT, proc: Path = Path("/proc")) -> Share:
+def favour(pid: int, name: str, memory: int = 0, root: Path = ROOT, proc: Path = Path("/proc")) -> Share:
     """Give process `pid` a high share of the processor, and protect `memory` bytes of it from reclaim where allowed.
 
-    Never fails: the answer says what was obtained. `name` is a private group's name, one per machine.
+    Never fails: the answer says what was obtained. `name` is a private group's name, one per machine; several processes may
+    share it.
     """
+    if os.environ.get(SWITCH, "") not in ("", "0"):
+        return Share("none", f"The VM has no more of the processor than any program: {SWITCH} is set.")
     for attempt in (_unified, _legacy):
         share = attempt(pid, name, memory, root, proc)
         if share is not None:
@@ -34,7 +42,7 @@ def favour(pid: int, name: str, memory: int, root: Path = ROOT, proc: Path = Pat
 
 
 def release(name: str, root: Path = ROOT, proc: Path = Path("/proc")) -> None:
-    """Remove the groups that `favour` made for a machine that has ended."""
+    """Remove the groups that `favour` made, once the last of their processes has ended."""
     for parent in _delegated_unified(root, proc) + [root / kind / "twofold" for kind in ("cpu", "memory")]:
         try:
             (parent / f"vm-{name}").rmdir()
@@ -47,7 +55,7 @@ def _unified(pid: int, name: str, memory: int, root: Path, proc: Path) -> Share 
         group = parent / f"vm-{name}"
         if not (_make(group) and (group / "cpu.weight").exists() and _write(group / "cpu.weight", WEIGHT)):
             continue
-        protected = _write(group / "memory.low", memory)
+        protected = bool(memory) and _write(group / "memory.low", memory)
         swapless = _write(group / "memory.swap.max", 0)
         if not _write(group / "cgroup.procs", pid):
             continue
@@ -78,7 +86,7 @@ def _legacy(pid: int, name: str, memory: int, root: Path, proc: Path) -> Share |
         return None
     kept = root / "memory" / "twofold" / f"vm-{name}"
     protected = False
-    if os.access(kept.parent, os.W_OK) and _make(kept):
+    if memory and os.access(kept.parent, os.W_OK) and _make(kept):
         _write(kept / "memory.soft_limit_in_bytes", memory)
         _write(kept / "memory.swappiness", 0)  # swapped last; v1 cannot promise never
         protected = _write(kept / "cgroup.procs", pid)

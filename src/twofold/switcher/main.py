@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from pathlib import Path
 
 from twofold.model.errors import MissingError, TwofoldError
@@ -56,6 +57,7 @@ def run(chosen: argparse.Namespace) -> int:
     from PySide6.QtGui import QGuiApplication
     from PySide6.QtWidgets import QApplication
 
+    from twofold.platform import cgroup
     from twofold.platform.dirs import dirs
     from twofold.switcher import look
     from twofold.switcher.desk import Desk
@@ -83,7 +85,7 @@ def run(chosen: argparse.Namespace) -> int:
         on_chord=desk.chord.emit,
         on_layout=desk.layout.emit,
     )
-    desk.wish = gate.wish
+    desk.wish, window.canvas.still_work = gate.wish, gate.still_work
     app.processEvents()
     gate.hide_first()
     window.cover()
@@ -98,6 +100,8 @@ def run(chosen: argparse.Namespace) -> int:
         signal.signal(number, lambda *_: app.quit())
     awake = QSocketNotifier(reader.fileno(), QSocketNotifier.Type.Read)
     awake.activated.connect(lambda: reader.recv(64))
+    # On a thread: the kernel takes its time to move a process between groups, and the window need not wait.
+    threading.Thread(target=cgroup.favour, args=(os.getpid(), "switcher"), daemon=True).start()
     QTimer.singleShot(0, lambda: desk.say(ready=True, shown=False))
     if chosen.front:
         gate.wish(Side.WORK)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twofold.model.errors import DamagedError, TimedOutError, TwofoldError, UnreachableError
+from twofold.platform import cgroup
 from twofold.platform.limits import harden, start_time
 from twofold.platform.peers import listen
 from twofold.platform.process import disown, reap
@@ -75,6 +76,7 @@ class Daemon:
         self._pidfd = -1
         for name in (SOCKET, RECORD):
             (self._runtime / name).unlink(missing_ok=True)
+        cgroup.release(self._runtime.name)
 
 
 def secret(passphrase: bytes) -> int:
@@ -98,11 +100,13 @@ def start(exports: Sequence[Export], passphrase: bytes, lock: int, runtime: Path
         log = ours.enter_context((runtime / LOG).open("wb"))
         child = spawn(_argv(exports, server.fileno(), reader), pass_fds=(server.fileno(), reader, lock), stderr=log)
     harden(child.pid, oom_adjust=-500)
+    cgroup.favour(child.pid, runtime.name)  # the group of the machine that will wait for it
     try:
         _greeted(child, runtime)
     except BaseException:
         child.kill()
         child.wait()
+        cgroup.release(runtime.name)
         (runtime / SOCKET).unlink(missing_ok=True)
         raise
     record = {"pid": child.pid, "started": start_time(child.pid)}
