@@ -18,7 +18,7 @@ from tests.harness.injector import Injector
 from tests.harness.screen import Pixels, Screen
 from tests.harness.xserver import window_manager, xserver
 
-from demo.stage import Stage
+from demo.stage import Stage, end
 
 KEY = "Pause"
 
@@ -57,7 +57,7 @@ class Desk:
         self.screen.wait(lambda now: float(np.mean(now != blank)) > 0.1, 20)
         time.sleep(1)
 
-    def open_switcher(self) -> float:
+    def open_switcher(self, *more: str, **environment: str) -> float:
         """Start the switcher; returns the seconds until it said that its window stands ready behind the personal side."""
         reader, writer = os.pipe()
         words = [
@@ -74,7 +74,9 @@ class Desk:
         if self.phone:
             words += ["--phone", "--pointer-as-touch"]
         began = time.monotonic()
-        self.stage.start(words, self.server.environment(), log=self._log("switcher"), pass_fds=[writer])
+        env = self.server.environment(**environment)
+        self.switcher = self.stage.start([*words, *more], env, log=self._log("switcher"), pass_fds=[writer])
+        self._undo.callback(end, self.switcher)
         os.close(writer)
         threading.Thread(target=self._listen, args=(reader,), daemon=True).start()
         self.wait_said("ready", True, 20)

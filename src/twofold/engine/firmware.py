@@ -42,5 +42,5 @@ def descriptors(spec: Spec, parts: Mapping[str, int], owner: contextlib.ExitStac
     raise MissingError(
         "UEFI firmware for virtual machines is not installed.",
         safe="Nothing was started.",
-        next="Install it: sudo tools/setup-apt run",
+        next="Install it (Debian: ovmf and seabios).",
     )

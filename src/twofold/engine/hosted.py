@@ -77,7 +77,7 @@ class HostedEngine:
                 raise MissingError(
                     f"QEMU here is version {found}; Twofold needs {OLDEST[0]}.{OLDEST[1]} or newer.",
                     safe="Nothing was started.",
-                    next="Install a newer one: sudo tools/setup-apt run",
+                    next="Install a newer one (Debian 12: qemu-system-x86 from bookworm-backports).",
                 )
             self._versions[key] = b".".join(match.groups()[:3]).decode() + match[4].decode().rstrip()
         return self._versions[key]
@@ -227,7 +227,7 @@ def _translated(argv: list[str], status: int, said: str) -> TwofoldError:
         return MissingError(
             "QEMU here has no D-Bus display.",
             safe="Nothing was started.",
-            next="Install its modules: sudo tools/setup-apt run",
+            next="Install its modules (Debian: qemu-system-modules-opengl).",
         )
     if "Failed to load" in said or "incoming" in said:
         return DamagedError(said, safe="The disks are safe.", next="Boot instead.")

@@ -147,7 +147,7 @@ def _decide(program: str, arch: Arch, kvm: Path) -> Answer:
         raise MissingError(
             f"QEMU ({program}) cannot run a 64-bit guest here: {why}, and translated (TCG) it {verdict}.",
             safe="Nothing was started.",
-            next="Reinstall QEMU 10 or newer: sudo tools/setup-apt run",
+            next="Reinstall QEMU 10 or newer (Debian: qemu-system-x86).",
         )
     return Answer(Accelerator.TCG, f"{why}; using TCG.", 0)
 

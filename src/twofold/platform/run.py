@@ -17,12 +17,12 @@ from twofold.model.errors import MissingError, TimedOutError, TwofoldError
 _KEEP = ("PATH", "LANG", "LC_ALL", "HOME", "TMPDIR", "SOURCE_DATE_EPOCH")
 
 _HINTS = {
-    "qemu-system-x86_64": "Install QEMU 10 or newer: sudo tools/setup-apt run",
+    "qemu-system-x86_64": "Install QEMU 10 or newer (Debian: qemu-system-x86; on Debian 12 from bookworm-backports).",
     "qemu-system-aarch64": "Install QEMU 10 or newer with its Arm targets (package qemu-system-arm).",
-    "qemu-storage-daemon": "Install QEMU's tools: sudo tools/setup-apt run",
-    "qemu-img": "Install QEMU's tools: sudo tools/setup-apt run",
-    "mmdebstrap": "Install the image tools: sudo tools/setup-apt build",
-    "mkfs.erofs": "Install the image tools: sudo tools/setup-apt build",
+    "qemu-storage-daemon": "Install QEMU's tools (Debian: qemu-utils; on Debian 12 from bookworm-backports).",
+    "qemu-img": "Install QEMU's tools (Debian: qemu-utils; on Debian 12 from bookworm-backports).",
+    "mmdebstrap": "Install the image tools (Debian: mmdebstrap, erofs-utils).",
+    "mkfs.erofs": "Install the image tools (Debian: mmdebstrap, erofs-utils).",
 }
 
 
