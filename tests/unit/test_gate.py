@@ -332,3 +332,16 @@ def test_a_key_that_is_taken_or_unknown_is_refused_in_words(bench: Bench) -> Non
 )
 def test_names_of_the_layout_are_read_with_care(names: bytes, group: int, wanted: Layout | None) -> None:
     assert xkeys.layout(names, group) == wanted
+
+
+def test_a_click_after_the_switch_key_is_known_for_one_however_soon_it_is_asked(bench: Bench) -> None:
+    """What the window hears of a click, and when, is not the order of things; the gate's answer is."""
+    for _ in range(60):
+        bench.side(Side.WORK)
+        assert bench.gate.still_work()
+        bench.hands.key("a")  # waits in the server before the switch key, which must be seen through it
+        bench.hands.key("Pause")
+        bench.hands.sync()
+        assert not bench.gate.still_work()
+    bench.settle(Side.PERSONAL)
+    assert len(bench.guest.pressed) == 60

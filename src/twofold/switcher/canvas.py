@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Final
 
 from PySide6.QtCore import QEvent, QPoint, QPointF, QRect, QRectF, QSize, Qt, Signal
@@ -30,6 +31,7 @@ class Canvas(QWidget):
         super().__init__(parent)
         self.session: Session | None = None
         self.pointer_as_touch = pointer_as_touch
+        self.still_work: Callable[[], bool] = lambda: True  # asked before anything is pressed in the guest
         self.left_at = 0  # X's time of the key that put Work away: what was clicked after it is not the guest's
         self.setAttribute(Qt.WidgetAttribute.WA_OpaquePaintEvent)
         self.setAttribute(Qt.WidgetAttribute.WA_AcceptTouchEvents)
@@ -108,17 +110,17 @@ class Canvas(QWidget):
 
     # -- input --------------------------------------------------------------------------------------------------------
 
-    def _open(self, when: int) -> bool:
+    def _open(self, when: int, *, press: bool = True) -> bool:
         """Whether input may pass: the guest is live, and the event is no later than the key that put it away."""
         live = self.session is not None and self.session.live and self.session.display is not None
-        return live and not (self.left_at and when >= self.left_at)
+        return live and not (self.left_at and when >= self.left_at) and (not press or self.still_work())
 
     def _pointer(self, event: QMouseEvent, down: bool | None) -> None:
         at = self._guest(event.position())
         if at is None or self.session is None or self.session.display is None:
             return
         display = self.session.display
-        if down is not False and not self._open(event.timestamp()):
+        if down is not False and not self._open(event.timestamp(), press=down is True):
             return
         if self.pointer_as_touch:
             if event.button() == Qt.MouseButton.LeftButton or self._finger:

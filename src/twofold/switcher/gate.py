@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import enum
 import os
+import queue
 import select
 import threading
 import time
@@ -57,7 +58,7 @@ _GRAB_TRIES: Final = 40
 
 
 class Gate:
-    """One switch key, one window, one sink. Public methods may be called from any thread and return at once.
+    """One switch key, one window, one sink. Public methods may be called from any thread; all but `still_work` return at once.
 
     `chords` maps a digit's or other key's name to what `on_chord` is told when it is pressed with Control and Alt while
     Work is in front. `on_move`, `on_chord` and `on_layout` are called on the gate's thread.
@@ -92,6 +93,7 @@ class Gate:
         self._names = b""
         self._group = -1
         self._wishes: list[Side] = []
+        self._asks: queue.SimpleQueue[queue.SimpleQueue[bool]] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._wake, self._waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._ended = False
@@ -130,6 +132,20 @@ class Gate:
             self._wishes.append(side)
         os.write(self._waker, b"w")
 
+    def still_work(self, patience: float = 0.3) -> bool:
+        """Whether the guest has the input, counting every key that came before this call. Not for the gate's own thread.
+
+        The window hears of a click on a connection of its own, perhaps before this thread has read of the switch key that was
+        pressed before the click; so the click waits for a round trip here (0.2 ms). No answer within `patience` seconds is no.
+        """
+        answer: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._asks.put(answer)
+        os.write(self._waker, b"a")
+        try:
+            return answer.get(timeout=patience)
+        except queue.Empty:
+            return False
+
     # -- the gate's thread ------------------------------------------------------------------------------------------
 
     def _grab_switch_key(self, key: str) -> None:
@@ -154,6 +170,7 @@ class Gate:
                 while self._display.pending_events():
                     self._handle(self._display.next_event())
                 self._grant_wishes()
+                self._answer_asks()
         except (error.ConnectionClosedError, OSError):
             # The X server is gone, and with it every grab; there is nothing left to give back.
             self._sink.release_all()
@@ -181,6 +198,16 @@ class Gate:
                 self._type()
             elif side is Side.WORK:
                 self._enter(0, self._display.screen().root.query_pointer().mask)
+
+    def _answer_asks(self) -> None:
+        while not self._asks.empty():
+            answer = self._asks.get()
+            self._display.sync()
+            # Each key that is let through may set free the next one of those that wait behind it in the server.
+            while self._display.pending_events():
+                self._handle(self._display.next_event())
+                self._display.sync()
+            answer.put(self.side is Side.WORK)
 
     def _handle(self, event: Any) -> None:
         if event.type == X.PropertyNotify:
