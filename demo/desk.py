@@ -13,12 +13,12 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+
+from demo.stage import Stage, end
 from tests.harness import probe
 from tests.harness.injector import Injector
 from tests.harness.screen import Pixels, Screen
 from tests.harness.xserver import window_manager, xserver
-
-from demo.stage import Stage, end
 
 KEY = "Pause"
 
@@ -35,6 +35,7 @@ class Desk:
         self._undo.callback(self.hands.close)
         self._lifter = Injector(self.server)  # lets the key go while the first pair of hands does something else
         self._undo.callback(self._lifter.close)
+        self.hands.paint_root(0xC9B79C)  # a desktop of the person's own, nothing like the company's
         self.screen = Screen(self.server)
         self.note = stage.home / f"personal-{width}.txt"
         self.note.write_text("")

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from tests.harness.screen import Pixels
 
 from demo.desk import Desk
 from demo.stage import TREE, WORKSPACE, Stage
+from tests.harness.screen import Pixels
 from twofold.agent.client import Client
 from twofold.model.errors import TwofoldError
 
@@ -67,6 +67,7 @@ class Story:
         desk.open_editor()
         personal = desk.screen.copy()
         self.times["switcher_window"] = round(desk.open_switcher(), 3)
+        self.stage.say("Switcher stands behind the personal side", self.times["switcher_window"])
         self.boot()
         self.launch("org.xfce.mousepad", by="keys")
         desk.hands.type("Dear team,\n\nthe figures for the third quarter are in the sheet.\n", 0.02)
@@ -76,10 +77,12 @@ class Story:
         desk.shot("calculator")
         self.close_front_window()
         self.launch_probe()
+        self.stage.say("Two applications opened from the launcher", sum(self.times["app_launch"].values()))
         self.typing_and_switching(personal)
+        self.stage.say(
+            f"{SWITCHES} switches (median), each text where it belongs", statistics.median(self.times["switch"])
+        )
         self.suspend_and_resume()
-        self.seen("switcher: window stands", self.times["switcher_window"])
-        self.stage.say("Ten switches, every text where it belongs")
 
     def phone(self) -> None:
         desk = self.desk
@@ -95,6 +98,7 @@ class Story:
         self.type_in_work("phone0 ")
         desk.shot("typed")
         self.switch_and_time("phone_switch", desk.screen.copy())
+        self.stage.say("412 x 915: opened by touch, typed, switched", self.times["phone_switch"][0])
         self.suspend_and_resume()
 
     # -- steps --------------------------------------------------------------------------------------------------------
@@ -118,7 +122,7 @@ class Story:
         self.times["boot_to_desktop"] = round(time.monotonic() - began, 3)
         desk.wait_still(30)
         desk.shot("desktop")
-        self.seen("Booted to a usable desktop", self.times["boot_to_desktop"])
+        self.stage.say("Booted to a usable desktop", self.times["boot_to_desktop"])
 
     def launch_probe(self) -> None:
         self.client.call("launch", workspace=WORKSPACE, app="twofold-probe")
@@ -247,7 +251,7 @@ class Story:
         strip = 64  # the probe's rows
         changed = float(np.mean(desk.guest[strip:] != before[strip:]))
         assert changed < 0.02, f"after the resume {changed:.1%} of the screen is not as it was"
-        self.seen("Suspended, resumed, text still there", self.times[f"resume_to_frame{suffix}"])
+        self.stage.say("Suspended; resumed to a live frame, text still there", self.times[f"resume_to_frame{suffix}"])
 
     def wait_info(self, what: str, seconds: float) -> None:
         deadline = time.monotonic() + seconds
@@ -255,9 +259,6 @@ class Story:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{what} never came: {info}")
             time.sleep(0.02)
-
-    def seen(self, said: str, seconds: float) -> None:
-        self.stage.say(said, seconds)
 
 
 def _print(console: Console, times: dict[str, Any]) -> None:

@@ -70,7 +70,7 @@ class Stage:
         """Do `work` with a progress bar, and note its seconds as `step`."""
         began = time.monotonic()
         columns = (
-            TextColumn("  {task.description:<46}"),
+            TextColumn("  {task.description:<52}"),
             BarColumn(bar_width=28),
             TextColumn("{task.fields[figure]:>16}"),
         )
@@ -79,7 +79,7 @@ class Stage:
 
             def progress(step: str, done: int, total: int) -> None:
                 figure = f"{done / 1e6:,.0f} / {total / 1e6:,.0f} MB" if total > 1 << 20 else ""
-                bar.update(task, description=f"{said}: {step}"[:46], completed=done, total=total or None, figure=figure)
+                bar.update(task, description=f"{said}: {step}"[:52], completed=done, total=total or None, figure=figure)
 
             result = work(progress)
         self.times[step] = round(time.monotonic() - began, 3)
@@ -87,7 +87,7 @@ class Stage:
         return result
 
     def say(self, said: str, seconds: float | None = None) -> None:
-        self.console.print(f"  [green]✓[/] {said:<46}" + (f"{seconds:8.2f} s" if seconds is not None else ""))
+        self.console.print(f"  [green]✓[/] {said:<52}" + (f"{seconds:8.2f} s" if seconds is not None else ""))
 
     def image(self) -> Built:
         cache = Path(os.environ.get("TWOFOLD_BUILDS") or dirs().cache)

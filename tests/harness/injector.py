@@ -26,6 +26,12 @@ class Injector:
     def close(self) -> None:
         self._display.close()
 
+    def paint_root(self, colour: int) -> None:
+        """Give the root window a plain background, 0xRRGGBB."""
+        self._root.change_attributes(background_pixel=colour)
+        self._root.clear_area(0, 0, 0, 0)
+        self._display.sync()
+
     def code(self, name: str) -> int:
         code: int = self._display.keysym_to_keycode(XK.string_to_keysym(_NAMES.get(name, name)))
         if not code:
