@@ -19,15 +19,18 @@ def company(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Company]:
     with Company(tmp_path_factory.mktemp("company")) as made:
         made.publish("tiny")
         made.publish("mute", has_agent=True)
+        made.publish("direct", direct=True)
         yield made
 
 
 @pytest.fixture
 def user(company: Company) -> str:
-    """Somebody who may check out `work` (without a guest agent) and `mute` (whose guest agent never answers)."""
+    """Somebody who may check out `work` (without a guest agent), `mute` (whose guest agent never answers) and `direct` (whose
+    kernel is noise)."""
     name = company.user(f"user{next(_NUMBERS)}")
     company.grant(name, "tiny", "work", "blue")
     company.grant(name, "mute", "mute", "vermilion")
+    company.grant(name, "direct", "direct", "teal")
     return name
 
 

@@ -51,16 +51,22 @@ class Tiny:
         return self.folder / part
 
 
-def tiny(folder: Path, name: str, *, has_agent: bool = False) -> Tiny:
-    """`has_agent`: the image claims to have our agent, which never answers."""
+def tiny(folder: Path, name: str, *, has_agent: bool = False, direct: bool = False) -> Tiny:
+    """`has_agent`: the image claims to have our agent, which never answers. `direct`: it has a kernel and an initrd to boot from,
+    which are noise: for all that happens before they run."""
     disk = bytearray(SIZE)
     disk[: len(_BOOT)] = _BOOT
     disk[510:512] = b"\x55\xaa"
     disk[1 << 20 : 3 << 20] = os.urandom(2 << 20)  # something to seal, send and damage
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "system").write_bytes(disk)
-    part = Part("system", SIZE, hashlib.sha256(disk).hexdigest())
-    manifest = ImageVersion(name, 0, Arch.AMD64, Firmware.BIOS, SystemMode.PERSISTENT, (part,), has_agent=has_agent)
+    contents = {"system": bytes(disk)}
+    for extra in ("kernel", "initrd") if direct else ():
+        contents[extra] = os.urandom(300_000)
+        (folder / extra).write_bytes(contents[extra])
+    parts = tuple(Part(each, len(data), hashlib.sha256(data).hexdigest()) for each, data in contents.items())
+    firmware = Firmware.DIRECT if direct else Firmware.BIOS
+    manifest = ImageVersion(name, 0, Arch.AMD64, firmware, SystemMode.PERSISTENT, parts, has_agent=has_agent)
     return Tiny(folder, manifest)
 
 
@@ -94,8 +100,8 @@ class Company:
     ) -> None:
         self._undo.close()
 
-    def publish(self, name: str, *, has_agent: bool = False) -> None:
-        self.admin.publish_image(tiny(self.folder / name, name, has_agent=has_agent), self.publisher)
+    def publish(self, name: str, *, has_agent: bool = False, direct: bool = False) -> None:
+        self.admin.publish_image(tiny(self.folder / name, name, has_agent=has_agent, direct=direct), self.publisher)
 
     def user(self, name: str) -> str:
         self.admin.create_user(name, secrets.token_urlsafe(18))
@@ -139,6 +145,13 @@ class Device:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.02)
+
+    def quit(self) -> None:
+        """End the agent as it wants to be ended."""
+        assert self.process is not None
+        with self.client() as client:
+            client.call("quit")
+        self.process.wait(20)
 
     def kill(self) -> None:
         """-9, as the kernel or a person might."""

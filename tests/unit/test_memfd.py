@@ -103,3 +103,10 @@ def test_swap_on_a_disk_is_named_and_zram_is_not(tmp_path: Path) -> None:
         "Filename Type Size Used Priority\n/dev/zram0 partition 1 0 5\n/dev/sda2 partition 1 0 -2\n"
     )
     assert memory.swaps(tmp_path) == ["/dev/sda2"]
+
+
+def test_a_machine_that_is_too_small_for_ever_says_so(tmp_path: Path) -> None:
+    proc, cgroup = machine(tmp_path, 300 << 20, "", {})
+    with pytest.raises(NoRoomError, match=r"needs 16384 MiB of memory; this machine has 8789 MiB in all") as said:
+        memory.require(16 << 30, "work", memory.room(proc, cgroup))
+    assert said.value.next == "It can only run on a machine with more memory."

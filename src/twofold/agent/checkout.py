@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import secrets
 import shutil
 import time
@@ -16,6 +15,7 @@ from twofold.agent import hardware, parts
 from twofold.agent.operations import Operation
 from twofold.agent.registry import Registry
 from twofold.agent.remote import Remote, SignedLease
+from twofold.agent.repair import empty, repair
 from twofold.agent.rooms import Rooms
 from twofold.agent.store import IMAGE, KEY, LEASE, VAULT, Record, free_look
 from twofold.agent.workspace import Workspace
@@ -31,12 +31,13 @@ _RESERVE = 512 << 20  # room beside the image, for the user's first day
 
 
 async def checkout(registry: Registry, name: str, op: Operation) -> dict[str, Any]:
-    """Bring a workspace here: lease, image, fresh key, sealed store. Whatever fails or is cancelled, nothing of it stays but
-    the verified chunks in the cache, so that the next try goes on where this one ended."""
+    """Bring a workspace here: lease, image, fresh key, sealed store; one that is here already is repaired. Whatever fails or is
+    cancelled, nothing of it stays but the verified chunks in the cache, so that the next try goes on where this one ended."""
     there = registry.find(name)
+    if there is not None and not empty(there):
+        return await repair(registry, there, op)
     if there is not None:
-        there.whole()
-        return {"already": there.record.custody}
+        await _undo(registry, there)
     rooms = registry.rooms
     began = time.monotonic()
     op.progress("asking the server", 0, 0)
@@ -52,8 +53,12 @@ async def checkout(registry: Registry, name: str, op: Operation) -> dict[str, An
         ws = await asyncio.to_thread(_found, registry, signed, index.manifest)
         undo.push_async_callback(_undo, registry, ws)
         registry.add(ws)
+        # The empty store is made while the image comes in: qemu-img spends seconds on timing its key derivation.
+        making = asyncio.ensure_future(asyncio.to_thread(_make, ws, rooms, index.manifest))
+        undo.push_async_callback(asyncio.wait, {making})
         fetched = await asyncio.to_thread(fetch, index, remote, cache, op.progress)
-        await asyncio.to_thread(_fill, ws, rooms, remote, index, cache, op)
+        key = await asyncio.shield(making)
+        await asyncio.to_thread(_fill, ws, key, remote, index, cache, op)
         ws.store.write(name, LEASE, canonical(signed.document))
         op.commit(f"{lease.title} is on this device already.")
         now = int(time.time())
@@ -77,12 +82,7 @@ def _found(registry: Registry, signed: SignedLease, image: ImageVersion) -> Work
     store.create(lease.workspace)
     try:
         key, colour = free_look((ws.record for ws in registry.all()), lease.colour)
-        record = Record(
-            key=key,
-            colour=colour,
-            memory_mib=1024 if image.has_agent else 2048,
-            cpus=min(2, os.cpu_count() or 1),
-        )
+        record = hardware.settled(Record(key=key, colour=colour), image)
         store.save(lease.workspace, record)
         ws = registry.make(lease.workspace)
         ws.record, ws.lease = record, lease
@@ -92,17 +92,20 @@ def _found(registry: Registry, signed: SignedLease, image: ImageVersion) -> Work
     return ws
 
 
-def _fill(ws: Workspace, rooms: Rooms, remote: Remote, index: ImageIndex, cache: Path, op: Operation) -> None:
-    """Make the vault and fill it. The data key is made here, wrapped for this device, and never leaves it plain."""
-    image = index.manifest
+def _make(ws: Workspace, rooms: Rooms, image: ImageVersion) -> bytes:
+    """Make the empty vault. Its data key is made here, wrapped for this device, and never leaves it plain."""
     key = secrets.token_bytes(32)
     ws.store.write(ws.name, KEY, rooms.wrap(key, ws.name))
-    where = ws.folder / VAULT
-    rooms.vault.create(where, key, hardware.devices(image))
+    rooms.vault.create(ws.folder / VAULT, key, hardware.devices(image))
+    return key
+
+
+def _fill(ws: Workspace, key: bytes, remote: Remote, index: ImageIndex, cache: Path, op: Operation) -> None:
+    image, where = index.manifest, ws.folder / VAULT
     for device, part in ((hardware.SYSTEM, "system"), (hardware.USER, "user-template")):
         if image.part(part) is not None:
             with open_part(index, part, cache, remote) as source:
-                rooms.vault.fill(where, key, device, source, op.progress)
+                ws.rooms.vault.fill(where, key, device, source, op.progress)
     folder = ws.folder / parts.FOLDER
     folder.mkdir(mode=0o700)
     for name in hardware.BOOT_PARTS if image.firmware is Firmware.DIRECT else ():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 
 from twofold.agent.store import Record
 from twofold.engine.seam import Engine
@@ -32,6 +33,12 @@ def devices(image: ImageVersion) -> tuple[DeviceSpec, ...]:
     if user:
         found.append(DeviceSpec(USER, _whole(user)))
     return tuple(found)
+
+
+def settled(record: Record, image: ImageVersion) -> Record:
+    """With what a machine gets on this device: fixed at check-out, since stored memory fits no other."""
+    memory = 1024 if image.has_agent else 2048
+    return dataclasses.replace(record, memory_mib=memory, cpus=min(2, os.cpu_count() or 1))
 
 
 def spec(lease: Lease, image: ImageVersion, record: Record, *, sound: bool) -> Spec:

@@ -72,7 +72,7 @@ def unseal(folder: Path, key: bytes, image: ImageVersion, name: str) -> int:
         raise DamagedError(
             f"The workspace's {name} is damaged on this disk.",
             safe="The user's disk is untouched.",
-            next="Check the workspace out again to have it replaced, or look at the disk:  twofold doctor",
+            next="Check the workspace out again to have it replaced:  twofold checkout WORKSPACE",
         ) from damaged
 
 

@@ -18,6 +18,7 @@ from twofold.model.errors import ConflictError, NoRoomError, TimedOutError, Twof
 from twofold.model.image import Firmware, ImageVersion
 from twofold.model.machine import MemoryIdentity, Spec, misfits
 from twofold.model.workspace import RunState
+from twofold.platform import memory
 from twofold.vault.seam import OpenVault
 
 GUEST_SECONDS = 40.0  # for a clean shutdown by the guest agent
@@ -39,6 +40,7 @@ async def start(ws: Workspace, op: Operation, *, boot: bool) -> dict[str, Any]:
         return {"already": ws.record.run}
     rights.require(lease, ws.record)
     _require_room(ws)
+    _require_memory(ws)
     began = time.monotonic()
     resuming = ws.record.memory_stored and not boot
     ws.become(RunState.RESUMING if resuming else RunState.STARTING, error=None)
@@ -345,6 +347,15 @@ def _require_room(ws: Workspace) -> None:
             safe="Your work is safe; nothing was started.",
             next="Free some space on this disk, then try again.",
         )
+
+
+def _require_memory(ws: Workspace) -> None:
+    """Before anything is opened: its memory was fixed at check-out, and this machine may have less today."""
+    try:
+        memory.require(ws.record.memory_mib << 20, ws.title)
+    except NoRoomError as short:
+        ws.fail(short)
+        raise
 
 
 def boot_id() -> str:

@@ -121,10 +121,16 @@ class Store:
                 raise NotFoundError(
                     f"There is no workspace {name} on this device.", next="See what there is:  twofold list"
                 ) from gone
+            if file == KEY and (self.folder(name) / VAULT).exists():
+                raise DamagedError(
+                    f"The workspace {name} lacks its key; without it nothing of it can be read.",
+                    safe="Nothing was removed; no other copy of the key exists but in a back-up of this computer.",
+                    next=f"Restore {self.folder(name) / KEY}, or give the workspace up:  twofold remove {name} --yes",
+                ) from gone
             raise DamagedError(
                 f"The workspace {name} lacks its file {file}.",
-                safe="The other files are untouched; the server can send this one again.",
-                next=f"Try:  twofold checkout {name}   or remove it:  twofold remove {name} --yes",
+                safe="Its disks are untouched.",
+                next=f"Have it replaced:  twofold checkout {name}",
             ) from gone
         except OSError as broken:
             raise DamagedError(

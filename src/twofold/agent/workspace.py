@@ -42,6 +42,7 @@ class Workspace:
         self.lease: Lease | None = None
         self.image: ImageVersion | None = None
         self.wrong: TwofoldError | None = None
+        self._readable = True
         self.machine: Machine | None = None
         self.vault: OpenVault | None = None
         self.guest: Guest | None = None
@@ -53,9 +54,10 @@ class Workspace:
 
     def load(self) -> None:
         """Read and verify the workspace's files; one that can't be read is broken, listed, and says so."""
-        self.wrong = None
+        self.wrong, self._readable = None, False
         try:
             self.record = self.store.record(self.name)
+            self._readable = True
             if self.record.custody is Custody.CHECKING_OUT:
                 return
             self.lease = self.rooms.lease(self.store.read(self.name, LEASE))
@@ -110,7 +112,9 @@ class Workspace:
         """Change the record: durable, then told."""
         self.record = dataclasses.replace(self.record, **changes)
         try:
-            self.store.save(self.name, self.record)
+            # A file that can't be read is left for a person or a newer version: what we don't know must not replace it.
+            if self._readable:
+                self.store.save(self.name, self.record)
         except TwofoldError as full:
             # A full disk must not keep a machine from being paused or let go; the state is read off the processes again.
             log.warning("the state file was not written", extra={"workspace": self.name, "error": full.code})

@@ -77,14 +77,16 @@ def info(workspace: ask.Workspace = "", output: out.Output = Form.TABLE) -> None
 
 
 def checkout(workspace: ask.Workspace = "", output: out.Output = Form.TABLE) -> None:
-    """Bring a workspace to this device; an interrupted one goes on where it ended."""
+    """Bring a workspace to this device, or replace what is damaged of one that is here; its disks are not touched."""
     with ask.agent() as client:
         name = workspace or _only_grant(client)
         done = ask.work(client, "checkout", output, workspace=name)
     if output is Form.TABLE:
         result = done["result"]
-        if "already" in result:
-            out.say(f"{name} is on this device already.")
+        if "repaired" in result:
+            out.say(f"{name} is on this device already; replaced: {', '.join(result['repaired'])}.")
+        elif "already" in result:
+            out.say(f"{name} is on this device already, and whole.")
         else:
             out.say(f"{name} is on this device: {out.size(result['stored'])} sealed, in {result['seconds']:.1f} s.")
 

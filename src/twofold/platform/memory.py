@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from twofold.model.errors import NoRoomError
@@ -14,17 +14,19 @@ _M_ARENA_MAX = -8
 
 @dataclass(frozen=True)
 class Room:
-    """`available` bytes and which limit it comes from, for a person."""
+    """`available` bytes of `total` (0: not known), and which limit they come from, for a person."""
 
     available: int
     limit: str
+    total: int = field(default=0, compare=False)
 
 
 def room(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> Room:
     """Memory that can be taken now without swapping: the least of the kernel's MemAvailable (proc(5)) and what is left
     below each memory limit of the control groups that this process is in."""
-    found = [Room(_meminfo(proc)["MemAvailable"], "this machine")]
-    found += [Room(left, "this session's control group") for left in _group_room(proc, cgroup)]
+    facts = _meminfo(proc)
+    found = [Room(facts["MemAvailable"], "this machine", facts.get("MemTotal", 0))]
+    found += [Room(left, "this session's control group", top) for left, top in _group_room(proc, cgroup)]
     return min(found, key=lambda each: each.available)
 
 
@@ -36,10 +38,14 @@ def require(needed: int, what: str, now: Room | None = None) -> None:
     """
     now = now or room()
     if needed > now.available:
+        never = needed > now.total > 0
+        has = f"has {now.total >> 20} MiB in all" if never else f"has {max(now.available, 0) >> 20} MiB left"
         raise NoRoomError(
-            f"{what} needs {needed >> 20} MiB of memory; {now.limit} has {max(now.available, 0) >> 20} MiB left.",
+            f"{what} needs {needed >> 20} MiB of memory; {now.limit} {has}.",
             safe="Nothing was started and nothing was changed.",
-            next="Close some programs or suspend another workspace, then try again.",
+            next="It can only run on a machine with more memory."
+            if never
+            else "Close some programs or suspend another workspace, then try again.",
         )
 
 
@@ -73,8 +79,8 @@ def _meminfo(proc: Path) -> dict[str, int]:
     return {words[0].rstrip(":"): int(words[1]) * 1024 for words in fields if len(words) >= 2}
 
 
-def _group_room(proc: Path, cgroup: Path) -> list[int]:
-    left: list[int] = []
+def _group_room(proc: Path, cgroup: Path) -> list[tuple[int, int]]:
+    found: list[tuple[int, int]] = []
     for line in _lines(proc / "self" / "cgroup"):
         _, controllers, path = line.split(":", 2)
         names = controllers.split(",")
@@ -93,8 +99,8 @@ def _group_room(proc: Path, cgroup: Path) -> list[int]:
             top, used = _number(group / limit), _number(group / usage)
             if top is None or used is None or top >= _UNLIMITED:
                 continue
-            left.append(top - used + _reclaimable(group))
-    return left
+            found.append((top - used + _reclaimable(group), top))
+    return found
 
 
 def _reclaimable(group: Path) -> int:

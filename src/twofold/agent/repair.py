@@ -1,0 +1,115 @@
+"""Checking out what is here already: what the server can send again replaces what is lost or damaged; no disk is touched."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import os
+from typing import Any
+
+from twofold.agent import hardware, parts
+from twofold.agent.operations import Operation
+from twofold.agent.registry import Registry
+from twofold.agent.store import IMAGE, KEY, LEASE, STATE, VAULT, free_look
+from twofold.agent.workspace import Workspace
+from twofold.image.chunks import ImageIndex
+from twofold.image.fetch import open_part
+from twofold.model.canonical import canonical
+from twofold.model.errors import DamagedError, TwofoldError
+from twofold.model.image import Firmware, ImageVersion
+from twofold.model.lease import Lease
+from twofold.model.workspace import Custody
+
+log = logging.getLogger(__name__)
+
+
+def empty(ws: Workspace) -> bool:
+    """Whether a check-out was cut off before anything was kept: neither a key nor a store."""
+    return ws.wrong is not None and not any((ws.folder / name).exists() for name in (KEY, VAULT))
+
+
+async def repair(registry: Registry, ws: Workspace, op: Operation) -> dict[str, Any]:
+    """`{"already": custody}` where nothing lacked, else `{"repaired": [file, …]}` too.
+
+    Raises:
+        DamagedError: what lacks is only here (the key, the store); it says what is left to do.
+    """
+    result = await asyncio.to_thread(_Repair(registry, ws, op).run)
+    if "repaired" in result:
+        ws.fail(None)
+    return result
+
+
+class _Repair:
+    def __init__(self, registry: Registry, ws: Workspace, op: Operation) -> None:
+        self._registry, self._ws, self._op = registry, ws, op
+        self._mended: list[str] = []
+        self._index: ImageIndex | None = None
+
+    def run(self) -> dict[str, Any]:
+        ws, op = self._ws, self._op
+        op.progress("looking at what is here", 0, 0)
+        key = ws.rooms.unwrap(ws.store.read(ws.name, KEY), ws.name)
+        if not (ws.folder / VAULT).is_dir() and ws.wrong is not None:
+            raise ws.wrong
+        lease = self._lease()
+        image = self._image(key, lease)
+        self._parts(key, image)
+        if not (ws.folder / STATE).exists():
+            self._state(lease, image)
+        if self._mended:
+            log.info("repaired %s", ", ".join(self._mended), extra={"workspace": ws.name})
+            ws.load()
+        ws.whole()
+        return {"already": ws.record.custody} | ({"repaired": self._mended} if self._mended else {})
+
+    def _lease(self) -> Lease:
+        ws = self._ws
+        try:
+            return ws.rooms.lease(ws.store.read(ws.name, LEASE))
+        except TwofoldError:
+            signed = ws.rooms.remote().checkout(ws.name)
+            ws.store.write(ws.name, LEASE, canonical(signed.document))
+            self._mended.append(LEASE)
+            return signed.lease
+
+    def _image(self, key: bytes, lease: Lease) -> ImageVersion:
+        ws = self._ws
+        try:
+            return parts.open_manifest(key, ws.store.read(ws.name, IMAGE))
+        except DamagedError:
+            image = self._published(lease.image, lease.image_version).manifest
+            ws.store.write(ws.name, IMAGE, parts.seal_manifest(key, image))
+            self._mended.append(IMAGE)
+            return image
+
+    def _parts(self, key: bytes, image: ImageVersion) -> None:
+        folder = self._ws.folder / parts.FOLDER
+        folder.mkdir(mode=0o700, exist_ok=True)
+        for name in hardware.BOOT_PARTS if image.firmware is Firmware.DIRECT else ():
+            part = image.part(name)
+            if part is None:
+                continue
+            try:
+                os.close(parts.unseal(folder, key, image, name))
+            except DamagedError:
+                index = self._published(image.image, image.version)
+                cache = self._registry.dirs.cache / "chunks"
+                with open_part(index, name, cache, self._ws.rooms.remote()) as source:
+                    parts.seal(folder, key, part, source, self._op.progress)
+                self._mended.append(name)
+
+    def _state(self, lease: Lease, image: ImageVersion) -> None:
+        """As at the first check-out, but for what its processes have shown: the vault knows of stored memory by itself."""
+        ws = self._ws
+        number, colour = free_look((each.record for each in self._registry.all() if each is not ws), lease.colour)
+        found = dataclasses.replace(ws.record, custody=Custody.CHECKED_OUT, key=number, colour=colour)
+        ws.store.save(ws.name, hardware.settled(found, image))
+        self._mended.append(STATE)
+
+    def _published(self, image: str, version: int) -> ImageIndex:
+        if self._index is None:
+            self._op.progress("asking the server", 0, 0)
+            self._index = self._ws.rooms.remote().index(image, version)
+        return self._index
