@@ -8,11 +8,11 @@ import sys
 import time
 from pathlib import Path
 
-from demo.stage import WORKSPACE, Stage
 from rich.console import Console
 
 from bench.bare import BareQemu
 from bench.report import report, row
+from demo.stage import WORKSPACE, Stage
 from twofold.agent.client import Client
 from twofold.image.build import Built
 
