@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import platform
 import statistics
@@ -21,7 +22,9 @@ OUT = Path(__file__).resolve().parents[1] / "out" / "bench"
 
 @dataclass(frozen=True)
 class Row:
-    """One figure. `ours` and `peers` are medians, `spread` ours from lowest to highest, `ratio` ours over the first peer.
+    """One figure. `ours` and `peers` are medians, or the percentile that the figure names; `spread` is ours from lowest to
+    highest, `ratio` ours over the first peer.
+    highest, `ratio` ours over the first peer.
 
     `goal` limits this ratio (or, without a peer, the figure itself); `met` says whether it holds.
     """
@@ -44,10 +47,14 @@ def row(
     peers: dict[str, Sequence[float]],
     at_most: float | None = None,
     at_least: float | None = None,
+    percentile: float = 50,
 ) -> Row:
-    """Boil samples down to a row. `at_most`, `at_least` limit the ratio to the first peer, or the figure if there is none."""
-    middle = statistics.median(ours)
-    against = {name: statistics.median(samples) for name, samples in peers.items()}
+    """Boil samples down to a row, each side to its `percentile`.
+
+    `at_most`, `at_least` limit the ratio to the first peer, or the figure if there is none.
+    """
+    middle = _at(ours, percentile)
+    against = {name: _at(samples, percentile) for name, samples in peers.items()}
     ratio = middle / next(iter(against.values())) if against else None
     judged = middle if ratio is None else ratio
     goal, met = "", None
@@ -56,6 +63,13 @@ def row(
     elif at_least is not None:
         goal, met = f"at least {at_least:g}{'x' if against else ' ' + unit}", judged >= at_least
     return Row(figure, unit, middle, against, (min(ours), max(ours)), ratio, goal, met, len(ours))
+
+
+def _at(samples: Sequence[float], percentile: float) -> float:
+    """The nearest rank, and the usual median: no figure that was not measured, or lies half-way between two that were."""
+    if percentile == 50:
+        return statistics.median(samples)
+    return sorted(samples)[max(0, math.ceil(len(samples) * percentile / 100) - 1)]
 
 
 def machine() -> dict[str, str | int]:

@@ -1,0 +1,54 @@
+"""Where benches take place: a server, a device and a checked-out workspace of their own, made anew and ended after."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from demo.stage import WORKSPACE, Stage
+from twofold.agent.client import Client
+from twofold.image.build import Built
+
+
+@dataclass(frozen=True)
+class Setting:
+    stage: Stage
+    client: Client
+    built: Built
+    home: Path
+    console: Console
+
+    def info(self, what: str) -> object:
+        return self.client.call("info", workspace=WORKSPACE)[what]
+
+    def wait(self, what: str, seconds: float = 120) -> None:
+        """Wait until the agent says that `what` (agent_up, session_up) holds."""
+        deadline = time.monotonic() + seconds
+        while not self.info(what):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{what} never came")
+            time.sleep(0.01)
+
+
+@contextmanager
+def checked_out(bench: str) -> Iterator[Setting]:
+    home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / f"twofold-bench-{bench}"
+    shutil.rmtree(home, ignore_errors=True)
+    home.parent.mkdir(parents=True, exist_ok=True)
+    console = Console()
+    with Stage(home, console) as stage:
+        built = stage.image()
+        admin = stage.server()
+        stage.publish(admin, built)
+        client = stage.agent()
+        stage.enrol(admin, client)
+        stage.checkout(client)
+        yield Setting(stage, client, built, home, console)
+    shutil.rmtree(home, ignore_errors=True)
