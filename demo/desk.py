@@ -7,7 +7,8 @@ import os
 import sys
 import threading
 import time
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,7 +19,7 @@ from demo.stage import Stage, end
 from tests.harness import probe
 from tests.harness.injector import Injector
 from tests.harness.screen import Pixels, Screen
-from tests.harness.xserver import window_manager, xserver
+from tests.harness.xserver import XServer, window_manager, xserver
 
 KEY = "Pause"
 
@@ -26,17 +27,27 @@ KEY = "Pause"
 class Desk:
     """`screen` are the root window's pixels, `hands` inject keys and touches, `where` is the guest's area on the root window."""
 
-    def __init__(self, stage: Stage, pictures: Path, width: int, height: int, *, phone: bool) -> None:
+    def __init__(
+        self,
+        stage: Stage,
+        pictures: Path,
+        width: int,
+        height: int,
+        *,
+        phone: bool,
+        server: AbstractContextManager[XServer] | None = None,
+        look: Callable[[XServer], Screen] = Screen,
+    ) -> None:
         self.stage, self.pictures, self.phone = stage, pictures, phone
         self._undo = ExitStack()
-        self.server = self._undo.enter_context(xserver(width, height))
+        self.server = self._undo.enter_context(server or xserver(width, height))
         self._undo.enter_context(window_manager(self.server))
         self.hands = Injector(self.server)
         self._undo.callback(self.hands.close)
         self._lifter = Injector(self.server)  # lets the key go while the first pair of hands does something else
         self._undo.callback(self._lifter.close)
         self.hands.paint_root(0xC9B79C)  # a desktop of the person's own, nothing like the company's
-        self.screen = Screen(self.server)
+        self.screen = look(self.server)
         self.note = stage.home / f"personal-{width}.txt"
         self.note.write_text("")
         self.said: dict[str, Any] = {}

@@ -121,6 +121,7 @@ class Session(QObject):
     def attach(self, sock: socket.socket) -> None:
         self.asked = False
         self.detach()
+        self._serial = self._seen_from = 0  # they count the new display's pictures
         self.display = Display(sock, changed=self._changed.emit, ended=self._ended.emit, sound=self.card.sound_out)
         self.moved.emit()
 
