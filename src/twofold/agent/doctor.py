@@ -42,7 +42,6 @@ async def checks(dirs: Dirs, rooms: Rooms, workspaces: Sequence[Workspace]) -> l
         _core_dumps(),
         *_shares(workspaces),
         _sound(),
-        _desktop(),
         _key(),
         await _server(dirs, rooms),
         *(_workspace(ws) for ws in workspaces),
@@ -139,19 +138,6 @@ def _sound() -> Check:
     if found or Path("/dev/snd").exists():
         return Check("sound", GOOD, f"Sound goes out through {found or 'ALSA'}.")
     return Check("sound", POOR, "This session has no sound; workspaces are silent.", "Start PipeWire or PulseAudio.")
-
-
-def _desktop() -> Check:
-    if os.environ.get("WAYLAND_DISPLAY"):
-        return Check(
-            "desktop",
-            POOR,
-            "Wayland: the switch key works where the compositor grants the GlobalShortcuts portal; elsewhere use the window.",
-            "Log into an X11 session for the switch key everywhere.",
-        )
-    if os.environ.get("DISPLAY"):
-        return Check("desktop", GOOD, "X11: the switch key works everywhere.")
-    return Check("desktop", POOR, "The agent was started outside a desktop; the switcher looks again when it starts.")
 
 
 def _key() -> Check:

@@ -95,6 +95,23 @@ def table(head: Sequence[str], lines: Sequence[Sequence[Any]]) -> None:
     Console(width=wide, highlight=False, no_color=bool(os.environ.get("NO_COLOR"))).print(drawn)
 
 
+def judged(found: Sequence[tuple[str, str, str, str]]) -> None:
+    """Verdict, name, what it means and what to do, for people: a mark and a name, the sentences folded below them."""
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.text import Text
+
+    console = Console(
+        width=None if sys.stdout.isatty() else 100, highlight=False, no_color=bool(os.environ.get("NO_COLOR"))
+    )
+    for verdict, name, says, then in found:
+        mark = f"{verdict}  " if verdict else ""
+        console.print(Text.assemble((mark, _COLOURED.get(verdict, "")), (text(name), "bold")), soft_wrap=True)
+        for line in (text(says), f"→ {text(then)}" if then else ""):
+            if line:
+                console.print(Padding(Text(line), (0, 0, 0, 6), expand=False))
+
+
 def _cell(value: object) -> str:
     if value is True or value is False:
         return "yes" if value else "no"

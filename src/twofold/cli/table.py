@@ -46,6 +46,7 @@ for name, command in (
     ("off", workspaces.off),
     ("remove", workspaces.remove),
     ("doctor", machine.doctor),
+    ("assurance", machine.assurance),
     ("log", agents.log),
     ("version", machine.version),
     ("completion", machine.completion),

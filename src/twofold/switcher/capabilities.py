@@ -34,14 +34,8 @@ def session(environment: Mapping[str, str]) -> Session:
             "xwayland",
             ("Work runs and is shown; its window, its sound and the launcher work.",),
             ("The switch key is heard only while an X program has the focus.",
-             "Wayland keeps Alt+Tab and Super for itself, and does not let us hold keys back while switching.",
-             "Log in to an X11 session for the full promise.",),
+             "Wayland keeps Alt+Tab and Super for itself, and does not let us hold keys back while switching."),
         )  # fmt: skip
     if wayland:
-        return Session("wayland", (), ("There is no XWayland, which this version needs.", "Log in to an X11 session."))
+        return Session("wayland", (), ("There is no XWayland, which this version needs.",))
     return Session("none", (), ("There is no graphical session.",))
-
-
-def capabilities(environment: Mapping[str, str]) -> Session:
-    """For `doctor`: the same, under the name it asks for."""
-    return session(environment)
