@@ -2,46 +2,34 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import sys
 import time
 from pathlib import Path
 
-from rich.console import Console
-
 from bench.bare import BareQemu
 from bench.report import report, row
-from demo.stage import WORKSPACE, Stage
-from twofold.agent.client import Client
+from bench.setting import checked_out
+from demo.stage import WORKSPACE
 from twofold.image.build import Built
 
 ROUNDS = 5
+SETTLE = 3.0  # seconds for a desktop that has just come up
 
 
 def main() -> int:
-    home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "twofold-bench-boot"
-    shutil.rmtree(home, ignore_errors=True)
-    home.parent.mkdir(parents=True, exist_ok=True)
     figures: dict[str, list[float]] = {
         name: [] for name in ("boot", "bare boot", "resume", "bare resume", "suspend", "bare suspend")
     }
-    console = Console()
-    with Stage(home, console) as stage:
-        built = stage.image()
-        admin = stage.server()
-        stage.publish(admin, built)
-        client = stage.agent()
-        stage.enrol(admin, client)
-        stage.checkout(client)
-        accelerator = ""
+    with checked_out("boot") as here:
+        client, accelerator = here.client, ""
         for number in range(ROUNDS):
-            console.print(f"round {number + 1} of {ROUNDS}")
+            here.console.print(f"round {number + 1} of {ROUNDS}")
             began = time.monotonic()
             client.finish("start", workspace=WORKSPACE)
-            wait(client, "session_up")
+            here.wait("session_up")
             figures["boot"].append(time.monotonic() - began)
-            accelerator = client.call("info", workspace=WORKSPACE)["accelerator"]
+            accelerator = str(here.info("accelerator"))
+            time.sleep(SETTLE)
             began = time.monotonic()
             client.finish("suspend", workspace=WORKSPACE)
             figures["suspend"].append(time.monotonic() - began)
@@ -50,7 +38,7 @@ def main() -> int:
             client.call("time", workspace=WORKSPACE)
             figures["resume"].append(time.monotonic() - began)
             client.finish("off", workspace=WORKSPACE)
-            bare(built, home / "bare", accelerator, figures)
+            bare(here.built, here.home / "bare", accelerator, figures)
     notes = [
         (
             f"accelerator: {accelerator}; from the request to the answering agent of a guest whose desktop stands; "
@@ -67,7 +55,7 @@ def main() -> int:
         row("suspend", "s", figures["suspend"], {"bare QEMU, unsealed": figures["bare suspend"]}),
         row("resume against our own boot", "s", figures["resume"], {"our boot": figures["boot"]}, at_most=0.1),
     ]
-    console.print(f"written to {report('boot', rows, notes)}")
+    sys.stdout.write(f"written to {report('boot', rows, notes)}\n")
     return 0
 
 
@@ -77,6 +65,7 @@ def bare(built: Built, folder: Path, accelerator: str, figures: dict[str, list[f
     with BareQemu(built, folder, accelerator) as machine:
         machine.wait_agent()
         figures["bare boot"].append(time.monotonic() - began)
+        time.sleep(SETTLE)
         began = time.monotonic()
         machine.suspend(memory)
         figures["bare suspend"].append(time.monotonic() - began)
@@ -85,14 +74,6 @@ def bare(built: Built, folder: Path, accelerator: str, figures: dict[str, list[f
         machine.wait_agent()
         figures["bare resume"].append(time.monotonic() - began)
     memory.unlink()
-
-
-def wait(client: Client, what: str, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not client.call("info", workspace=WORKSPACE)[what]:
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{what} never came")
-        time.sleep(0.01)
 
 
 if __name__ == "__main__":

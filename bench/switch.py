@@ -6,6 +6,7 @@ Both are seen on the X server's pixels; the second by the clock that a probe in 
 from __future__ import annotations
 
 import sys
+import time
 
 from bench.report import report, row
 from bench.setting import checked_out
@@ -26,6 +27,7 @@ def main() -> int:
         desk.wait_still(20)
         here.console.print(f"{ROUNDS} switches")
         for _ in range(WARM_UP + ROUNDS):
+            time.sleep(0.2)  # the key is let go, and the person looks
             story.switch_and_time("switch", desk.screen.copy())
         fresh, retained = (here.stage.times[name][WARM_UP:] for name in ("switch", "switch_retained"))
         accelerator = here.info("accelerator")
