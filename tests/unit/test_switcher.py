@@ -164,7 +164,7 @@ def test_keys_wait_for_their_machine_and_go_to_no_other() -> None:
     keys.locks(Locks(caps=True, num=False))
     keys.key(30, True)
     keys.key(30, False)
-    assert (one.got, keys.waiting) == ([], 2)
+    assert (one.got, keys.waiting) == ([], 1)
     keys.aim(one, live=True)  # type: ignore[arg-type]
     assert one.got == [(30, True), (30, False)]
     assert one.lamps == [(True, False)]

@@ -31,7 +31,8 @@ SLOW = 60.0  # seconds for what takes two on a machine of one's own
 @pytest.fixture(scope="module")
 def image() -> Built:
     given = os.environ.get("TWOFOLD_TEST_IMAGE")
-    return load(Path(given)) if given else build(ROOT / "recipes/business", Arch.AMD64, dirs().cache)
+    cache = Path(os.environ.get("TWOFOLD_BUILDS") or dirs().cache)
+    return load(Path(given)) if given else build(ROOT / "recipes/business", Arch.AMD64, cache)
 
 
 class Talk:

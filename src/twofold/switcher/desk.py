@@ -29,16 +29,20 @@ _SETTLE: Final = 120  # ms that a size must stand before the guest is asked to f
 
 
 class Desk(QObject):
-    """`wish` asks the gate for a side. Signals carry what the gate's thread says to this one."""
+    """`wish` asks the gate for a side; `first` names the workspace to begin with. Signals carry what the gate's thread says to
+    this one."""
 
     moved = Signal(object)
     chord = Signal(str)
     layout = Signal(object)
+    held = Signal()
 
     def __init__(self, window: Window, link: Link, keys: Keys, status_fd: int | None) -> None:
         super().__init__()
         self._window, self._link, self._keys, self._status_fd = window, link, keys, status_fd
         self.wish: Callable[[Side], None] = lambda side: None
+        self.first = ""
+        keys.on_held = self.held.emit
         self._sessions: dict[str, Session] = {}
         self._current = ""
         self._side = Side.PERSONAL
@@ -54,6 +58,7 @@ class Desk(QObject):
         self._late.timeout.connect(self._refresh)
         for signal, slot in (
             (self.moved, self._on_moved), (self.chord, self._on_chord), (self.layout, self._on_layout),
+            (self.held, self._refresh),
             (link.heard, self._on_event), (link.here, self._on_here), (window.canvas.resized, self._size.start),
             (window.bar.pressed, self._on_bar), (window.rail.pressed, self._on_rail), (window.typed, self._on_typed),
             (window.page.pressed, self._on_page), (window.launcher.launch, self._launch),
@@ -157,6 +162,8 @@ class Desk(QObject):
             self._on_launched(str(event.get("launch")), str(kind))
         elif kind == "switch":
             self._on_switch(str(event.get("workspace") or ""))
+        elif kind == "removed":
+            self._on_removed(str(event.get("workspace")))
 
     def _on_launched(self, token: str, kind: str) -> None:
         app = self._launches.pop(token, "")
@@ -175,6 +182,19 @@ class Desk(QObject):
         self.bring(name)
         self.wish(Side.WORK)
 
+    def _on_removed(self, name: str) -> None:
+        session = self._sessions.pop(name, None)
+        if session is None:
+            return
+        session.detach()
+        if name == self._current:
+            self._current, self._window.canvas.session = "", None
+            others = next(iter(self._sessions), "")
+            self.bring(others)
+            if not others:
+                self.wish(Side.PERSONAL)
+        self._refresh()
+
     def _on_card(self, untrusted_card: object) -> None:
         try:
             card = Card.from_wire(untrusted_card)
@@ -185,7 +205,7 @@ class Desk(QObject):
             session = self._sessions[card.name] = Session(card)
             session.painted.connect(partial(self._on_painted, session))
             session.moved.connect(partial(self._on_session, session))
-            if not self._current:
+            if not self._current or card.name == self.first:
                 self.bring(card.name)
         else:
             up = card.session_up and not session.card.session_up
@@ -360,7 +380,8 @@ class Desk(QObject):
         """Say of a picture that is not live since when it stands, and that keys wait."""
         note = self._window.note
         if session is not None and session.retained_at:
-            held = f" · {self._keys.waiting} keys held" if self._keys.waiting else " · input is held"
+            waiting = self._keys.waiting
+            held = f" · {waiting} {'key' if waiting == 1 else 'keys'} held" if waiting else " · input is held"
             note.say(f"Picture of {time.strftime('%H:%M', time.localtime(session.retained_at))}{held}", look.BUSY)
         elif note.isVisible() and not self._launches:
             note.say("", look.BUSY)

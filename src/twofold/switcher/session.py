@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 from PySide6.QtCore import QObject, QRect, Signal
@@ -23,9 +24,13 @@ _BOOT_PATIENCE: Final = 60.0  # seconds after which a machine's picture is shown
 
 
 class Keys:
-    """Where the gate sends keys: the machine in front. Keys that come before it is live wait here and are given to it then."""
+    """Where the gate sends keys: the machine in front. Keys that come before it is live wait here and are given to it then.
+
+    `on_held` is called, on the gate's thread, when one more key press waits.
+    """
 
     def __init__(self) -> None:
+        self.on_held: Callable[[], None] = lambda: None
         self._display: Display | None = None
         self._held: deque[tuple[int, bool]] = deque(maxlen=_HELD)
         self._locks: Locks | None = None
@@ -34,7 +39,9 @@ class Keys:
 
     @property
     def waiting(self) -> int:
-        return len(self._held)
+        """Key presses that wait."""
+        with self._lock:
+            return sum(down for _, down in self._held)
 
     def aim(self, display: Display | None, *, live: bool) -> None:
         """From now on keys are this machine's; what waited is its, if it was waited for."""
@@ -56,8 +63,10 @@ class Keys:
         with self._lock:
             if self.ready and self._display is not None:
                 self._display.key(code, down)
-            else:
-                self._held.append((code, down))
+                return
+            self._held.append((code, down))
+        if down:
+            self.on_held()
 
     def release_all(self) -> None:
         with self._lock:
