@@ -228,7 +228,7 @@ def loudest(address: str, seconds: float = 1.5) -> tuple[float, float]:
     if power[hertz > 50].sum() == 0:
         return 0.0, 0.0
     top = float(hertz[hertz > 50][np.argmax(power[hertz > 50])])
-    return top, float(power[abs(hertz - top) < 30].sum() / power[hertz > 50].sum())
+    return top, float(power[abs(hertz - top) < 30].sum()) / float(power[hertz > 50].sum())
 
 
 def test_a_tone_of_the_guest_is_heard_on_the_persons_sound_system(null_sink: str, tmp_path: Path) -> None:

@@ -161,7 +161,7 @@ ontimer:
     movb $0x20, %al
     outb %al, $0x20
     iretq
-.balign 16
+.balign 16, 0
 gdt:
     .quad 0
     .quad 0x00cf9b000000ffff
@@ -170,7 +170,7 @@ gdt:
 gdtr:
     .word 31
     .long gdt
-.balign 4
+.balign 4, 0
 idtr:
     .word 0x2ff
     .quad IDT

@@ -32,12 +32,12 @@ from twofold.platform.run import find, spawn
 # `as --64` and `ld -Ttext=0xffff0000 --oformat binary` of payload.S, without the zeros; a test assembles it anew.
 PAYLOAD = zlib.decompress(
     base64.b64decode(
-        "eNo9Uc9rE0EU/maTNnswTHopOVSdBnoRLFnxUqiQIG2mJ3vwb5ijB2FPgkSXHHJoCHjsQTxKD92DhY0Vuq3VVRBSwUOOi8gSWqKCBbG/xvdqcO"
-        "HN+7637337zduT+RczmDdSTNccqeIrQlZic3gN1roATFRCZ9CJOwdv0AV2AAEv7qEMnP3aSCaY50oChOjMKUYuoyqjEqMaozKjVUEC1BIFpNwD"
-        "6bcLSSNPBCSkECTu15FUaVFNArKSRqwuK4NeE4jlrSIxyCqZLNJEM0hPyerhe3JaxqW7aCis3alS9/AHdUQjpinTlGnRIYqnRD8TleLqimAbNz"
-        "3hxVp8sB/9P3q7Ob02m20BemEgW895A1o+iI38EhN4vKdFrBf2ZKtFb5a8b5/qwZnwH+kkP+fSxXCpuzjHl6ESp+X7wJPF/9C/RxOOv7INpBdJ"
-        "8JMGLM0lwWqOYAEIpzIVqmw2zFMIiguK29nd8GVWo1ptyRudHp/Ug/Pcw9/hjSMnnDKvxcT346Nz0y6YpOGUYXinnd1hybQbkzpp8H/E27rd13"
-        "2pDvQd9uInzMe2AyroYN/V/bp9Rx9Xur/2CuAwXYwfa+lY7//Lz8Z5fRPXoWivpmsdNP8C81S9vw=="
+        "eNplUb9rFEEU/mbvktvCYy5NuELj5CCNYLgVm0CEOyTepDJF/oYpLYStBDldrrjCQ7BMIZZi4TbCnhGyxsRREC5CiisXkeVIOBUMiPk1vheDjQNv3v"
+        "e9fe+bb2YP559dxLyRYrrhSZVeELKWmr0ZOOcDMEkFvWEv7e28wWNgAxAI0j6qwPHPF3aCeaEiQIj2gmLkM6ozqjBqMKoyWhEkQC1JRMp9kH63ZFtF"
+        "IiAhhcj6X8ZSZWU1CchalrC6rA37bSCV18rEIOtkskwT7Sg7Iqt778lpFWfukpFwbqNO3aPv1JGMmWZMM6ZljygeEv1MVIpLy4JtXA1EkGrxwX0Mf+"
+        "v19vSj2fwVoBeGsvOUX0DLO6mRuymB+5tapHphU3Y69GUp+PqpGR2L8J62xTmfLoYz3cU5vgyVON1aBR4s/oPhbZrwwuV1IDu10Q8acDRno5UCwRIQ"
+        "T+UqVvlsXKQQFKcU1/Ob8fO8QbXGUjA+OjhsRieFu7/iK/tePGVei4lvB/snplsytuVVYfhNe29HFdNtTWrb4v+Id023pQdS7egb7CW0zM9tR1TQ0Z"
+        "avB023TYcrPcB/yzna1gZ/85PzvPYSl6E8xs5D+w9BfLlR"
     )
 )
 _ROM = 0x10000

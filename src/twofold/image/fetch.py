@@ -122,7 +122,8 @@ class _Reader(io.RawIOBase):
 
     def close(self) -> None:
         if not self.closed:
-            self._pool.shutdown(cancel_futures=True)
+            # Not waited for: a reader that nobody closed may be collected on the pool's own thread.
+            self._pool.shutdown(wait=False, cancel_futures=True)
         super().close()
 
     def _submit(self) -> Future[bytes]:
