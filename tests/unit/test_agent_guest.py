@@ -18,13 +18,18 @@ async def _serve(path: Path, silent_for: float) -> asyncio.Server:
     awake = asyncio.get_running_loop().time() + silent_for
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while line := await reader.readline():
-            await asyncio.sleep(max(0, awake - asyncio.get_running_loop().time()))
-            asked = json.loads(line)
-            ok = {"hello": {"agent": "1", "features": [], "boot": "b" * 36, "session": True}, "time": {"unix_ms": 5}}
-            answer = {"v": 1, "id": asked["id"], "ok": ok.get(asked["do"], {})}
-            writer.write(json.dumps(answer).encode() + b"\n")
-        writer.close()
+        try:
+            while line := await reader.readline():
+                await asyncio.sleep(max(0, awake - asyncio.get_running_loop().time()))
+                asked = json.loads(line)
+                ok = {
+                    "hello": {"agent": "1", "features": [], "boot": "b" * 36, "session": True},
+                    "time": {"unix_ms": 5},
+                }
+                answer = {"v": 1, "id": asked["id"], "ok": ok.get(asked["do"], {})}
+                writer.write(json.dumps(answer).encode() + b"\n")
+        finally:
+            writer.close()
 
     return await asyncio.start_unix_server(talk, path)
 

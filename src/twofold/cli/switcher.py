@@ -11,13 +11,16 @@ import typer
 from twofold.platform.run import spawn
 
 
-def run(socket: Path) -> None:
+def run(socket: Path, workspace: str) -> None:
     """Open the switcher and stay until it is closed; the workspace goes on in the agent's care."""
     # It is a window of this desktop: it needs the session's own variables, display and cookie among them.
+    words = ["--socket", str(socket), "--workspace", workspace, "--front"]
     child = spawn(
-        [sys.executable, "-m", "twofold.switcher", "--socket", socket, "--front"], env=dict(os.environ), stderr=sys.stderr.buffer,
+        [sys.executable, "-m", "twofold.switcher", *words],
+        env=dict(os.environ),
+        stderr=sys.stderr.buffer,
         new_session=False,
-    )  # fmt: skip
+    )
     try:
         status = child.wait()
     except KeyboardInterrupt:

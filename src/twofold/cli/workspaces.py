@@ -167,7 +167,7 @@ def open_(workspace: ask.Workspace = "", boot: Boot = False) -> None:
         path = client.path
         if not _shows(client, name):
             client.close()
-            switcher.run(path)
+            switcher.run(path, name)
 
 
 def switch(

@@ -71,7 +71,7 @@ class HostedEngine:
         program = find(hardware.QEMU[arch])
         key = (program, Path(program).stat().st_mtime_ns)
         if key not in self._versions:
-            match = _VERSION.match(run([program, "--version"], timeout=10).stdout)
+            match = _VERSION.match(run([program, "--version"], timeout=5).stdout)
             if not match or (int(match[1]), int(match[2])) < OLDEST:
                 found = b".".join(match.groups()[:3]).decode() if match else "unknown"
                 raise MissingError(

@@ -29,6 +29,7 @@ def parser() -> argparse.ArgumentParser:
     words.add_argument(
         "--pointer-as-touch", action="store_true", help="hand the pointer to the guest as an emulated finger"
     )
+    words.add_argument("--workspace", default="", help="the workspace to begin with, where there are several")
     words.add_argument("--front", action="store_true", help="come to the front at once")
     words.add_argument("--status-fd", type=int, help="write what changes to this descriptor, one JSON object a line")
     return words
@@ -85,6 +86,7 @@ def run(chosen: argparse.Namespace) -> int:
         on_chord=desk.chord.emit,
         on_layout=desk.layout.emit,
     )
+    desk.first = chosen.workspace
     desk.wish, window.canvas.still_work = gate.wish, gate.still_work
     app.processEvents()
     gate.hide_first()
