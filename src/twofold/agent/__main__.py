@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import threading
 
 from twofold.agent import logs
 from twofold.agent.daemon import Agent
@@ -31,7 +32,8 @@ def main(words: list[str]) -> int:
         else:
             logs.to_file(where.state / "agent.log")
         harden_self()
-        cgroup.favour(os.getpid(), "agent")
+        # On a thread: the kernel may take seconds to move a process between groups, and whoever started us waits.
+        threading.Thread(target=cgroup.favour, args=(os.getpid(), "agent"), daemon=True).start()
         asyncio.run(_serve(where))
     except TwofoldError as failed:
         sys.stderr.write(f"{failed}\n")
