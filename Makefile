@@ -33,14 +33,16 @@ test: image ## every test: style, unit, golden, then those that boot a real gues
 test-quick: setup ## style, unit and golden tests alone: no VM, well under a minute
 	@$(PERSON) $(PY) -m pytest -q tests/unit tests/golden -m "not root"
 
-.PHONY: bench bench-boot bench-busy bench-switch bench-footprint
-bench: bench-boot bench-switch bench-footprint bench-busy ## every bench; JSON, table and plot in out/bench/
+.PHONY: bench bench-boot bench-busy bench-switch bench-resume bench-footprint
+bench: bench-boot bench-resume bench-switch bench-footprint bench-busy ## every bench; JSON, table and plot in out/bench/
 bench-boot: image ## boot and resume against each other and against the same image under bare QEMU
 	@$(PERSON) $(PY) -m bench.boot
 bench-busy: image ## application launch on a busy host system, with and without our measures
 	@$(PERSON) $(PY) -m bench.busy
 bench-switch: image ## key press to the retained frame and to a fresh one, on pixels
 	@$(PERSON) $(PY) -m bench.switch
+bench-resume: image ## request to a usable desktop; a suspended one to its live screen and answering agent
+	@$(PERSON) $(PY) -m bench.resume
 bench-footprint: image ## seconds to the switcher's window; memory of switcher and agent
 	@$(PERSON) $(PY) -m bench.footprint
 

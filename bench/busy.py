@@ -20,7 +20,7 @@ from twofold.model.errors import UnreachableError
 from twofold.platform import cgroup
 
 APP = "galculator"
-PASSES, ROUNDS, WARM_UP = 2, 3, 2
+PASSES, ROUNDS, WARM_UP = 1, 5, 2
 LOADS: dict[str, tuple[str, ...]] = {"idle": (), **{kind: (kind,) for kind in KINDS}, "all": tuple(KINDS)}
 _LEFT_ALT, _F4 = 56, 62  # linux/input-event-codes.h
 _PATIENCE = 60.0
