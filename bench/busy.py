@@ -65,18 +65,19 @@ class _agent:  # noqa: N801 - reads as what it gives
     """A fresh agent, with our measures or without; at the end what runs is suspended, and the agent quits."""
 
     def __init__(self, here: Setting, *, measures: bool) -> None:
-        self._stage = here.stage
+        self._here = here
         here.stage.environment[cgroup.SWITCH] = "0" if measures else "1"
 
     def __enter__(self) -> Client:
         self._quit()
-        return self._stage.agent()
+        self._here.client = self._here.stage.agent()
+        return self._here.client
 
     def __exit__(self, *_: object) -> None:
         self._quit()
 
     def _quit(self) -> None:
-        self._stage.quit()
+        self._here.stage.quit()
         try:
             while True:
                 Client().close()

@@ -17,7 +17,7 @@ from twofold.agent.client import Client
 from twofold.image.build import Built
 
 
-@dataclass(frozen=True)
+@dataclass
 class Setting:
     stage: Stage
     client: Client
