@@ -25,12 +25,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with Stage(home, console) as stage:
-            built = stage.image()
-            admin = stage.server()
-            stage.publish(admin, built)
-            client = stage.agent()
-            stage.enrol(admin, client)
-            stage.checkout(client)
+            _, _, client = stage.ready()
             before = client.call("info", workspace=WORKSPACE)
             job = client.call("start", workspace=WORKSPACE)
             switcher = stage.start([sys.executable, "-m", "twofold.switcher", "--socket", str(client.path)])

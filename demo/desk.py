@@ -15,11 +15,11 @@ from typing import Any, Self
 
 import numpy as np
 
-from demo.stage import Stage, end
+from demo.stage import Stage
 from tests.harness import probe
 from tests.harness.injector import Injector
 from tests.harness.screen import Pixels, Screen
-from tests.harness.xserver import XServer, window_manager, xserver
+from tests.harness.xserver import XServer, end, window_manager, xserver
 
 KEY = "Pause"
 

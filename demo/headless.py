@@ -36,12 +36,7 @@ def main() -> int:
     console.print("\n[bold]Twofold[/]: the whole path, on an X server of its own\n")
     try:
         with Stage(home, console) as stage:
-            built = stage.image()
-            admin = stage.server()
-            stage.publish(admin, built)
-            client = stage.agent()
-            stage.enrol(admin, client)
-            stage.checkout(client)
+            _, _, client = stage.ready()
             with Desk(stage, OUT, 1280, 800, phone=False) as desk:
                 Story(stage, desk, client).desktop()
             with Desk(stage, OUT, 412, 915, phone=True) as desk:

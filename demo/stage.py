@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import signal
 import socket
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
+from tests.harness.xserver import end
 from twofold.agent.client import Client
 from twofold.image.build import Built, build
 from twofold.model.errors import UnreachableError
@@ -88,6 +88,16 @@ class Stage:
 
     def say(self, said: str, seconds: float | None = None) -> None:
         self.console.print(f"  [green]✓[/] {said:<52}" + (f"{seconds:8.2f} s" if seconds is not None else ""))
+
+    def ready(self) -> tuple[Built, Admin, Client]:
+        """Everything up to a workspace that is checked out and can be started."""
+        built = self.image()
+        admin = self.server()
+        self.publish(admin, built)
+        client = self.agent()
+        self.enrol(admin, client)
+        self.checkout(client)
+        return built, admin, client
 
     def image(self) -> Built:
         cache = Path(os.environ.get("TWOFOLD_BUILDS") or dirs().cache)
@@ -188,17 +198,6 @@ class Stage:
     def write_times(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "timings.json").write_text(json.dumps(self.times, indent=1) + "\n")
-
-
-def end(process: subprocess.Popen[bytes], seconds: float = 10) -> None:
-    """End one process that we started: asked first, then killed."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def _free_port() -> int:
