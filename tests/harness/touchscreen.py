@@ -114,6 +114,9 @@ class Asked(Screen):
         self._display = display.Display(server.name)
         self._size = server.width, server.height
 
+    def close(self) -> None:
+        self._display.close()
+
     @property
     def array(self) -> Pixels:  # type: ignore[override]
         width, height = self._size

@@ -343,3 +343,18 @@ def test_a_click_after_the_switch_key_is_known_for_one_however_soon_it_is_asked(
         assert not bench.gate.still_work()
     bench.settle(Side.PERSONAL)
     assert len(bench.guest.pressed) == 60
+
+
+def test_chords_as_fast_as_they_come_are_all_told_in_order(bench: Bench) -> None:
+    bench.side(Side.WORK)
+    for _ in range(10):
+        bench.chords.clear()
+        wanted = ["1", "2"] * 10 + ["1"]
+        for digit in wanted:
+            bench.hands.key(digit, "Control_L", "Alt_L")
+        bench.hands.sync()
+        deadline = time.monotonic() + 5
+        while len(bench.chords) < len(wanted) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert bench.chords == wanted
+    assert not {bench.hands.code("1"), bench.hands.code("2")} & set(bench.guest.pressed)

@@ -122,6 +122,8 @@ def test_two_workspaces_at_once_by_keys_and_by_the_rail(whole: Whole) -> None:
             for _ in range(10):  # as fast as it goes: what is shown is what has the keys
                 chord(ours["key"])
                 chord(other["key"])
+            desk.hands.sync()
+            time.sleep(1)
             front("rescue", "vermilion")
             chord(ours["key"])
             front(WORKSPACE, COLOUR)

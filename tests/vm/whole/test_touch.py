@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 
 import pytest
 
@@ -53,7 +53,8 @@ def test_real_fingers_on_a_real_touch_device(whole: Whole, soak: bool) -> None:
     """Two fingers at once; then fingers right after the switch key, which Work must never feel once it was put away."""
     with (
         touchscreen() as (server, fingers),
-        Sight(whole.stage, OUT, 1280, 800, phone=False, server=nullcontext(server), look=Asked) as desk,
+        closing(Asked(server)) as screen,
+        Sight(whole.stage, OUT, 1280, 800, phone=False, server=nullcontext(server), look=lambda _: screen) as desk,
     ):
         desk.open_switcher()
         desk.wait_said("run", "running", 20)
