@@ -177,8 +177,9 @@ def _children(it: Setting, works: list[Callable[[], int]]) -> int:
     while not it.over():
         select.select([], [], [], 0.1)
     total = 0
+    for pid in readers:
+        os.kill(pid, signal.SIGTERM)  # all at once: each ends with its own nap
     for pid, reader in readers.items():
-        os.kill(pid, signal.SIGTERM)
         total += int(os.read(reader, 32) or b"0")
         os.close(reader)
         os.waitpid(pid, 0)
