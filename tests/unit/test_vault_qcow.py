@@ -227,6 +227,14 @@ def test_a_destroyed_disk_is_reported(place: Place) -> None:
     place.open()
 
 
+def test_a_process_that_ends_before_it_is_spoken_to_is_reported(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a quick machine it has found the damage, and its socket is gone, before we connect."""
+    (place.where / "system.qcow2").write_bytes(b"nonsense" * 1000)
+    monkeypatch.setattr(daemon, "harden", lambda pid, **_: os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT))
+    with pytest.raises(DamagedError, match="cannot be opened"):
+        place.open()
+
+
 def test_create_refuses_and_undoes(place: Place, tmp_path: Path) -> None:
     with pytest.raises(ConflictError):
         place.vaults.create(place.where, KEY, DEVICES)

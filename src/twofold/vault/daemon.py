@@ -190,7 +190,11 @@ def _greeted(child: subprocess.Popen[bytes], runtime: Path) -> None:
     deadline = time.monotonic() + _START_SECONDS
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
         probe.settimeout(0.05)
-        probe.connect(str(runtime / SOCKET))
+        try:
+            probe.connect(str(runtime / SOCKET))
+        except ConnectionRefusedError:
+            child.wait(timeout=5)  # it has ended already, and its end of the socket with it
+            raise _refused((runtime / LOG).read_text(errors="replace")) from None
         while time.monotonic() < deadline:
             try:
                 if probe.recv(8):
