@@ -1,7 +1,7 @@
 """`make bench-resume`: from the request to a usable desktop, and from the request to a suspended one's live screen and agent.
 
 The desktop is usable once its panel's clock is on the X server's pixels; a resumed screen is live once the clock that a probe in
-the guest draws reads otherwise than in the picture that was kept.
+the guest draws was seen to move.
 """
 
 from __future__ import annotations
@@ -60,10 +60,11 @@ def main() -> int:
 
 def _resume(here: Setting, desk: Desk) -> tuple[float, float]:
     """Seconds to the first frame that the guest drew since, and to the answer to a question put to its agent."""
-    kept = desk.wait_reading().clock
+    first = None  # perhaps of the picture that was kept
     began = time.monotonic()
     job = here.client.call("start", workspace=WORKSPACE)
-    while (now := desk.reading()) is None or now.clock == kept:
+    while (now := desk.reading()) is None or first is None or now.clock == first:
+        first = now.clock if now and first is None else first
         if time.monotonic() > began + 30:
             raise TimeoutError("the screen never came to life")
         time.sleep(0.002)
