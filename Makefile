@@ -46,6 +46,10 @@ bench-resume: image ## request to a usable desktop; a suspended one to its live 
 bench-footprint: image ## seconds to the switcher's window; memory of switcher and agent
 	@$(PERSON) $(PY) -m bench.footprint
 
+.PHONY: specification
+specification: ## write the last benches' figures into SPECIFICATION.md
+	@PYTHONPATH=src:. $(PY) -m bench.specification
+
 .PHONY: dist
 dist: setup ## build the wheel and the .deb into out/dist/
 	@tools/dist

@@ -1,0 +1,46 @@
+"""`make specification`: writes the last benches' figures (out/bench/*.json) into SPECIFICATION.md, between its two marks."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from bench.report import OUT
+
+PAPER = Path(__file__).resolve().parents[1] / "SPECIFICATION.md"
+BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
+
+
+def table(name: str, document: dict[str, Any]) -> str:
+    machine = document["machine"]
+    lines = [
+        f"### `make bench-{name}`",
+        f"Revision {document['revision']}; {machine['cpu']}, {machine['cores']} cores, {machine['memory_mib']} MiB, "
+        f"load {machine['load']}.",
+        "",
+        "| figure | ours (lowest to highest, rounds) | peer | ratio | goal | met |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in document["rows"]:
+        low, high = row["spread"]
+        ours = f"{row['ours']:.3g} {row['unit']} ({low:.3g} to {high:.3g}, n={row['rounds']})"
+        peers = ", ".join(f"{peer} {value:.3g}" for peer, value in row["peers"].items())
+        ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}x"
+        met = {True: "yes", False: "**no**", None: ""}[row["met"]]
+        lines.append(f"| {row['figure']} | {ours} | {peers} | {ratio} | {row['goal']} | {met} |")
+    return "\n".join([*lines, "", *document["notes"], ""])
+
+
+def main() -> int:
+    paper = PAPER.read_text()
+    before, _, rest = paper.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    tables = [table(path.stem, json.loads(path.read_text())) for path in sorted(OUT.glob("*.json"))]
+    PAPER.write_text("\n".join([before + BEGIN, *tables, END + after]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
