@@ -19,6 +19,7 @@ async def _serve(path: Path, silent_for: float) -> asyncio.Server:
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
+            assert await reader.readline() == b"\n"
             while line := await reader.readline():
                 await asyncio.sleep(max(0, awake - asyncio.get_running_loop().time()))
                 asked = json.loads(line)

@@ -64,6 +64,7 @@ class GuestChannel:
                 safe="Its disks are safe.",
                 next="See whether it still runs.",
             ) from why
+        writer.write(b"\n")  # ends what a former host may have left in the middle of a line
         channel = cls(reader, writer, on_event)
         channel._task = asyncio.get_running_loop().create_task(channel._listen())
         return channel

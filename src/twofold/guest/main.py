@@ -23,6 +23,7 @@ from twofold.guest.wire import Refusal, Request
 AGENT = "0.1.0"
 SHARE = Path("/usr/share/twofold")
 MAX_APPS = 512
+GRACE = 0.8  # seconds after a host's last words in which it is not thought to be gone
 _SESSION_VERBS = frozenset({"launch", "windows", "display", "layout"})
 _ICON = re.compile(r"[0-9a-f]{64}")
 
@@ -152,6 +153,7 @@ class _Loop:
         self._epoll.register(wired.fd, select.EPOLLIN | select.EPOLLOUT | select.EPOLLET)
         self._child = 0
         self._start_at = 0.0
+        self._heard = 0.0
 
     def turn(self) -> None:
         now = time.monotonic()
@@ -173,14 +175,15 @@ class _Loop:
         while True:
             data = self._port.read()
             if data is None:
-                if self._port.connected:
+                # The kernel hears of a new host on another queue than of its words, so the words may come first.
+                if self._port.connected and time.monotonic() - self._heard > GRACE:
                     self._port.connected = False
                     self._port.forget()
                     self._lines.reset()
                 return
             if not data:
                 return
-            self._port.connected = True
+            self._port.connected, self._heard = True, time.monotonic()
             for line in self._lines.feed(data):
                 request = wire.parse(line)
                 if request is None:

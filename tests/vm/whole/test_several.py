@@ -103,6 +103,8 @@ def test_two_workspaces_at_once_by_keys_and_by_the_rail(whole: Whole) -> None:
             desk.screen.wait(lambda _: int(np.count_nonzero(desk.guest != shown)) > 300, 10)
             desk.wait_still(10)
             desk.shot("two-workspaces-rescue")
+            desk.hands.move(1, 1)  # the person's own pointer is drawn over the picture
+            desk.wait_still(10)
             grub = desk.guest.copy()
 
             desk.hands.click(*mark(desk, colour(COLOUR)))
