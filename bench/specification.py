@@ -15,10 +15,10 @@ BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 
 def table(name: str, document: dict[str, Any]) -> str:
     machine = document["machine"]
+    place = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_mib']} MiB, load {machine['load']}"
     lines = [
         f"### `make bench-{name}`",
-        f"Revision {document['revision']}; {machine['cpu']}, {machine['cores']} cores, {machine['memory_mib']} MiB, "
-        f"load {machine['load']}.",
+        f"Revision {document['revision']}; {place}.",
         "",
         "| figure | ours (lowest to highest, rounds) | peer | ratio | goal | met |",
         "|---|---|---|---|---|---|",
