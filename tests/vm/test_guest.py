@@ -164,8 +164,10 @@ def test_text_arrives_as_the_layout_says(
     if layout == "us" and not options:
         guest.launch("twofold-probe-text")
         guest.until(lambda picture: not probe.text(picture), SLOW)
-    before = probe.status(guest.until(lambda picture: probe.status(picture) is not None)).presses
     guest.ask("layout", model="pc105", layout=layout, variant="", options=options)
+    # The X server drops keys while it takes a new keymap, and the window manager may still be giving the field the focus.
+    time.sleep(1)
+    before = probe.status(guest.until(lambda picture: probe.status(picture) is not None)).presses
     for codes in keys:
         guest.machine.press(*codes)
     # Text and count are drawn by two programs; each arrives in its own time.
