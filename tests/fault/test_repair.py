@@ -10,6 +10,7 @@ import pytest
 
 from tests.fault.test_survival import info
 from tests.harness.company import Device
+from tests.harness.long import long
 from twofold.agent.client import Client
 from twofold.model.errors import DamagedError, TwofoldError
 
@@ -25,7 +26,7 @@ def disks(device: Device, name: str) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("part", ["kernel", "initrd"])
-@pytest.mark.parametrize("damage", ["flipped", "gone", "short"])
+@pytest.mark.parametrize("damage", ["flipped", *long("gone", "short")])
 def test_a_damaged_boot_part_is_said_and_replaced_by_another_checkout(
     client: Client, device: Device, part: str, damage: str
 ) -> None:
@@ -53,7 +54,7 @@ def test_a_damaged_boot_part_is_said_and_replaced_by_another_checkout(
     assert disks(device, "direct") == before
 
 
-@pytest.mark.parametrize("file", ["lease.json", "image.json", "state.json"])
+@pytest.mark.parametrize("file", ["state.json", *long("lease.json", "image.json")])
 def test_a_lost_file_that_is_not_only_here_is_replaced_and_the_workspace_runs(
     client: Client, work: str, device: Device, file: str
 ) -> None:
@@ -86,7 +87,7 @@ def test_a_lost_key_is_not_made_anew(client: Client, work: str, device: Device) 
         mended.finish("start", workspace=work)
 
 
-@pytest.mark.parametrize("spoilt", [b"", b"{", b'{"schema": "twofold-state-2", "custody": "checked-out"}'])
+@pytest.mark.parametrize("spoilt", [b'{"schema": "twofold-state-2", "custody": "checked-out"}', *long(b"", b"{")])
 def test_a_state_file_that_cannot_be_read_is_left_alone_by_every_agent(
     client: Client, work: str, device: Device, spoilt: bytes
 ) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from tests.fault.test_survival import info, until
 from tests.harness.company import Company, Device
+from tests.harness.long import long
 from twofold.agent.client import Client
 from twofold.model.errors import (
     ConflictError,
@@ -98,7 +99,7 @@ def test_without_qemu_the_package_is_named(client: Client, work: str, device: De
         mended.finish("start", workspace=work)
 
 
-@pytest.mark.parametrize("file", ["lease.json", "image.json", "key.wrapped", "state.json", "vault"])
+@pytest.mark.parametrize("file", ["key.wrapped", "vault", *long("lease.json", "image.json", "state.json")])
 def test_a_workspace_that_lost_a_file_is_listed_as_broken_and_starts_nothing(
     client: Client, work: str, device: Device, file: str
 ) -> None:
@@ -121,7 +122,7 @@ def test_a_workspace_that_lost_a_file_is_listed_as_broken_and_starts_nothing(
         mended.finish("start", workspace=work)
 
 
-@pytest.mark.parametrize("file", ["lease.json", "image.json", "key.wrapped"])
+@pytest.mark.parametrize("file", ["lease.json", "image.json", *long("key.wrapped")])
 def test_a_forged_file_is_refused(client: Client, work: str, device: Device, file: str) -> None:
     client.call("quit")
     assert device.process is not None

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.harness.company import Company, Device
+from tests.harness.long import long
 from twofold.agent.client import Client
 from twofold.model.errors import ConflictError, RefusedError, TwofoldError, UnreachableError
 
@@ -140,7 +141,7 @@ def test_a_killed_vault_stops_the_machine_and_is_said(client: Client, work: str,
     assert info(client)["run"] == "running"
 
 
-@pytest.mark.parametrize("victim", ["machine", "vault", "both"])
+@pytest.mark.parametrize("victim", ["machine", "both", *long("vault")])
 def test_what_was_killed_while_no_agent_looked_is_said_by_the_next(
     client: Client, work: str, device: Device, victim: str
 ) -> None:
@@ -158,7 +159,7 @@ def test_what_was_killed_while_no_agent_looked_is_said_by_the_next(
         assert info(again)["run"] == "running"
 
 
-@pytest.mark.parametrize("delay", [0.0, 0.05, 0.15, 0.4])
+@pytest.mark.parametrize("delay", [0.05, 0.15, *long(0.0, 0.4)])
 @pytest.mark.parametrize("verb", ["start", "suspend"])
 def test_an_agent_killed_in_the_middle_leaves_a_state_that_the_next_makes_true(
     client: Client, work: str, device: Device, verb: str, delay: float
