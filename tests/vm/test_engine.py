@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import json
 import os
 import shutil
 import signal
@@ -18,6 +17,7 @@ from typing import Any, TypeVar
 import pytest
 from PIL import Image, ImageChops
 
+from tests.harness.image import business
 from twofold.engine.hosted import HostedEngine
 from twofold.engine.machine import HostedMachine
 from twofold.model.errors import ConflictError, DamagedError, NoRoomError
@@ -34,7 +34,6 @@ pytestmark = pytest.mark.vm
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]
-IMAGE = Path(os.environ.get("TWOFOLD_TEST_IMAGE", ROOT / "out" / "dev-image"))
 KEY = bytes(range(32))
 
 # The boot sector of writer.S beside this file, up to its signature.
@@ -55,21 +54,21 @@ class Life:
         self.engine, self.vaults = HostedEngine(cache), QcowVault()
         self.runner = asyncio.Runner()
         self.times: dict[str, float] = {}
-        manifest = json.loads((IMAGE / "manifest.json").read_bytes())
-        system, user = (IMAGE / "system.erofs").stat().st_size, (IMAGE / "user-template.raw").stat().st_size
+        self.image = business()
+        system, user = self.image.path("system").stat().st_size, self.image.manifest.user_disk_size
         system = (system + 4095) // 4096 * 4096
         self.vaults.create(self.where, KEY, [DeviceSpec("system", system, base=True), DeviceSpec("user", user)])
-        for device, name in (("system", "system.erofs"), ("user", "user-template.raw")):
-            with (IMAGE / name).open("rb") as source:
+        for device, name in (("system", "system"), ("user", "user-template")):
+            with self.image.path(name).open("rb") as source:
                 self.vaults.fill(self.where, KEY, device, source, silent)
         disks = (Disk("system", "vda", system, read_only=True), Disk("user", "vdb", user, read_only=False))
-        self.spec = Spec("work", Arch.AMD64, Firmware.DIRECT, 1024, 2, disks, manifest["cmdline"])
+        self.spec = Spec("work", Arch.AMD64, Firmware.DIRECT, 1024, 2, disks, self.image.manifest.cmdline)
         self.vault: OpenVault = self.vaults.open(self.where, KEY, self.runtime)
         self.machine: HostedMachine
 
     def start(self, memory: int | None = None) -> None:
         disks = {disk.device: self.vault.connect(disk.device) for disk in self.spec.disks}
-        parts = {name: os.open(IMAGE / name, os.O_RDONLY) for name in ("kernel", "initrd")}
+        parts = {name: os.open(self.image.path(name), os.O_RDONLY) for name in ("kernel", "initrd")}
         try:
             self.machine = self.do(self.engine.start(self.spec, disks, parts, self.runtime, memory))
         finally:
@@ -135,8 +134,6 @@ def differing(one: Image.Image, other: Image.Image) -> float:
 
 @pytest.fixture(scope="module")
 def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
-    if not (IMAGE / "manifest.json").exists():
-        pytest.skip("no image is built yet: make image, or set TWOFOLD_TEST_IMAGE")
     folder = tmp_path_factory.mktemp("e")
     life = Life(folder)
     began = time.monotonic()
@@ -319,7 +316,7 @@ def test_a_guest_larger_than_the_machine_is_refused(life: Life) -> None:
 
 
 @pytest.mark.root
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system")
+@pytest.mark.root  # mounts a small file system
 def test_a_full_disk_pauses_the_guest_and_it_goes_on_with_room(tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()

@@ -6,10 +6,8 @@ import asyncio
 import base64
 import hashlib
 import io
-import os
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,22 +15,18 @@ from PIL import Image
 
 from tests.harness import probe
 from tests.harness.bare import Bare, boot
+from tests.harness.image import business
 from twofold.agent.channel import GuestChannel
-from twofold.image.build import Built, build, load
+from twofold.image.build import Built
 from twofold.model.errors import BadInputError, NotFoundError, TwofoldError
-from twofold.model.image import Arch
-from twofold.platform.dirs import dirs
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
-ROOT = Path(__file__).parents[2]
 SLOW = 60.0  # seconds for what takes two on a machine of one's own
 
 
 @pytest.fixture(scope="module")
 def image() -> Built:
-    given = os.environ.get("TWOFOLD_TEST_IMAGE")
-    cache = Path(os.environ.get("TWOFOLD_BUILDS") or dirs().cache)
-    return load(Path(given)) if given else build(ROOT / "recipes/business", Arch.AMD64, cache)
+    return business()
 
 
 class Talk:
