@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
 from rich.console import Console
 
 from demo.stage import TITLE, WORKSPACE, Stage
+from twofold.agent.client import Client
 from twofold.model.errors import TwofoldError
 from twofold.model.progress import Progress
+
+
+def open_switcher(stage: Stage, client: Client) -> tuple[subprocess.Popen[bytes], BinaryIO]:
+    """The switcher, and what it says of itself, a line at a time (nothing where it ended)."""
+    reader, writer = os.pipe()
+    words = [sys.executable, "-m", "twofold.switcher", "--socket", str(client.path), "--status-fd", str(writer)]
+    switcher = stage.start(words, pass_fds=[writer])
+    os.close(writer)
+    return switcher, os.fdopen(reader, "rb", buffering=0)
 
 
 def main() -> int:
@@ -28,7 +40,7 @@ def main() -> int:
             _, _, client = stage.ready()
             before = client.call("info", workspace=WORKSPACE)
             job = client.call("start", workspace=WORKSPACE)
-            switcher = stage.start([sys.executable, "-m", "twofold.switcher", "--socket", str(client.path)])
+            switcher, said = open_switcher(stage, client)
             verb = "resume" if before["memory_stored"] else "boot"
 
             def watch(bar: Progress) -> None:
@@ -36,6 +48,8 @@ def main() -> int:
                     bar(now["step"], now["done"], now["total"])
 
             stage.timed(verb, f"{TITLE} {'resumed' if verb == 'resume' else 'started'}", watch)
+            with said:
+                said.readline()  # its first word is that it is ready: before that nobody hears the key
             console.print(
                 f"\n  Press [bold]Pause[/] to go to {TITLE} and back. [bold]Ctrl-C[/] here suspends it and ends the demo.\n"
             )
