@@ -55,11 +55,6 @@ def checked_out(bench: str) -> Iterator[Setting]:
     home.parent.mkdir(parents=True, exist_ok=True)
     console = Console()
     with Stage(home, console) as stage:
-        built = stage.image()
-        admin = stage.server()
-        stage.publish(admin, built)
-        client = stage.agent()
-        stage.enrol(admin, client)
-        stage.checkout(client)
+        built, _, client = stage.ready()
         yield Setting(stage, client, built, home, console)
     shutil.rmtree(home, ignore_errors=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -22,11 +23,11 @@ def _text(value: str | int | bool) -> str:
     return str(value).replace(",", ",,")  # QEMU's way to write a comma inside a value
 
 
-class Device:
+class Device(ABC):
     """Something that adds words to QEMU's command line."""
 
-    def argv(self) -> Iterator[str]:
-        raise NotImplementedError
+    @abstractmethod
+    def argv(self) -> Iterator[str]: ...
 
 
 @dataclass(frozen=True)
