@@ -25,7 +25,7 @@ class Bare:
     """A running machine. `channel` is the guest's agent's socket; `born` when QEMU was started (monotonic seconds)."""
 
     def __init__(self, folder: Path, process: subprocess.Popen[bytes], born: float) -> None:
-        self._folder, self.process, self.born = folder, process, born
+        self.folder, self.process, self.born = folder, process, born
         self.channel = folder / "channel"
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(30)
@@ -53,7 +53,7 @@ class Bare:
 
     def picture(self) -> Picture:
         """The guest's screen, RGB."""
-        path = self._folder / "screen.png"
+        path = self.folder / "screen.png"
         self.qmp("screendump", filename=str(path), format="png")
         with Image.open(path) as image:
             return np.array(image.convert("RGB"))

@@ -92,7 +92,9 @@ class Talk:
                     return picture
             except probe.NoMarks:
                 pass
-            assert time.monotonic() < deadline, "the screen never showed it"
+            if time.monotonic() > deadline:
+                Image.fromarray(picture).save(self.machine.folder / "never.png")
+                pytest.fail(f"the screen never showed it: {self.machine.folder / 'never.png'}")
             time.sleep(0.1)
 
 
@@ -167,6 +169,19 @@ def test_text_arrives_as_the_layout_says(
     # Text and count are drawn by two programs; each arrives in its own time.
     wanted = before + sum(map(len, keys))
     guest.until(lambda picture: probe.text(picture).endswith(text) and probe.status(picture).presses == wanted)
+
+
+def test_a_new_scale_leaves_the_keyboard_where_it_was(guest: Talk) -> None:
+    guest.ask("layout", model="pc105", layout="us", variant="", options="")
+    time.sleep(1)
+    for scale in (200, 100):
+        guest.ask("display", width=1280, height=800, scale=scale)
+        guest.machine.press("x")
+        time.sleep(1)  # as when it is being set up anew
+        guest.machine.press("y")
+        guest.until(lambda picture: probe.text(picture).endswith("xy"))
+        active = [window for window in guest.ask("windows")["windows"] if window["active"]]
+        assert [window["app"] for window in active] == ["twofold-probe-text"]
 
 
 def test_a_layout_that_is_none_is_refused(guest: Talk) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from twofold.guest import programs, wire
+from twofold.guest import decor, programs, wire
 from twofold.guest.launches import Launches
 from twofold.guest.randr import Screen
 from twofold.guest.settings import BASE_DPI, Manager
@@ -27,7 +27,7 @@ MAX_WINDOWS = 256
 SMALL = 640  # pixels of width below which a window gets the whole screen, as on a phone
 _XKB = re.compile(r"[A-Za-z0-9_,:()+.-]*")
 _XSOCKET = Path("/tmp/.X11-unix/X0")
-_PANEL, _PANEL_SCALE = Path("/etc/xdg/tint2/tint2rc"), "scale_relative_to_screen_height = "
+_READ_ANEW = 1  # Openbox's word on its root window; 2 would start it again and lose the focus
 _WALLPAPER = ["/usr/lib/twofold/wallpaper"]
 
 
@@ -137,23 +137,15 @@ class Session:
         width, height = wire.integer(args, "width", 200, 7680), wire.integer(args, "height", 200, 7680)
         scale = wire.integer(args, "scale", 50, 400)
         before = self._screen.size()
-        self._write_panel(height, scale)
+        decor.write(Path(self._environment["XDG_RUNTIME_DIR"]), height, scale)
         now = self._screen.resize(width, height, BASE_DPI * scale // 100)
         if self._settings.set(scale):
-            # Neither takes a new size of text while it runs; both start again in a moment, windows stay.
-            _signal("tint2", signal.SIGTERM)
-            self._d.tell_root("_OB_CONTROL", 2)
+            _signal("tint2", signal.SIGTERM)  # it starts again in a moment
+            self._d.tell_root("_OB_CONTROL", _READ_ANEW)
         if now != before:
             programs.start(_WALLPAPER, self._environment)
             self._launches.fill(small=now[0] < SMALL)
         return {"width": now[0], "height": now[1]}
-
-    def _write_panel(self, height: int, scale: int) -> None:
-        """The panel's sizes go by the screen's height alone: tell it the height at which they are as written."""
-        wanted = _PANEL.read_text().replace(_PANEL_SCALE + "0", f"{_PANEL_SCALE}{height * 100 / scale:.1f}")
-        half = Path(self._environment["XDG_RUNTIME_DIR"], "tint2rc.new")
-        half.write_text(wanted)
-        half.rename(half.with_suffix(""))  # the panel may be reading it at this very moment
 
     def _layout(self, args: Mapping[str, Any]) -> dict[str, Any]:
         words = ["setxkbmap", "-option", ""]
