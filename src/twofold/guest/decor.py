@@ -53,14 +53,14 @@ def buttons(scale: int) -> dict[str, list[list[bool]]]:
 
 
 def xbm(name: str, rows: list[list[bool]]) -> str:
-    """A picture as X bitmap, each row's lowest bit first (XReadBitmapFile(3))."""
+    """A picture as X bitmap, each row's lowest bit first (XReadBitmapFile(3)), which ends lines at 255 letters."""
     cells = [
         sum(1 << bit for bit, on in enumerate(row[at : at + 8]) if on) for row in rows for at in range(0, len(row), 8)
     ]
-    values = ", ".join(f"0x{cell:02x}" for cell in cells)
+    lines = ",\n".join(", ".join(f"0x{cell:02x}" for cell in cells[at : at + 12]) for at in range(0, len(cells), 12))
     return (
         f"#define {name}_width {len(rows[0])}\n#define {name}_height {len(rows)}\n"
-        f"static unsigned char {name}_bits[] = {{ {values} }};\n"
+        f"static unsigned char {name}_bits[] = {{\n{lines}\n}};\n"
     )
 
 
