@@ -34,8 +34,11 @@ class Typed:
         self.env = keep | server.environment(TWOFOLD_HOME=str(device.home), PYTHONPATH=str(TREE / "src"))
 
     def __call__(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return self.program("twofold.cli", *words)
+
+    def program(self, module: str, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "twofold.cli", *words],
+            [sys.executable, "-m", module, *words],
             env=self.env, capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
 
@@ -111,6 +114,12 @@ def test_open_begins_with_the_workspace_that_was_named(
     typed = Typed(device, server)
     with typed.window("mute"):
         screen.wait(lambda now: framed(now, "vermilion"), 30)
+        # Another window of the same person, on another screen, would take the display from this one.
+        with xserver(800, 600) as elsewhere:
+            second = Typed(device, elsewhere).program("twofold.switcher")
+        assert second.returncode == 6
+        assert "open already" in second.stderr
+        assert framed(screen.copy(), "vermilion")
     screen.wait(lambda now: not framed(now, "vermilion"))
     assert info(client, "mute")["run"] == "running"  # the window was closed; the machine is the agent's
 

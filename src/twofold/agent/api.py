@@ -146,12 +146,12 @@ class Connection:
             except TwofoldError:
                 self._malformed += 1
                 raise
+            answer = await verb.do(**args)
             if verb.stream and self._events is None:
                 self.switcher = bool(args.get("switcher"))
                 self._events = asyncio.Queue(OUTBOX)
                 pump = self._loop.create_task(self._pump(self._events))
                 self._calls.add(pump)
-            answer = await verb.do(**args)
             give = answer.give
             message = {"id": number, "ok": answer.ok} | ({"fds": len(give)} if give else {})
             line = json.dumps(message).encode() + b"\n"
@@ -248,10 +248,17 @@ class Listener:
 
     def tell(self, event: Mapping[str, Any], *, switchers_only: bool = False) -> int:
         """Tell every watcher, or those alone that said they are a switcher; returns how many were told."""
-        told = [each for each in list(self._connections) if each.watching and (each.switcher or not switchers_only)]
+        told = [each for each in self._watchers() if each.switcher or not switchers_only]
         for connection in told:
             connection.tell(event)
         return len(told)
+
+    @property
+    def switchers(self) -> int:
+        return sum(each.switcher for each in self._watchers())
+
+    def _watchers(self) -> list[Connection]:
+        return [each for each in self._connections if each.watching]
 
     async def serve(self) -> None:
         loop = asyncio.get_running_loop()

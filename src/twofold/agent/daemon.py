@@ -49,6 +49,10 @@ class Agent:
     def tell_switchers(self, event: Mapping[str, Any]) -> bool:
         return self._listener is not None and self._listener.tell(event, switchers_only=True) > 0
 
+    @property
+    def switcher_open(self) -> bool:
+        return self._listener is not None and self._listener.switchers > 0
+
     def _operation_changed(self, operation: Operation) -> None:
         if operation.over:
             log.info(

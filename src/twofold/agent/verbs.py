@@ -172,7 +172,13 @@ class _Asked:
         return Answer({"checks": [dataclasses.asdict(check) for check in found]})
 
     async def watch(self, switcher: bool) -> Answer:
-        del switcher  # the connection remembers it
+        # QEMU's display has one holder: two switchers, on two screens of one person, would take it from each other.
+        if switcher and self._agent.switcher_open:
+            raise ConflictError(
+                "The switcher is open already.",
+                safe="It goes on as it was.",
+                next="Bring it to the front:  twofold switch WORKSPACE  (or close it first)",
+            )
         return Answer({})
 
     async def switch(self, workspace: str) -> Answer:

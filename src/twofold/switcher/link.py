@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from PySide6.QtCore import QObject, QSocketNotifier, Qt, QTimer, Signal
 
-from twofold.model.errors import TwofoldError, UnreachableError
+from twofold.model.errors import ConflictError, TwofoldError, UnreachableError
 from twofold.switcher.ports import Agent, Dial, Events, Socket
 
 Answer = Callable[[Any], None]
@@ -18,15 +19,22 @@ Failure = Callable[[TwofoldError], None]
 _Job = tuple[str, dict[str, Any], Answer, Failure]
 
 
+_ENDING = 3.0  # seconds in which a switcher that was open before may still be on its way out
+
+
 def _ignore(_: object) -> None:
     return
 
 
 class Link(QObject):
-    """`heard` carries events; `here` tells whether the agent answers. Callbacks run on the GUI's thread."""
+    """`heard` carries events; `here` tells whether the agent answers; `refused` that it serves another switcher.
+
+    Callbacks run on the GUI's thread.
+    """
 
     heard = Signal(object)
     here = Signal(bool)
+    refused = Signal(object)
     _done = Signal(object, object)
 
     def __init__(self, path: Path, dial: Dial | None = None) -> None:
@@ -38,10 +46,12 @@ class Link(QObject):
         self._done.connect(lambda then, value: then(value), Qt.ConnectionType.QueuedConnection)
         self._again = QTimer(self, interval=500)
         self._again.timeout.connect(self._watch)
+        self._began = 0.0
         self._thread = threading.Thread(target=self._work, name="agent", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
+        self._began = time.monotonic()
         self._watch()
 
     def close(self) -> None:
@@ -55,7 +65,9 @@ class Link(QObject):
     def _watch(self) -> None:
         try:
             self._events = self._dial.events(self._path)
-        except TwofoldError:
+        except TwofoldError as refused:
+            if isinstance(refused, ConflictError) and time.monotonic() > self._began + _ENDING:
+                self.refused.emit(refused)
             self._again.start()
             self.here.emit(False)
             return

@@ -75,6 +75,13 @@ def run(chosen: argparse.Namespace) -> int:
     window = Window(metrics, chosen.key, pointer_as_touch=chosen.pointer_as_touch)
     keys, link = Keys(), Link(chosen.socket or dirs().agent_socket)
     desk = Desk(window, link, keys, chosen.status_fd)
+    refusals: list[TwofoldError] = []
+
+    def refused(error: TwofoldError) -> None:
+        refusals.append(error)
+        app.quit()
+
+    link.refused.connect(refused)
     # Mapped once out of sight, so that Qt holds it for shown; from then on the gate maps and unmaps it by itself.
     window.setGeometry(screen.translated(-2 * screen.width(), 0))
     window.show()
@@ -108,7 +115,10 @@ def run(chosen: argparse.Namespace) -> int:
     if chosen.front:
         gate.wish(Side.WORK)
     try:
-        return app.exec()
+        app.exec()
+        if refusals:
+            raise refusals[0]
+        return 0
     finally:
         gate.close()
         desk.close()
