@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from Xlib import X, Xatom, display
+from Xlib import X, display
 
 from tests.harness.xserver import XServer
 from tests.vm.whole.conftest import Sight, Whole, until
@@ -154,11 +154,15 @@ def test_a_click_after_the_switch_key_is_the_new_sides_or_nobodys(
 
 
 def active(desk: Sight) -> int:
-    """The person's own active window."""
+    """The person's active window."""
+    return of_root(desk, "_NET_ACTIVE_WINDOW")
+
+
+def of_root(desk: Sight, name: str) -> int:
+    """What the person's window manager says of the whole screen (EWMH), as a number."""
     connection = display.Display(desk.server.name)
     try:
-        atom = connection.intern_atom("_NET_ACTIVE_WINDOW")
-        got = connection.screen().root.get_full_property(atom, Xatom.WINDOW)
+        got = connection.screen().root.get_full_property(connection.intern_atom(name), X.AnyPropertyType)
         return int(got.value[0]) if got is not None and len(got.value) else 0
     finally:
         connection.close()
@@ -188,6 +192,7 @@ def test_alt_tab_super_and_alt_f4_belong_to_the_side_in_front(whole: Whole, desk
     desk.screen.wait(lambda _: bool((desk.guest != shown).mean() > 0.03), 10)
     desk.chord("d", "Super_L")
     desk.wait_still(10)
+    assert not of_root(desk, "_NET_SHOWING_DESKTOP"), "Super in Work did something on the personal side"
 
     if whole.apps()[-1] != "galculator":
         desk.chord("Tab", "Alt_L")
@@ -202,6 +207,10 @@ def test_alt_tab_super_and_alt_f4_belong_to_the_side_in_front(whole: Whole, desk
     until(lambda: active(desk) == first, "the person's first window after Alt+Tab")
     desk.chord("Tab", "Alt_L")
     until(lambda: active(desk) == second, "the person's second window after Alt+Tab")
+    for bare in (1, 0):
+        desk.chord("d", "Super_L")
+        until(lambda bare=bare: of_root(desk, "_NET_SHOWING_DESKTOP") == bare, "the desktop")  # type: ignore[misc]
+    until(lambda: active(desk) == second, "the person's second window, in front again")
     desk.chord("F4", "Alt_L")
     until(lambda: own.poll() is not None, "the end of the person's second window")
     desk.to_work()
