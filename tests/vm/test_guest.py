@@ -208,6 +208,7 @@ def test_a_host_that_goes_in_the_middle_of_a_line_is_forgotten(guest: Talk) -> N
     assert guest.ask("ping") == {}
 
 
-def test_it_shuts_down_cleanly_at_the_end(guest: Talk) -> None:
-    guest.ask("shutdown")
+def test_the_power_button_shuts_it_down(guest: Talk) -> None:
+    # By the agent: tests/vm/whole/test_wind_down.py.
+    guest.machine.qmp("system_powerdown")
     guest.machine.process.wait(timeout=60)
