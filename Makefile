@@ -33,8 +33,8 @@ test: image ## every test: style, unit, golden, then those that boot a real gues
 test-quick: setup ## style, unit and golden tests alone: no VM, well under a minute
 	@$(PERSON) $(PY) -m pytest -q tests/unit tests/golden -m "not root"
 
-.PHONY: bench bench-boot bench-busy bench-switch bench-resume bench-footprint
-bench: bench-boot bench-resume bench-switch bench-footprint bench-busy ## every bench; JSON, table and plot in out/bench/
+.PHONY: bench bench-boot bench-busy bench-switch bench-resume bench-footprint bench-vault
+bench: bench-boot bench-resume bench-switch bench-footprint bench-busy bench-vault ## every bench; JSON, table and plot in out/bench/
 bench-boot: image ## boot and resume against each other and against the same image under bare QEMU
 	@$(PERSON) $(PY) -m bench.boot
 bench-busy: image ## application launch on a busy host system, with and without our measures
@@ -45,6 +45,9 @@ bench-resume: image ## request to a usable desktop; a suspended one to its live 
 	@$(PERSON) $(PY) -m bench.resume
 bench-footprint: image ## seconds to the switcher's window; memory of switcher and agent
 	@$(PERSON) $(PY) -m bench.footprint
+
+bench-vault: setup ## the vault over NBD against qemu-nbd and nbdkit, qcow2, LUKS and raw (QUICK=1: a look, not figures)
+	@$(PERSON) $(PY) -m bench.vault $(if $(QUICK),--quick)
 
 .PHONY: specification
 specification: ## write the last benches' figures into SPECIFICATION.md

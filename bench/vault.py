@@ -1,0 +1,201 @@
+"""`make bench-vault`: the vault over NBD against other people's NBD servers on the same disk, with the same fio jobs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+from bench.report import Row, report, row
+from bench.servers import Server, peers
+from twofold.platform.run import run
+
+MIB = 1 << 20
+LUKS, RAW, KIT = "qcow2+LUKS", "qemu-nbd raw", "nbdkit file"
+
+
+@dataclass(frozen=True)
+class Size:
+    """All in bytes, but the counts. `write` is four times the vault's largest buffer: the 256 MiB of log that may lie behind its
+    newest checkpoint; its segments (64 MiB) and its append buffer are smaller, and what the system's page cache holds back is
+    paid in every server's closing flush. `warm` is read through the page cache, so that processors are compared and not one
+    disk with itself."""
+
+    rounds: int
+    disk: int
+    write: int
+    warm: int
+    reads: int
+    mixed: int
+    single: int
+    syncs: int
+
+
+FULL = Size(5, 2048 * MIB, 1024 * MIB, 1024 * MIB, 262144, 131072, 40000, 2000)
+QUICK = Size(1, 1024 * MIB, 1024 * MIB, 512 * MIB, 65536, 32768, 8000, 300)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One fio job: `figure` in the table, `rw`, block size and depth as fio's, region and amount in bytes."""
+
+    figure: str
+    rw: str
+    block: int
+    depth: int
+    region: int
+    amount: int
+    warm: bool = False
+    extra: tuple[str, ...] = ()
+
+    @property
+    def unit(self) -> str:
+        return "MB/s" if self.block >= MIB else "1/s"
+
+
+@dataclass(frozen=True)
+class Sample:
+    rate: float
+    processor: float  # microseconds of the server for each request
+
+
+def jobs(size: Size) -> list[Job]:
+    k4 = 4096
+    return [
+        Job("1 MiB sequential write", "write", MIB, 8, size.disk, size.disk),
+        Job("1 MiB sequential read", "read", MIB, 8, size.warm, size.warm, warm=True),
+        Job("4 KiB random read, qd 32", "randread", k4, 32, size.warm, size.reads * k4, warm=True),
+        Job(
+            "4 KiB 70/30 mix, qd 32", "randrw", k4, 32, size.warm, size.mixed * k4, warm=True, extra=("--rwmixread=70",)
+        ),
+        Job(
+            "4 KiB 70/30 mix, qd 1", "randrw", k4, 1, size.warm, size.single * k4, warm=True, extra=("--rwmixread=70",)
+        ),
+        Job("4 KiB write, fsync=1", "randwrite", k4, 1, size.warm, size.syncs * k4, extra=("--fsync=1",)),
+        Job("4 KiB random write, qd 32", "randwrite", k4, 32, size.disk, size.write),
+    ]
+
+
+# Figure, the peer that its goal names, the least ratio (issue "The vault": How fast).
+GOALS = [
+    ("4 KiB random write, qd 32", LUKS, 2.0),
+    ("4 KiB random write, qd 32", RAW, 1.2),
+    ("4 KiB random write, qd 32", KIT, 0.7),
+    ("4 KiB random read, qd 32", LUKS, 2.0),
+    ("4 KiB random read, qd 32", RAW, 1.2),
+    ("4 KiB random read, qd 32", KIT, 0.7),
+    ("4 KiB 70/30 mix, qd 32", LUKS, 1.5),
+    ("4 KiB 70/30 mix, qd 1", LUKS, 1.2),
+    ("1 MiB sequential write", LUKS, 1.5),
+    ("1 MiB sequential read", LUKS, 1.5),
+    ("4 KiB write, fsync=1", RAW, 0.9),
+    ("4 KiB write, fsync=1", KIT, 0.9),
+]
+
+
+def fio(server: Server, job: Job) -> Sample:
+    """The rate over the whole time from the first request to the end of the closing flush and of the server's own debt."""
+    if job.warm:
+        _fio(server, "read", MIB, 8, job.region, job.region, ())
+    before = server.seconds()
+    said = _fio(server, job.rw, job.block, job.depth, job.region, job.amount, ("--end_fsync=1", *job.extra))
+    seconds = max(said[way]["runtime"] for way in ("read", "write")) / 1000
+    requests = sum(said[way]["total_ios"] for way in ("read", "write"))
+    moved = sum(said[way]["io_bytes"] for way in ("read", "write"))
+    if server.settle and job.rw != "read" and job.rw != "randread":
+        began = perf_counter()
+        server.settle(server)
+        seconds += perf_counter() - began
+    processor = (server.seconds() - before) / requests * 1e6
+    return Sample(moved / seconds / 1e6 if job.unit == "MB/s" else requests / seconds, processor)
+
+
+def _fio(
+    server: Server, rw: str, block: int, depth: int, region: int, amount: int, extra: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    words = [
+        "fio", "--name=bench", "--ioengine=nbd", f"--uri={server.uri}", f"--rw={rw}", f"--bs={block}", f"--iodepth={depth}",
+        f"--size={region}", f"--io_size={amount}", "--randrepeat=0", "--thread", "--output-format=json", *extra,
+    ]  # fmt: skip
+    said = run(words, timeout=600).stdout
+    job: dict[str, dict[str, float]] = json.loads(said[said.index(b"{") :])["jobs"][0]
+    return job
+
+
+@contextmanager
+def home() -> Iterator[Path]:
+    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    folder = state / "twofold-bench-vault"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def measure(servers: Sequence[Server], size: Size) -> dict[tuple[str, str], list[Sample]]:
+    """All jobs on all servers by figure and server, in rounds: job by job, and within a job the servers take turns to begin."""
+    samples: dict[tuple[str, str], list[Sample]] = defaultdict(list)
+    for one in range(size.rounds):
+        for job in jobs(size):
+            turn = [*servers[one % len(servers) :], *servers[: one % len(servers)]]
+            for server in turn:
+                samples[job.figure, server.name].append(fio(server, job))
+            best = "  ".join(f"{s.name} {samples[job.figure, s.name][-1].rate:.0f}" for s in servers)
+            sys.stderr.write(f"round {one + 1}: {job.figure} ({job.unit}): {best}\n")
+    return samples
+
+
+def rows(samples: dict[tuple[str, str], list[Sample]], size: Size, ours: str, others: Sequence[str]) -> list[Row]:
+    table = []
+    units = {job.figure: job.unit for job in jobs(size)}
+    for figure, named, least in GOALS:
+        order = [named, *(name for name in others if name != named)]
+        rates: dict[str, Sequence[float]] = {
+            name: [one.rate for one in samples[figure, name]] for name in (ours, *order)
+        }
+        table.append(row(f"{figure}, against {named}", units[figure], rates.pop(ours), rates, at_least=least))
+    for figure in ("4 KiB random write, qd 32", "4 KiB random read, qd 32"):
+        costs: dict[str, Sequence[float]] = {
+            name: [one.processor for one in samples[figure, name]] for name in (ours, *others)
+        }
+        table.append(row(f"{figure}: the server's processor time for one", "us", costs.pop(ours), costs))
+    return table
+
+
+def main() -> int:
+    words = argparse.ArgumentParser(prog="make bench-vault", description=__doc__)
+    words.add_argument(
+        "--quick", action="store_true", help="one round on small disks, under 4 minutes: for a look, not for figures"
+    )
+    size = QUICK if words.parse_args().quick else FULL
+    with home() as folder:
+        servers = peers()
+        try:
+            for place, server in enumerate(servers):
+                server.create(folder / str(place), size.disk)
+                server.start()
+            samples = measure(servers, size)
+        finally:
+            for server in servers:
+                server.stop()
+    others = [server.name for server in servers[1:]]
+    notes = [
+        f"Disks of {size.disk // MIB} MiB, written over whole at the start of each round; writeback caching for all.",
+        f"Random writes: {size.write // MIB} MiB and a closing flush in the time. Reads: from the page cache.",
+    ]
+    sys.stdout.write(f"written to {report('vault', rows(samples, size, servers[0].name, others), notes)}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
