@@ -1,0 +1,419 @@
+//! A device of an open vault: reading and writing.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::disk::Disk;
+use crate::error::Error;
+use crate::inner::{Inner, State};
+use crate::slot::{self, BLOCK, Header, Kind, Origin, Record, SLOT, SLOTS, ZERO};
+use crate::sync::{lock, write};
+use crate::table::Segment;
+
+/// Blocks that are looked up and read in one step.
+const STEP: usize = 256;
+/// Blocks of the largest batch: half a segment.
+const BATCH: usize = SLOTS as usize / 2;
+
+/// What a range of a device is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RangeKind {
+    /// Never written: what the base says, zeroes without one. Takes no space.
+    Hole,
+    /// Made zeroes. Takes no space.
+    Zero,
+    /// Written.
+    Data,
+}
+
+/// A range of a device, in bytes, and what it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// Where it begins.
+    pub offset: u64,
+    /// Its length.
+    pub length: u64,
+    /// What it is.
+    pub kind: RangeKind,
+}
+
+/// One device. Offsets and lengths are bytes and need not be aligned; whole blocks are faster.
+pub struct Device {
+    pub(crate) inner: Arc<Inner>,
+    pub(crate) disk: Arc<Disk>,
+}
+
+thread_local! {
+    /// Sealed slots on their way in.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Device {
+    pub(crate) fn new(inner: Arc<Inner>, disk: Arc<Disk>) -> Self {
+        Self { inner, disk }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.disk.name
+    }
+
+    /// Its size in bytes, a multiple of [`BLOCK`].
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.disk.size()
+    }
+
+    /// Whether writing is refused.
+    #[must_use]
+    pub fn read_only(&self) -> bool {
+        self.inner.read_only || self.disk.read_only.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn check(&self, offset: u64, length: u64) -> Result<(), Error> {
+        self.inner.usable()?;
+        let inside = offset.checked_add(length).is_some_and(|end| end <= self.size());
+        if inside { Ok(()) } else { Err(Error::OutOfRange) }
+    }
+
+    fn check_write(&self, offset: u64, length: u64) -> Result<(), Error> {
+        self.inner.writable()?;
+        if self.read_only() {
+            return Err(Error::ReadOnly);
+        }
+        self.check(offset, length)
+    }
+
+    /// Fills `buffer` from `offset`.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] names the first lost range; what is outside it can be read on its own. [`Error::OutOfRange`],
+    /// [`Error::Io`].
+    pub fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), Error> {
+        self.check(offset, buffer.len() as u64)?;
+        self.read_any(offset, buffer, true, None)
+    }
+
+    /// As [`Device::read`], but never waits for the disk. After an error `buffer` holds nothing of use.
+    ///
+    /// # Errors
+    /// [`Error::WouldBlock`] where it would have to.
+    pub fn try_read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), Error> {
+        self.check(offset, buffer.len() as u64)?;
+        self.read_any(offset, buffer, false, None)
+    }
+
+    /// `state` is given by who holds its lock.
+    fn read_any(&self, offset: u64, buffer: &mut [u8], wait: bool, state: Option<&mut State>) -> Result<(), Error> {
+        if let Some(state) = state {
+            state.log.push()?;
+        }
+        let skip = (offset % BLOCK as u64) as usize;
+        if skip == 0 && buffer.len() % BLOCK == 0 {
+            return self.read_blocks(offset / BLOCK as u64, buffer, wait);
+        }
+        let mut whole = vec![0; (skip + buffer.len()).next_multiple_of(BLOCK)];
+        self.read_blocks(offset / BLOCK as u64, &mut whole, wait)?;
+        buffer.copy_from_slice(&whole[skip..skip + buffer.len()]);
+        Ok(())
+    }
+
+    pub(crate) fn read_blocks(&self, first: u64, buffer: &mut [u8], wait: bool) -> Result<(), Error> {
+        let mut entries = [0; STEP];
+        for (nth, part) in buffer.chunks_mut(STEP * BLOCK).enumerate() {
+            let (block, count) = (first + (nth * STEP) as u64, part.len() / BLOCK);
+            let mut tries = 0;
+            loop {
+                let entries = &mut entries[..count];
+                self.disk.entries(&self.inner.table, block, entries, wait)?;
+                match self.read_entries(block, entries, part, wait) {
+                    // Overwritten and cleaned since we looked.
+                    Err(Error::Damaged(_)) if tries < 3 && self.changed_since(block, entries) => tries += 1,
+                    other => break other?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn changed_since(&self, block: u64, entries: &[u64]) -> bool {
+        let mut now = vec![0; entries.len()];
+        self.disk.entries(&self.inner.table, block, &mut now, true).is_ok_and(|()| now != entries)
+    }
+
+    fn read_entries(&self, block: u64, entries: &[u64], part: &mut [u8], wait: bool) -> Result<(), Error> {
+        let mut at = 0;
+        while at < entries.len() {
+            let first = entries[at];
+            let mut run = 1;
+            if first == 0 || first & ZERO != 0 {
+                while at + run < entries.len() && (entries[at + run] == 0) == (first == 0) && {
+                    let next = entries[at + run];
+                    next == 0 || next & ZERO != 0
+                } {
+                    run += 1;
+                }
+                let out = &mut part[at * BLOCK..(at + run) * BLOCK];
+                match &self.disk.base {
+                    Some(_) if first == 0 && !wait => return Err(Error::WouldBlock),
+                    Some(base) if first == 0 => base.read((block + at as u64) * BLOCK as u64, out)?,
+                    _ => out.fill(0),
+                }
+            } else {
+                let origin = Origin(first);
+                let room = (SLOTS - origin.index()) as usize;
+                while run < room && at + run < entries.len() && entries[at + run] == first + run as u64 {
+                    run += 1;
+                }
+                self.read_run(block + at as u64, origin, &mut part[at * BLOCK..(at + run) * BLOCK], wait)?;
+            }
+            at += run;
+        }
+        Ok(())
+    }
+
+    /// Slots that follow each other in one segment.
+    fn read_run(&self, block: u64, origin: Origin, out: &mut [u8], wait: bool) -> Result<(), Error> {
+        let count = out.len() / BLOCK;
+        if origin.0 + count as u64 > self.inner.pushed.load(Ordering::Acquire) {
+            self.inner.push()?;
+        }
+        let Some(segment) = self.inner.table.get(origin.segment()) else {
+            let why = format!("segment {} is not in the vault", origin.segment());
+            return Err(self.lost(block, Error::damaged(crate::segment::name(origin.segment()), why)));
+        };
+        SCRATCH.with_borrow_mut(|scratch| {
+            let need = count * SLOT;
+            if scratch.len() < need {
+                scratch.resize(need, 0);
+            }
+            let slots = &mut scratch[..need];
+            self.inner
+                .table
+                .read_raw(&segment, origin.index(), slots, wait)
+                .map_err(|error| self.lost(block, error))?;
+            for (nth, (slot, out)) in slots.chunks_exact_mut(SLOT).zip(out.chunks_exact_mut(BLOCK)).enumerate() {
+                self.open_slot(&segment, origin.index() + nth as u32, block + nth as u64, slot)?;
+                out.copy_from_slice(slot::payload(slot));
+            }
+            Ok(())
+        })
+    }
+
+    fn open_slot(&self, segment: &Segment, index: u32, block: u64, slot: &mut [u8]) -> Result<(), Error> {
+        match slot::open(segment.key(), self.inner.table.id(), index, slot) {
+            Some(header) if header.is(Kind::Data, self.disk.id, block) => Ok(()),
+            other => {
+                let why = if other.is_some() { "it is another block" } else { "it is not as it was written" };
+                Err(self.lost(block, Error::Damaged(Box::new(segment.damage(index, why)))))
+            }
+        }
+    }
+
+    fn lost(&self, block: u64, error: Error) -> Error {
+        match error {
+            Error::Damaged(mut what) if what.device.is_none() => {
+                what.device = Some(self.disk.name.clone());
+                (what.offset, what.length) = (block * BLOCK as u64, BLOCK as u64);
+                Error::Damaged(what)
+            }
+            other => other,
+        }
+    }
+
+    /// Writes `data` at `offset`, all of it or, after a crash, none (up to 32 MiB; more is several such writes). It is
+    /// seen by every read from now on; it survives the process after [`Device::push`], a power cut after [`Device::flush`].
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`]: nothing was written. [`Error::ReadOnly`], [`Error::OutOfRange`], [`Error::Failed`].
+    pub fn write(&self, offset: u64, data: &[u8]) -> Result<(), Error> {
+        self.check_write(offset, data.len() as u64)?;
+        if data.is_empty() {
+            return Ok(());
+        }
+        let skip = (offset % BLOCK as u64) as usize;
+        if data.len() > BLOCK && skip == 0 && data.len() % BLOCK == 0 && is_zero(data) {
+            return self.zero(offset, data.len() as u64);
+        }
+        if skip == 0 && data.len() % BLOCK == 0 {
+            for (nth, batch) in data.chunks(BATCH * BLOCK).enumerate() {
+                self.write_blocks(&mut lock(&self.inner.state), offset / BLOCK as u64 + (nth * BATCH) as u64, batch)?;
+            }
+        } else {
+            // The rest of the first and the last block is as it was: nobody may write in between.
+            for part in split(offset, data, BATCH * BLOCK) {
+                let mut state = lock(&self.inner.state);
+                let (offset, data) = part;
+                let (first, skip) = (offset / BLOCK as u64, (offset % BLOCK as u64) as usize);
+                let mut whole = vec![0; (skip + data.len()).next_multiple_of(BLOCK)];
+                let last = whole.len() - BLOCK;
+                let edges = [(skip != 0, 0), ((skip + data.len()) % BLOCK != 0 && (last != 0 || skip == 0), last)];
+                for (_, at) in edges.into_iter().filter(|(partial, _)| *partial) {
+                    let offset = first * BLOCK as u64 + at as u64;
+                    self.read_any(offset, &mut whole[at..at + BLOCK], true, Some(&mut state))?;
+                }
+                whole[skip..skip + data.len()].copy_from_slice(data);
+                self.write_blocks(&mut state, first, &whole)?;
+            }
+        }
+        self.inner.after_write()
+    }
+
+    fn write_blocks(&self, state: &mut State, first: u64, data: &[u8]) -> Result<(), Error> {
+        let count = data.len() / BLOCK;
+        state.log.prepare(count, false)?;
+        let mut runs: [Option<Record>; 2] = [None, None];
+        state.log.append(Header::new(Kind::Data, self.disk.id, first), data, true, |nth, origin, count| {
+            let block = first + nth;
+            let run = Record { device: self.disk.id, zero: false, count, block, origin };
+            // A batch is smaller than a segment, so it lies in two at most.
+            let free = usize::from(runs[0].is_some());
+            runs[free] = Some(run);
+        });
+        state.books.tail += count as u64;
+        for run in runs.into_iter().flatten() {
+            self.inner.table.live(run.origin, run.count.into());
+            self.enter(state, run);
+        }
+        state.moved();
+        Ok(())
+    }
+
+    /// The map gains a run.
+    fn enter(&self, state: &mut State, run: Record) {
+        let mut gone = Vec::new();
+        let overdue = {
+            let mut map = write(&self.disk.map);
+            if run.zero {
+                map.zero(run.block, run.count.into(), run.origin, &mut |entry| gone.push(entry));
+                None
+            } else {
+                for nth in 0..u64::from(run.count) {
+                    map.set(run.block + nth, run.entry(nth), &mut |entry| gone.push(entry));
+                }
+                map.overdue(run.block)
+            }
+        };
+        self.inner.forget(&gone);
+        state.note(run);
+        if let Some((leaf, origin)) = overdue {
+            // A leaf that can't be read goes on gathering newer entries; reads say what is wrong with it.
+            let _ = self.disk.load(&self.inner.table, leaf, origin);
+        }
+    }
+
+    /// Makes the range read as zeroes, and takes no space for it.
+    ///
+    /// # Errors
+    /// As [`Device::write`].
+    pub fn zero(&self, offset: u64, length: u64) -> Result<(), Error> {
+        self.check_write(offset, length)?;
+        let end = offset + length;
+        let (first, behind) = (offset.next_multiple_of(BLOCK as u64), end - end % BLOCK as u64);
+        if first >= behind {
+            return if length == 0 { Ok(()) } else { self.write(offset, &vec![0; length as usize]) };
+        }
+        if first > offset {
+            self.write(offset, &vec![0; (first - offset) as usize])?;
+        }
+        if end > behind {
+            self.write(behind, &vec![0; (end - behind) as usize])?;
+        }
+        self.zero_blocks(first / BLOCK as u64, (behind - first) / BLOCK as u64)
+    }
+
+    /// The content of the range is not needed any more: its whole blocks read as zeroes.
+    ///
+    /// # Errors
+    /// As [`Device::write`].
+    pub fn trim(&self, offset: u64, length: u64) -> Result<(), Error> {
+        self.check_write(offset, length)?;
+        let end = offset + length;
+        let (first, behind) = (offset.next_multiple_of(BLOCK as u64), end - end % BLOCK as u64);
+        if first < behind { self.zero_blocks(first / BLOCK as u64, (behind - first) / BLOCK as u64) } else { Ok(()) }
+    }
+
+    fn zero_blocks(&self, mut block: u64, mut count: u64) -> Result<(), Error> {
+        while count > 0 {
+            let some = count.min(1 << 31) as u32;
+            let mut state = lock(&self.inner.state);
+            state.log.prepare(1, false)?;
+            let mut run = Record { device: self.disk.id, zero: true, count: some, block, origin: Origin::NONE };
+            let payload = Record::encode(&[run]);
+            state.log.append(Header::new(Kind::List, 0, 0), &payload, true, |_, origin, _| run.origin = origin);
+            state.books.tail += 1;
+            self.enter(&mut state, run);
+            state.moved();
+            (block, count) = (block + u64::from(some), count - u64::from(some));
+        }
+        self.inner.after_write()
+    }
+
+    /// Hands what was written to the operating system: from here on the death of this process loses none of it.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`]: it is kept, and handed over with the next push. [`Error::Io`], [`Error::Failed`].
+    pub fn push(&self) -> Result<(), Error> {
+        self.inner.usable()?;
+        self.inner.push()
+    }
+
+    /// Makes what was written to all devices of the vault durable.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`], [`Error::Failed`].
+    pub fn flush(&self) -> Result<(), Error> {
+        self.inner.usable()?;
+        self.inner.flush()
+    }
+
+    /// What `length` bytes from `offset` are, at most `most` ranges; the first and last reach to block borders.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`]; [`Error::Damaged`] where the map is.
+    pub fn status(&self, offset: u64, length: u64, most: usize) -> Result<Vec<Range>, Error> {
+        self.check(offset, length)?;
+        let kind = |entry| match entry {
+            0 => RangeKind::Hole,
+            entry if entry & ZERO != 0 => RangeKind::Zero,
+            _ => RangeKind::Data,
+        };
+        let mut ranges: Vec<Range> = Vec::new();
+        let (first, behind) = (offset / BLOCK as u64, (offset + length).div_ceil(BLOCK as u64));
+        let mut entries = [0; STEP];
+        let mut block = first;
+        while block < behind {
+            let count = (behind - block).min(STEP as u64) as usize;
+            self.disk.entries(&self.inner.table, block, &mut entries[..count], true)?;
+            for entry in &entries[..count] {
+                let (kind, full) = (kind(*entry), ranges.len() == most);
+                match ranges.last_mut() {
+                    Some(last) if last.kind == kind => last.length += BLOCK as u64,
+                    _ if full => return Ok(ranges),
+                    _ => ranges.push(Range { offset: block * BLOCK as u64, length: BLOCK as u64, kind }),
+                }
+                block += 1;
+            }
+        }
+        Ok(ranges)
+    }
+}
+
+fn is_zero(data: &[u8]) -> bool {
+    // Most data shows at once that it is none.
+    data[..16].iter().all(|byte| *byte == 0) && data.iter().all(|byte| *byte == 0)
+}
+
+/// Parts of at most `most` bytes that break at block borders.
+fn split(offset: u64, data: &[u8], most: usize) -> impl Iterator<Item = (u64, &[u8])> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let here = offset + at as u64;
+        let size = (most - BLOCK - (here % BLOCK as u64) as usize).min(data.len() - at);
+        let part = &data[at..at + size];
+        at += size;
+        (size > 0).then_some((here, part))
+    })
+}

@@ -1,0 +1,394 @@
+//! An open vault: its parts, flushing, and the checkpoints that bound what an opening replays.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::Options;
+use crate::anchor::{Anchor, Anchored};
+use crate::disk::{Disk, forget};
+use crate::error::Error;
+use crate::head::{self, Head};
+use crate::keys::digest;
+use crate::log::Log;
+use crate::map::{self, Content};
+use crate::root::{self, GenerationRow, Root, STILL_OPEN, SegmentRow, StreamRow};
+use crate::slot::{BLOCK, Header, Kind, Origin, RECORDS, Record, UNIFORM};
+use crate::store::Medium;
+use crate::superblock::{Features, VERSION};
+use crate::sync::{lock, read, write};
+use crate::table::Table;
+
+/// Leaves stored between two looks at who else wants the log.
+const PIECE: usize = 64;
+
+/// What the next root will say, and what was written since the last one.
+#[derive(Clone, Default)]
+pub(crate) struct Books {
+    pub counter: u64,
+    pub root: Origin,
+    pub pieces: u32,
+    pub features: Features,
+    pub data_head: Origin,
+    pub digest: [u8; 16],
+    pub next_generation: u64,
+    pub next_pack: u64,
+    pub last_revert: Origin,
+    pub deltas: Vec<Origin>,
+    pub generations: Vec<GenerationRow>,
+    pub streams: Vec<StreamRow>,
+    /// What the map gained and no DELTA says yet.
+    pub recent: Vec<Record>,
+    /// Slots behind the last root.
+    pub tail: u64,
+    /// The head file to write next.
+    pub which: usize,
+}
+
+pub(crate) struct State {
+    pub log: Log,
+    pub books: Books,
+}
+
+impl State {
+    /// Notes a run that the map gained.
+    pub fn note(&mut self, record: Record) {
+        if !self.books.recent.last_mut().is_some_and(|last| last.join(&record)) {
+            self.books.recent.push(record);
+        }
+    }
+
+    /// The devices' state is that of the log's end from now on.
+    pub fn moved(&mut self) {
+        let end = self.log.end();
+        if self.books.data_head.segment() != end.number {
+            self.books.digest = digest(&end.salt);
+        }
+        self.books.data_head = Origin(Origin::new(end.number, end.slots).0 - 1);
+    }
+}
+
+pub(crate) struct Inner {
+    pub table: Arc<Table>,
+    pub state: Mutex<State>,
+    pub disks: RwLock<Vec<Arc<Disk>>>,
+    pub anchor: Arc<dyn Anchor>,
+    pub anchored: Mutex<Option<Anchored>>,
+    pub options: Options,
+    pub pushed: Arc<AtomicU64>,
+    pub syncing: Mutex<()>,
+    /// One at a time: checkpoints in full, cleaning, generations.
+    pub upkeep: Mutex<()>,
+    pub guard: Mutex<Option<Box<dyn Send + Sync>>>,
+    pub closed: AtomicBool,
+    pub read_only: bool,
+    pub heads: Mutex<[Option<Arc<dyn Medium>>; 2]>,
+    pub made: u64,
+}
+
+pub(crate) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+impl Inner {
+    pub fn usable(&self) -> Result<(), Error> {
+        if self.closed.load(Ordering::Acquire) { Err(Error::Closed) } else { Ok(()) }
+    }
+
+    pub fn writable(&self) -> Result<(), Error> {
+        self.usable()?;
+        if self.read_only { Err(Error::ReadOnly) } else { Ok(()) }
+    }
+
+    pub fn push(&self) -> Result<(), Error> {
+        lock(&self.state).log.push()
+    }
+
+    /// Makes everything written so far durable.
+    pub fn flush(&self) -> Result<(), Error> {
+        let _one = lock(&self.syncing);
+        let plan = {
+            let mut state = lock(&self.state);
+            state.log.push()?;
+            state.log.plan()
+        };
+        let Some(plan) = plan else { return Ok(()) };
+        let result = plan.run(&self.table);
+        lock(&self.state).log.planned(&plan, result)
+    }
+
+    /// A light checkpoint: what the map gained and a root, durable, so that an opening replays from here.
+    pub fn checkpoint(&self) -> Result<(), Error> {
+        self.root_with(|_| Ok(()))
+    }
+
+    /// As [`Inner::checkpoint`], with a change of the books that takes effect with the root or not at all.
+    pub fn root_with(&self, change: impl FnOnce(&mut Books) -> Result<(), Error>) -> Result<(), Error> {
+        {
+            let mut state = lock(&self.state);
+            self.write_deltas(&mut state)?;
+            let before = state.books.clone();
+            let result = change(&mut state.books).and_then(|()| self.write_root(&mut state));
+            if result.is_err() {
+                state.books = before;
+            }
+            result?;
+            state.log.push()?;
+        }
+        self.flush()?;
+        self.write_head(false)
+    }
+
+    /// Writes down what the map gained.
+    pub fn write_deltas(&self, state: &mut State) -> Result<(), Error> {
+        while !state.books.recent.is_empty() {
+            state.log.prepare(1, false)?;
+            let count = state.books.recent.len().min(RECORDS);
+            let payload = Record::encode(&state.books.recent[..count]);
+            let mut made = Origin::NONE;
+            state.log.append(Header::new(Kind::Delta, 0, 0), &payload, true, |_, origin, _| made = origin);
+            self.table.live(made, 1);
+            state.books.recent.drain(..count);
+            state.books.deltas.push(made);
+            state.books.tail += 1;
+        }
+        Ok(())
+    }
+
+    /// Appends a root that says what the books say. Everything that the map gained must be in deltas.
+    pub fn write_root(&self, state: &mut State) -> Result<(), Error> {
+        let disks: Vec<_> = read(&self.disks).iter().map(|disk| disk.row()).collect();
+        // The segment that the root lies in may be one that is only made now: room for its row.
+        let estimate = 4096 + state.books.deltas.len() * 8 + (self.table.all().len() + 2) * 64;
+        let rest: usize = disks.iter().map(|row| 64 + row.name.len() + row.pages.len() * 8).sum::<usize>()
+            + state.books.generations.iter().map(|row| 64 + row.note.len()).sum::<usize>()
+            + state
+                .books
+                .streams
+                .iter()
+                .map(|row| 128 + row.name.len() + row.identity.len() + row.index.len() * 8)
+                .sum::<usize>();
+        state.log.prepare(root::pieces(estimate + rest) as usize, true)?;
+        let current = state.log.current();
+        let rows = self.table.all().into_iter().map(|segment| SegmentRow {
+            number: segment.number,
+            pack: segment.pack(),
+            epoch: segment.epoch,
+            slots: if Some(segment.number) == current { STILL_OPEN } else { segment.slots.load(Ordering::Acquire) },
+            live: u32::try_from(segment.live.load(Ordering::Relaxed).max(0)).unwrap_or(u32::MAX),
+            salt: segment.salt,
+        });
+        let books = &mut state.books;
+        let made = Root {
+            counter: books.counter + 1,
+            time: now(),
+            version: VERSION,
+            features: books.features,
+            data_head: books.data_head,
+            digest: books.digest,
+            next_generation: books.next_generation,
+            next_pack: books.next_pack,
+            last_revert: books.last_revert,
+            before: books.root,
+            devices: disks,
+            segments: rows.collect(),
+            deltas: books.deltas.clone(),
+            generations: books.generations.clone(),
+            streams: books.streams.clone(),
+        };
+        let mut bytes = made.encode();
+        bytes.resize(bytes.len().next_multiple_of(BLOCK), 0);
+        let mut first = Origin::NONE;
+        state.log.append(Header::new(Kind::Root, 0, 0), &bytes, true, |_, origin, _| first = origin);
+        books.counter = made.counter;
+        books.root = first;
+        books.pieces = root::pieces(bytes.len());
+        books.tail = 0;
+        Ok(())
+    }
+
+    /// Says where the newest root is, which must be durable. `surely`: in both files, durably.
+    pub fn write_head(&self, surely: bool) -> Result<(), Error> {
+        let ring = self.table.ring();
+        for _ in 0..if surely { 2 } else { 1 } {
+            let (record, which) = {
+                let mut state = lock(&self.state);
+                let books = &mut state.books;
+                let which = books.which;
+                books.which = 1 - which;
+                let Some(segment) = self.table.get(books.root.segment()) else {
+                    return Err(Error::Invalid("there is no root yet".into()));
+                };
+                let (salt, epoch) = (segment.salt, segment.epoch);
+                let (counter, root, pieces) = (books.counter, books.root, books.pieces);
+                (Head { counter, root, pieces, time: now(), salt, epoch }, which)
+            };
+            let mut heads = lock(&self.heads);
+            let name = head::NAMES[which];
+            let store = self.table.store();
+            let file = match heads[which].take() {
+                Some(file) => file,
+                None => store.open(name).or_else(|_| store.create(name)).map_err(|why| Error::io(name, why))?,
+            };
+            record.write(&*file, which, &ring, self.table.id())?;
+            if surely {
+                file.sync().and_then(|()| store.sync()).map_err(|why| Error::io(name, why))?;
+            }
+            heads[which] = Some(file);
+        }
+        Ok(())
+    }
+
+    /// A full checkpoint: changed leaves and directory pages too, so that no old delta is needed any more. Others write
+    /// meanwhile; what they write is in the deltas that remain.
+    pub fn checkpoint_in_full(&self) -> Result<(), Error> {
+        let start = {
+            let mut state = lock(&self.state);
+            self.write_deltas(&mut state)?;
+            state.books.deltas.len()
+        };
+        let mut unread = None;
+        let disks = read(&self.disks).clone();
+        for disk in &disks {
+            let leaves = read(&disk.map).dirty_leaves();
+            for some in leaves.chunks(PIECE) {
+                self.store_leaves(disk, some).or_else(|error| match error {
+                    Error::Damaged(_) => {
+                        unread = Some(error);
+                        Ok(())
+                    }
+                    other => Err(other),
+                })?;
+            }
+        }
+        {
+            let mut state = lock(&self.state);
+            self.write_deltas(&mut state)?;
+            for disk in &disks {
+                self.store_pages(&mut state, disk)?;
+            }
+            // With a leaf that could not be merged, its newer entries are in the old deltas alone.
+            if unread.is_none() {
+                for old in state.books.deltas.drain(..start) {
+                    self.table.live(old, -1);
+                }
+            }
+            self.write_root(&mut state)?;
+            state.log.push()?;
+        }
+        for disk in &disks {
+            write(&disk.map).shrink(self.options.map_memory);
+        }
+        self.flush()?;
+        self.write_head(false)
+    }
+
+    fn store_leaves(&self, disk: &Disk, leaves: &[u32]) -> Result<(), Error> {
+        let mut first_damage = Ok(());
+        for leaf in leaves {
+            if let Content::Load(origin) = read(&disk.map).content(*leaf) {
+                match disk.load(&self.table, *leaf, origin) {
+                    Err(error @ Error::Damaged(_)) => first_damage = first_damage.and(Err(error)),
+                    other => other?,
+                }
+            }
+        }
+        let mut state = lock(&self.state);
+        state.log.prepare(leaves.len(), false)?;
+        let mut map = write(&disk.map);
+        let mut stored = Vec::with_capacity(leaves.len());
+        for leaf in leaves.iter().filter(|leaf| !map.is_stored(**leaf)) {
+            match map.content(*leaf) {
+                Content::Load(_) => {}
+                Content::Uniform(0) => stored.push((*leaf, 0)),
+                Content::Uniform(entry) => stored.push((*leaf, entry | UNIFORM)),
+                Content::Entries(entries) => {
+                    let header = Header::new(Kind::Map, disk.id, (*leaf).into());
+                    let payload = map::encode(&*entries);
+                    state.log.append(header, &payload, true, |_, origin, _| stored.push((*leaf, origin.0)));
+                    state.books.tail += 1;
+                }
+            }
+        }
+        // The directory may only name what can be read.
+        state.log.push()?;
+        for (leaf, value) in stored {
+            forget_address(&self.table, map.directory(leaf));
+            if value & UNIFORM == 0 {
+                self.table.live(Origin(value), 1);
+            }
+            map.stored(leaf, value);
+        }
+        first_damage
+    }
+
+    fn store_pages(&self, state: &mut State, disk: &Disk) -> Result<(), Error> {
+        let mut map = write(&disk.map);
+        while let Some(page) = map.old_pages.first().copied() {
+            let entries = map.page(page);
+            let mut made = Origin::NONE;
+            if entries.iter().any(|entry| *entry != 0) {
+                let payload = map::encode(entries);
+                state.log.prepare(1, false)?;
+                let header = Header::new(Kind::Dir, disk.id, page.into());
+                state.log.append(header, &payload, true, |_, origin, _| made = origin);
+                self.table.live(made, 1);
+                state.books.tail += 1;
+            }
+            map.old_pages.remove(&page);
+            let old = std::mem::replace(&mut map.pages[page as usize], made.0);
+            forget_address(&self.table, old);
+        }
+        Ok(())
+    }
+
+    /// What there is now, durable: for the anchor.
+    pub fn anchor_now(&self) -> Result<(), Error> {
+        let (counter, end) = {
+            let state = lock(&self.state);
+            (state.books.counter, state.log.end())
+        };
+        self.flush()?;
+        let record = Anchored {
+            vault: *self.table.id(),
+            counter,
+            segment: end.number,
+            slots: end.slots,
+            digest: digest(&end.salt),
+        };
+        let mut anchored = lock(&self.anchored);
+        if anchored.as_ref() != Some(&record) {
+            self.anchor.store(&record).map_err(|why| Error::io("the anchor", why))?;
+            *anchored = Some(record);
+        }
+        Ok(())
+    }
+
+    /// Drops entries' claims, after the lock on the map is gone.
+    pub fn forget(&self, entries: &[u64]) {
+        entries.iter().for_each(|entry| forget(&self.table, *entry));
+    }
+}
+
+fn forget_address(table: &Table, value: u64) {
+    if value != 0 && value & UNIFORM == 0 {
+        table.live(Origin(value), -1);
+    }
+}
+
+impl Inner {
+    /// After a write: a long tail is cut short.
+    pub fn after_write(&self) -> Result<(), Error> {
+        let tail = lock(&self.state).books.tail * BLOCK as u64;
+        // The background thread does it while others write on, unless it falls far behind.
+        let limit = if self.options.background { 4 * self.options.tail_limit } else { self.options.tail_limit };
+        if tail < limit {
+            return Ok(());
+        }
+        match self.checkpoint() {
+            // What was to be written is written; the next one will be told.
+            Err(Error::NoSpace) => Ok(()),
+            other => other,
+        }
+    }
+}

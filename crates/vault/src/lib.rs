@@ -1,0 +1,44 @@
+//! A sealed, log-structured store for block devices that an insecure host can't read, forge or turn back.
+//!
+//! `docs/vault-format.md` says how it lies on disk and why. Nothing here knows NBD, Python or a key's owner: the caller
+//! brings a [`Keyring`], a [`Store`] (a [`Folder`]) and an [`Anchor`], and gets devices that read and write.
+//!
+//! **Threads.** Everything may be called from many threads. A [`Vault`] is a handle: clones are the same vault.
+//!
+//! **What a caller owes its clients.** [`Device::push`] before a reply to a write goes out (then the death of the process
+//! loses nothing), [`Device::flush`] before a reply to a flush (then a power cut loses nothing).
+#![forbid(unsafe_code)]
+
+mod anchor;
+mod bytes;
+mod device;
+mod disk;
+mod error;
+mod folder;
+mod head;
+mod inner;
+mod keys;
+mod log;
+mod map;
+pub mod memory;
+mod pack;
+mod recover;
+mod root;
+mod segment;
+mod slot;
+pub mod store;
+mod superblock;
+mod sync;
+mod table;
+mod vault;
+
+pub use anchor::{Anchor, Anchored, FileAnchor, MemoryAnchor};
+pub use device::{Device, Range, RangeKind};
+pub use disk::Base;
+pub use error::{Damage, Error};
+pub use folder::Folder;
+pub use keys::{Keyring, Salt, VaultId};
+pub use slot::{BLOCK, SLOT, SLOTS};
+pub use store::{Medium, Store};
+pub use superblock::{Features, VERSION};
+pub use vault::{DeviceInfo, DeviceSpec, Info, Options, Vault};

@@ -1,0 +1,310 @@
+//! The end of the log: slots are sealed into a buffer, handed to the operating system, made durable.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::Error;
+use crate::keys::{Salt, digest, random};
+use crate::root::SegmentRow;
+use crate::segment::{self, AFTER_DURABLE, SegmentHeader};
+use crate::slot::{self, BLOCK, EARLIER, HEADER, Header, Kind, LAST, Origin, SLOT, SLOTS, TAG};
+use crate::store::Medium;
+use crate::table::{Segment, Table};
+
+/// From so many slots on, sealing is worth a second thread.
+const SHARE: usize = 256;
+/// The buffer is handed over before it grows beyond this.
+const BUFFER: usize = 4 << 20;
+const BLANK: [u8; TAG + HEADER] = [0; TAG + HEADER];
+
+/// The log's last segment and how much of it counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct End {
+    pub number: u64,
+    pub slots: u32,
+    pub salt: Salt,
+}
+
+impl End {
+    pub fn origin(&self) -> Origin {
+        Origin(Origin::new(self.number, 0).0 + u64::from(self.slots))
+    }
+}
+
+struct Current {
+    segment: Arc<Segment>,
+    file: Arc<dyn Medium>,
+    next: u32,
+    durable: u32,
+    buffer: Vec<u8>,
+    at: u64,
+}
+
+struct Pending {
+    file: Arc<dyn Medium>,
+    at: u64,
+    bytes: Vec<u8>,
+}
+
+/// What a flush has to make durable, in order.
+pub(crate) struct Plan {
+    files: Vec<Arc<dyn Medium>>,
+    earlier: usize,
+    names: u64,
+    upto: End,
+}
+
+pub(crate) struct Log {
+    table: Arc<Table>,
+    current: Option<Current>,
+    spare: Option<Current>,
+    end: End,
+    next_number: u64,
+    pending: Vec<Pending>,
+    earlier: Vec<Arc<dyn Medium>>,
+    names: u64,
+    durable_names: u64,
+    pushed: Arc<AtomicU64>,
+    failed: Option<Arc<io::Error>>,
+    reserve: u64,
+}
+
+impl Log {
+    /// Continues behind `end`, which is durable. New segments get numbers above `highest`.
+    pub fn new(table: Arc<Table>, end: End, highest: u64, reserve: u64) -> Self {
+        let pushed = Arc::new(AtomicU64::new(end.origin().0));
+        Self {
+            table,
+            current: None,
+            spare: None,
+            end,
+            next_number: highest + 1,
+            pending: Vec::new(),
+            earlier: Vec::new(),
+            names: 0,
+            durable_names: 0,
+            pushed,
+            failed: None,
+            reserve,
+        }
+    }
+
+    /// Addresses below it can be read from files.
+    pub fn pushed(&self) -> Arc<AtomicU64> {
+        self.pushed.clone()
+    }
+
+    /// Where the log ends.
+    pub fn end(&self) -> End {
+        match &self.current {
+            Some(current) => End { number: current.segment.number, slots: current.next, salt: current.segment.salt },
+            None => self.end.clone(),
+        }
+    }
+
+    /// The segment that is being written.
+    pub fn current(&self) -> Option<u64> {
+        self.current.as_ref().map(|current| current.segment.number)
+    }
+
+    pub fn fail(&mut self, why: Arc<io::Error>) {
+        self.failed.get_or_insert(why);
+    }
+
+    pub fn usable(&self) -> Result<(), Error> {
+        self.failed.as_ref().map_or(Ok(()), |why| Err(Error::Failed(why.clone())))
+    }
+
+    /// New segments may take the last of the disk's space too.
+    pub fn set_reserve(&mut self, bytes: u64) -> u64 {
+        std::mem::replace(&mut self.reserve, bytes)
+    }
+
+    fn make(&mut self, before: &End, durable: bool) -> Result<Current, Error> {
+        let store = self.table.store().clone();
+        let whole = segment::offset(SLOTS);
+        if let Ok(Some(free)) = store.free() {
+            if free < whole + self.reserve {
+                return Err(Error::NoSpace);
+            }
+        }
+        let number = self.next_number;
+        if number > Origin::MAX_SEGMENT {
+            return Err(Error::Invalid("the vault has no segment numbers left".into()));
+        }
+        let (name, ring, salt) = (segment::name(number), self.table.ring(), random()?);
+        let header = SegmentHeader {
+            number,
+            epoch: ring.current(),
+            flags: if durable { AFTER_DURABLE } else { 0 },
+            salt,
+            before: before.number,
+            before_end: before.slots,
+            before_digest: if before.number == 0 { [0; 16] } else { digest(&before.salt) },
+        };
+        let buffer = header.encode(&ring, self.table.id())?;
+        let file = store.create(&name).map_err(|why| Error::io(&name, why))?;
+        // Numbers are never used again, also where making the file fails half-way.
+        self.next_number += 1;
+        if let Err(why) = file.reserve(whole) {
+            let _ = store.remove(&name);
+            return Err(Error::io(&name, why));
+        }
+        let row = SegmentRow { number, pack: 0, epoch: ring.current(), slots: 0, live: 0, salt };
+        let segment = self.table.add(&row)?;
+        self.table.opened(&segment, file.clone());
+        self.names += 1;
+        Ok(Current { segment, file, next: 0, durable: 0, buffer, at: 0 })
+    }
+
+    /// Ends the segment that is being written; the next slot begins another.
+    pub fn close_segment(&mut self) {
+        let Some(old) = self.current.take() else { return };
+        self.end = End { number: old.segment.number, slots: old.next, salt: old.segment.salt };
+        if !old.buffer.is_empty() {
+            self.pending.push(Pending { file: old.file.clone(), at: old.at, bytes: old.buffer });
+        }
+        if old.durable < old.next || old.next == 0 {
+            self.earlier.push(old.file);
+        }
+    }
+
+    /// Makes sure that `count` slots, at most a segment full, can be appended without failing. `together`: in one segment.
+    pub fn prepare(&mut self, count: usize, together: bool) -> Result<(), Error> {
+        self.usable()?;
+        if self.pending.iter().map(|pending| pending.bytes.len()).sum::<usize>() + self.buffered() > BUFFER {
+            self.push()?;
+        }
+        if count > SLOTS as usize {
+            return Err(Error::Invalid("more at once than a segment holds".into()));
+        }
+        let room = self.current.as_ref().map_or(0, |current| (SLOTS - current.next) as usize);
+        if self.current.is_none() || together && count > room {
+            if let Some(unused) = self.spare.take() {
+                self.table.drop_segment(unused.segment.number);
+            }
+            let made = self.make(&self.end(), self.is_durable())?;
+            self.close_segment();
+            self.current = Some(made);
+        } else if count > room && self.spare.is_none() {
+            let full = End { slots: SLOTS, ..self.end() };
+            self.spare = Some(self.make(&full, false)?);
+        }
+        Ok(())
+    }
+
+    fn buffered(&self) -> usize {
+        self.current.as_ref().map_or(0, |current| current.buffer.len())
+    }
+
+    /// Whether all of the log is durable.
+    pub fn is_durable(&self) -> bool {
+        self.pending.is_empty()
+            && self.earlier.is_empty()
+            && self.names == self.durable_names
+            && self.current.as_ref().is_none_or(|current| current.durable == current.next && current.next > 0)
+    }
+
+    /// Appends the blocks of `data` (a multiple of 4096 bytes), the first with `header`, the following with the following
+    /// block numbers. With `last`, the last of them ends the batch. `placed` hears of each run: the nth block, its address,
+    /// how many. Must have been prepared.
+    pub fn append(&mut self, header: Header, data: &[u8], last: bool, mut placed: impl FnMut(u64, Origin, u32)) {
+        let total = data.len() / BLOCK;
+        let mut done = 0;
+        while done < total {
+            if self.current.as_ref().is_none_or(|current| current.next == SLOTS) {
+                self.close_segment();
+                self.current = self.spare.take();
+            }
+            let earlier = if self.earlier.is_empty() { EARLIER } else { 0 };
+            let Some(current) = &mut self.current else { return };
+            let count = (total - done).min((SLOTS - current.next) as usize);
+            let start = current.buffer.len();
+            for block in data[done * BLOCK..(done + count) * BLOCK].chunks_exact(BLOCK) {
+                current.buffer.extend_from_slice(&BLANK);
+                current.buffer.extend_from_slice(block);
+            }
+            let (key, id, first, durable) = (current.segment.key(), self.table.id(), current.next, current.durable);
+            let seal = |from: usize, slots: &mut [u8]| {
+                for (nth, slot) in slots.chunks_exact_mut(SLOT).enumerate() {
+                    let nth = from + nth;
+                    let ends = if last && done + nth + 1 == total { LAST } else { 0 };
+                    let block = header.block + (done + nth) as u64;
+                    let header = Header { flags: earlier | ends, durable, block, ..header };
+                    slot::seal(key, id, first + nth as u32, &header, slot);
+                }
+            };
+            let slots = &mut current.buffer[start..];
+            if count >= SHARE && header.kind == Some(Kind::Stream) {
+                let (front, back) = slots.split_at_mut(count / 2 * SLOT);
+                std::thread::scope(|scope| {
+                    scope.spawn(|| seal(count / 2, back));
+                    seal(0, front);
+                });
+            } else {
+                seal(0, slots);
+            }
+            current.next += count as u32;
+            current.segment.slots.store(current.next, Ordering::Release);
+            placed(done as u64, Origin::new(current.segment.number, first), count as u32);
+            done += count;
+        }
+    }
+
+    /// Hands everything to the operating system. On an error it stays in the buffer, sealed as it is, for the next try.
+    pub fn push(&mut self) -> Result<(), Error> {
+        self.usable()?;
+        while let Some(pending) = self.pending.first() {
+            pending.file.write_at(&pending.bytes, pending.at).map_err(|why| Error::io("the log", why))?;
+            self.pending.remove(0);
+        }
+        if let Some(current) = &mut self.current {
+            if !current.buffer.is_empty() {
+                current.file.write_at(&current.buffer, current.at).map_err(|why| Error::io("the log", why))?;
+                current.at += current.buffer.len() as u64;
+                current.buffer.clear();
+                current.buffer.shrink_to(2 * BUFFER);
+            }
+        }
+        self.pushed.store(self.end().origin().0, Ordering::Release);
+        Ok(())
+    }
+
+    /// What a flush must do after a push; None if everything is durable.
+    pub fn plan(&self) -> Option<Plan> {
+        if self.is_durable() {
+            return None;
+        }
+        let mut files = self.earlier.clone();
+        files.extend(self.current.as_ref().map(|current| current.file.clone()));
+        Some(Plan { files, earlier: self.earlier.len(), names: self.names, upto: self.end() })
+    }
+
+    /// The plan was carried out.
+    pub fn planned(&mut self, plan: &Plan, result: io::Result<()>) -> Result<(), Error> {
+        if let Err(why) = result {
+            // The system may have dropped what it could not write: nothing after this can be trusted to be durable.
+            self.fail(Arc::new(why));
+            return self.usable();
+        }
+        self.durable_names = self.durable_names.max(plan.names);
+        let done = &plan.files[..plan.earlier];
+        self.earlier.retain(|file| !done.iter().any(|done| Arc::ptr_eq(done, file)));
+        match &mut self.current {
+            Some(current) if current.segment.number == plan.upto.number => current.durable = plan.upto.slots,
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl Plan {
+    /// Waits for the disk.
+    pub fn run(&self, table: &Table) -> io::Result<()> {
+        for file in &self.files {
+            file.sync()?;
+        }
+        table.store().sync()
+    }
+}

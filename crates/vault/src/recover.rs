@@ -1,0 +1,472 @@
+//! Opening: finds the newest root and replays what follows it (docs/vault-format.md, *Opening*).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::Options;
+use crate::disk::{Disk, forget};
+use crate::error::{Damage, Error};
+use crate::head::Head;
+use crate::inner::Books;
+use crate::keys::digest;
+use crate::log::End;
+use crate::root::{Root, STILL_OPEN, SegmentRow};
+use crate::segment::{self, AFTER_DURABLE, SegmentHeader};
+use crate::slot::{self, BLOCK, EARLIER, Header, Kind, LAST, Origin, Record, SLOT, SLOTS};
+use crate::superblock::Superblock;
+use crate::table::{Segment, Table};
+
+/// Slots read in one step.
+const STEP: usize = 512;
+
+pub(crate) struct Recovered {
+    pub books: Books,
+    pub disks: Vec<Arc<Disk>>,
+    pub end: End,
+    pub highest: u64,
+    pub may_write: bool,
+    /// Files that neither the root nor the log behind it knows.
+    pub orphans: Vec<String>,
+}
+
+/// The headers of segments above the root, by the predecessor that they name; of several the highest wins.
+type Successors = BTreeMap<u64, Vec<SegmentHeader>>;
+
+struct Recovery<'a> {
+    table: &'a Arc<Table>,
+    options: &'a Options,
+    books: Books,
+    disks: Vec<Arc<Disk>>,
+    may_write: bool,
+}
+
+pub(crate) fn recover(table: &Arc<Table>, block: &Superblock, options: &Options) -> Result<Recovered, Error> {
+    let names = table.store().list().map_err(|why| Error::io("the folder", why))?;
+    let mut segments: Vec<u64> = names.iter().filter_map(|name| segment::number(name, 's')).collect();
+    segments.sort_unstable();
+    let (root, place, pieces, which) = newest_root(table, &segments)?;
+    let mut found = Recovery { table, options, books: Books::default(), disks: Vec::new(), may_write: true };
+    found.adopt(&root, place, pieces, block)?;
+    found.books.which = which;
+    let highest =
+        segments.last().copied().unwrap_or(0).max(root.segments.iter().map(|row| row.number).max().unwrap_or(0));
+    let end = found.replay(&segments, block)?;
+    found.settle(place, &end)?;
+    let known = |number: u64| table.get(number).is_some_and(|segment| segment.pack() == 0);
+    let packs: Vec<u64> = table.all().iter().map(|segment| segment.pack()).collect();
+    let orphan = |name: &&String| match (segment::number(name, 's'), segment::number(name, 'p')) {
+        (Some(number), _) => !known(number),
+        (_, Some(number)) => !packs.contains(&number),
+        _ => *name == "vault.new",
+    };
+    let orphans = names.iter().filter(orphan).cloned().collect();
+    let Recovery { books, disks, may_write, .. } = found;
+    Ok(Recovered { books, disks, end, highest, may_write, orphans })
+}
+
+/// Removes what a crash left. What can't be removed now will be another time.
+pub(crate) fn sweep(table: &Table, found: &Recovered) {
+    for name in &found.orphans {
+        let _ = table.store().remove(name);
+    }
+}
+
+/// The newest root that can be read whole, its place and pieces, and the head file to write next.
+fn newest_root(table: &Arc<Table>, segments: &[u64]) -> Result<(Root, Origin, u32, usize), Error> {
+    let heads = Head::read_all(&**table.store(), &table.ring(), table.id())?;
+    let mut why = None;
+    for (which, head) in &heads {
+        let row = SegmentRow {
+            number: head.root.segment(),
+            pack: 0,
+            epoch: head.epoch,
+            slots: SLOTS,
+            live: 0,
+            salt: head.salt,
+        };
+        let read = table.add(&row).and_then(|_| read_root(table, head.root, head.pieces));
+        table.drop_segment(row.number);
+        match read {
+            Ok(root) if root.counter == head.counter => return Ok((root, head.root, head.pieces, 1 - which)),
+            Ok(_) => why = Some(Error::damaged(crate::head::NAMES[*which], "it names another root")),
+            // A newer epoch than we have keys for: to go on from an older root would turn the vault back.
+            Err(error @ Error::NoKey(_)) => return Err(error),
+            Err(error) => why = Some(error),
+        }
+    }
+    if let Some((root, place, pieces)) = search(table, segments)? {
+        return Ok((root, place, pieces, 0));
+    }
+    Err(why.unwrap_or_else(|| Error::WrongKey(crate::head::NAMES[0].into())))
+}
+
+/// Reads a root of a segment that the table knows.
+pub(crate) fn read_root(table: &Table, place: Origin, pieces: u32) -> Result<Root, Error> {
+    let mut bytes = Vec::new();
+    let mut buffer = [0; SLOT];
+    let wrong = |index, why| match table.get(place.segment()) {
+        Some(segment) => Error::Damaged(Box::new(segment.damage(index, why))),
+        None => Error::damaged(segment::name(place.segment()), why),
+    };
+    for piece in 0..pieces.min(SLOTS) {
+        let (header, payload) = table.read_slot(Origin(place.0 + u64::from(piece)), Kind::Root, &mut buffer)?;
+        if header.block != u64::from(piece) {
+            return Err(wrong(place.index() + piece, "it is another piece of a root"));
+        }
+        bytes.extend_from_slice(payload);
+    }
+    Root::decode(&bytes).ok_or_else(|| wrong(place.index(), "the root is malformed"))
+}
+
+/// Without heads: the last whole root of the highest segment that has one.
+fn search(table: &Arc<Table>, segments: &[u64]) -> Result<Option<(Root, Origin, u32)>, Error> {
+    for number in segments.iter().rev() {
+        let name = segment::name(*number);
+        let Ok(file) = table.store().open(&name) else { continue };
+        let Some(header) = SegmentHeader::read(&*file, *number, &table.ring(), table.id())? else { continue };
+        let row =
+            SegmentRow { number: *number, pack: 0, epoch: header.epoch, slots: SLOTS, live: 0, salt: header.salt };
+        let segment = table.add(&row)?;
+        let (mut newest, mut first) = (None, None);
+        read_slots(table, &segment, 0, SLOTS, |index, opened| {
+            match opened {
+                Some((header, _)) if header.kind == Some(Kind::Root) => {
+                    if header.block == 0 {
+                        first = Some(index);
+                    }
+                    if let (Some(first), true) = (first, header.flags & LAST != 0) {
+                        newest = Some((first, index + 1 - first));
+                    }
+                }
+                _ => first = None,
+            }
+            true
+        })?;
+        let read = newest.map(|(index, pieces)| {
+            let place = Origin::new(*number, index);
+            read_root(table, place, pieces).map(|root| (root, place, pieces))
+        });
+        table.drop_segment(*number);
+        if let Some(Ok(found)) = read {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
+/// Reads and opens the slots from `index` to `end`, as far as the file goes, until `each` says no.
+pub(crate) fn read_slots(
+    table: &Table,
+    segment: &Arc<Segment>,
+    mut index: u32,
+    end: u32,
+    mut each: impl FnMut(u32, Option<(Header, &[u8])>) -> bool,
+) -> Result<(), Error> {
+    let length = table.store().open(&segment.file_name()).and_then(|file| file.len());
+    let length = length.map_err(|why| Error::io(segment.file_name(), why))?;
+    let there = (length.saturating_sub(segment::START as u64) / SLOT as u64).min(u64::from(SLOTS)) as u32;
+    let end = end.min(there);
+    let mut slots = vec![0; STEP * SLOT];
+    while index < end {
+        let count = (end - index).min(STEP as u32);
+        let some = &mut slots[..count as usize * SLOT];
+        table.read_raw(segment, index, some, true)?;
+        let (front, back) = some.split_at_mut(count as usize / 2 * SLOT);
+        let half = count / 2;
+        let open = |from: u32, slots: &mut [u8]| -> Vec<Option<Header>> {
+            let open = |(nth, slot): (usize, &mut [u8])| slot::open(segment.key(), table.id(), from + nth as u32, slot);
+            slots.chunks_exact_mut(SLOT).enumerate().map(open).collect()
+        };
+        let headers: Vec<_> = if half > 64 {
+            std::thread::scope(|scope| {
+                let other = scope.spawn(|| open(index + half, back));
+                let mut headers = open(index, front);
+                headers.extend(other.join().unwrap_or_default());
+                headers
+            })
+        } else {
+            let mut headers = open(index, front);
+            headers.extend(open(index + half, back));
+            headers
+        };
+        for (nth, slot) in some.chunks_exact(SLOT).enumerate() {
+            let opened = headers.get(nth).copied().flatten().map(|header| (header, slot::payload(slot)));
+            if !each(index + nth as u32, opened) {
+                return Ok(());
+            }
+        }
+        index += count;
+    }
+    Ok(())
+}
+
+impl Recovery<'_> {
+    /// Everything is what the root says.
+    fn adopt(&mut self, root: &Root, place: Origin, pieces: u32, block: &Superblock) -> Result<(), Error> {
+        self.may_write = root.features.check(root.version)?;
+        let covered = |ours: u64, its: u64| ours & !its == 0;
+        let features = &block.features;
+        if !covered(features.incompatible, root.features.incompatible)
+            || !covered(features.read_compatible, root.features.read_compatible)
+            || block.version > root.version
+        {
+            return Err(Error::damaged(crate::superblock::NAME, "it names features that the vault does not have"));
+        }
+        self.table.clear();
+        for row in &root.segments {
+            let slots = if row.slots == STILL_OPEN { place.index() + pieces } else { row.slots };
+            self.table.add(&SegmentRow { slots, ..row.clone() })?;
+        }
+        let bases = &self.options.bases;
+        self.disks = root.devices.iter().map(|row| Arc::new(Disk::new(row, bases.get(&row.name).cloned()))).collect();
+        for (disk, row) in self.disks.iter().zip(&root.devices) {
+            disk.load_pages(self.table, row)?;
+        }
+        apply_deltas(self.table, &self.disks, &root.deltas)?;
+        self.books = Books {
+            counter: root.counter,
+            root: place,
+            pieces,
+            features: root.features,
+            data_head: root.data_head,
+            digest: root.digest,
+            next_generation: root.next_generation,
+            next_pack: root.next_pack,
+            last_revert: root.last_revert,
+            deltas: root.deltas.clone(),
+            generations: root.generations.clone(),
+            streams: root.streams.clone(),
+            recent: Vec::new(),
+            tail: 0,
+            which: self.books.which,
+        };
+        Ok(())
+    }
+
+    fn successors(&self, segments: &[u64]) -> Result<Successors, Error> {
+        let mut found = Successors::new();
+        for number in segments.iter().filter(|number| **number > self.books.root.segment()) {
+            let Ok(file) = self.table.store().open(&segment::name(*number)) else { continue };
+            if let Some(header) = SegmentHeader::read(&*file, *number, &self.table.ring(), self.table.id())? {
+                found.entry(header.before).or_default().push(header);
+            }
+        }
+        found.values_mut().for_each(|headers| headers.sort_by_key(|header| std::cmp::Reverse(header.number)));
+        Ok(found)
+    }
+
+    /// Replays what follows the root. Answers where the log ends.
+    fn replay(&mut self, segments: &[u64], block: &Superblock) -> Result<End, Error> {
+        let successors = self.successors(segments)?;
+        let mut at = Origin(self.books.root.0 + u64::from(self.books.pieces) - 1);
+        let mut next = at.index() + 1;
+        let mut batch = Batch::default();
+        // Where the last whole batch ended.
+        let Some(mut segment) = self.table.get(at.segment()) else {
+            return Err(Error::damaged(segment::name(at.segment()), "the root does not name its own segment"));
+        };
+        let mut end = End { number: segment.number, slots: next, salt: segment.salt };
+        loop {
+            let follows = successors.get(&segment.number).and_then(|headers| {
+                let continues = |header: &&SegmentHeader| header.before_digest == digest(&segment.salt);
+                headers.iter().find(continues).filter(|header| header.before_end >= end_in(&end, segment.number))
+            });
+            let stop = follows.map_or(SLOTS, |header| header.before_end);
+            let (table, mut broken, mut whole) = (self.table, None, Ok(()));
+            read_slots(table, &segment, next, stop, |index, opened| {
+                let Some((header, payload)) = opened else {
+                    broken = Some(index);
+                    return false;
+                };
+                at = Origin::new(segment.number, index);
+                next = index + 1;
+                batch.slots += 1;
+                batch.take(&header, payload, at);
+                if header.flags & LAST != 0 {
+                    whole = self.finish(std::mem::take(&mut batch), at, &segment, block);
+                    end = End { number: segment.number, slots: next, salt: segment.salt };
+                }
+                whole.is_ok()
+            })?;
+            whole?;
+            if broken.is_none() && next < stop && follows.is_some() {
+                // The file ends before the successor says that it does.
+                broken = Some(next);
+            }
+            match (broken, follows) {
+                (None, Some(header)) => {
+                    // A root may have been adopted since, and with it another table.
+                    if let Some(done) = table.get(segment.number) {
+                        done.slots.store(header.before_end, Ordering::Release);
+                    }
+                    let row = row(header);
+                    segment = table.add(&row)?;
+                    next = 0;
+                }
+                (broken, follows) => {
+                    let proof = self.flushed_beyond(&segment, broken.unwrap_or(next), follows, &successors)?;
+                    if let (Some(proof), false) = (proof, self.options.salvage) {
+                        return Err(Error::TailDamaged(Box::new(proof)));
+                    }
+                    break;
+                }
+            }
+        }
+        // Segments that hold nothing of the log.
+        for segment in self.table.all() {
+            if segment.number > end.number {
+                self.table.drop_segment(segment.number);
+            }
+        }
+        if let Some(last) = self.table.get(end.number) {
+            last.slots.store(end.slots, Ordering::Release);
+        }
+        Ok(end)
+    }
+
+    /// Whether something later says that the slot at `index` had been durable.
+    fn flushed_beyond(
+        &self,
+        segment: &Arc<Segment>,
+        index: u32,
+        follows: Option<&SegmentHeader>,
+        successors: &Successors,
+    ) -> Result<Option<Damage>, Error> {
+        let damage = || Some(segment.damage(index, "it is not as it was written, yet was durable"));
+        let mut proved = false;
+        read_slots(self.table, segment, index + 1, SLOTS, |_, opened| {
+            proved = opened.is_some_and(|(header, _)| header.durable > index);
+            !proved
+        })?;
+        if proved {
+            return Ok(damage());
+        }
+        let Some(mut header) = follows else { return Ok(None) };
+        loop {
+            if header.flags & AFTER_DURABLE != 0 && (header.before != segment.number || header.before_end > index) {
+                return Ok(damage());
+            }
+            let later = self.table.add(&row(header))?;
+            read_slots(self.table, &later, 0, SLOTS, |_, opened| {
+                proved = opened.is_some_and(|(header, _)| header.flags & EARLIER != 0);
+                !proved
+            })?;
+            self.table.drop_segment(later.number);
+            if proved {
+                return Ok(damage());
+            }
+            let continues = |next: &&SegmentHeader| next.before_digest == digest(&header.salt);
+            match successors.get(&header.number).and_then(|headers| headers.iter().find(continues)) {
+                Some(next) => header = next,
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// A whole batch takes effect.
+    fn finish(&mut self, batch: Batch, at: Origin, segment: &Segment, block: &Superblock) -> Result<(), Error> {
+        self.books.tail += batch.slots;
+        if !batch.root.is_empty() {
+            let place = Origin(at.0 + 1 - batch.pieces);
+            let wrong = || Error::Damaged(Box::new(segment.damage(place.index(), "the root is malformed")));
+            let root = Root::decode(&batch.root).ok_or_else(wrong)?;
+            return self.adopt(&root, place, batch.pieces as u32, block);
+        }
+        for record in &batch.records {
+            let mut gone = Vec::new();
+            let disk = self.disks.iter().find(|disk| disk.id == record.device);
+            if !disk.is_some_and(|disk| disk.apply(record, &mut |entry| gone.push(entry))) {
+                return Err(Error::Damaged(Box::new(segment.damage(at.index(), "it names blocks that no device has"))));
+            }
+            gone.iter().for_each(|entry| forget(self.table, *entry));
+            if !record.zero {
+                self.table.live(record.origin, record.count.into());
+            }
+            if !self.books.recent.last_mut().is_some_and(|last| last.join(record)) {
+                self.books.recent.push(*record);
+            }
+        }
+        if batch.moves {
+            self.books.data_head = at;
+            self.books.digest = digest(&segment.salt);
+        }
+        Ok(())
+    }
+
+    /// Makes what was found durable: it is about to be served.
+    fn settle(&self, root: Origin, end: &End) -> Result<(), Error> {
+        if self.options.read_only || self.options.salvage {
+            return Ok(());
+        }
+        let store = self.table.store();
+        for segment in self.table.all() {
+            if (root.segment()..=end.number).contains(&segment.number) && segment.pack() == 0 {
+                let name = segment.file_name();
+                store.open(&name).and_then(|file| file.sync()).map_err(|why| Error::io(&name, why))?;
+            }
+        }
+        store.sync().map_err(|why| Error::io("the folder", why))
+    }
+}
+
+fn end_in(end: &End, number: u64) -> u32 {
+    if end.number == number { end.slots } else { 0 }
+}
+
+fn row(header: &SegmentHeader) -> SegmentRow {
+    SegmentRow { number: header.number, pack: 0, epoch: header.epoch, slots: 0, live: 0, salt: header.salt }
+}
+
+/// Brings a map up to its root.
+pub(crate) fn apply_deltas(table: &Table, disks: &[Arc<Disk>], deltas: &[Origin]) -> Result<(), Error> {
+    let mut buffer = [0; SLOT];
+    for origin in deltas {
+        let (_, payload) = table.read_slot(*origin, Kind::Delta, &mut buffer)?;
+        let records = Record::decode(payload, *origin).unwrap_or_default();
+        for record in &records {
+            let disk = disks.iter().find(|disk| disk.id == record.device);
+            if let Some(disk) = disk {
+                // What lies beyond a device that was made smaller since is gone.
+                let room = (disk.size() / BLOCK as u64).saturating_sub(record.block);
+                let count = u64::from(record.count).min(room) as u32;
+                disk.apply(&Record { count, ..*record }, &mut |_| {});
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Slots of a batch that is not whole yet.
+#[derive(Default)]
+struct Batch {
+    slots: u64,
+    records: Vec<Record>,
+    root: Vec<u8>,
+    pieces: u64,
+    moves: bool,
+}
+
+impl Batch {
+    fn take(&mut self, header: &Header, payload: &[u8], at: Origin) {
+        match header.kind {
+            Some(Kind::Data) => {
+                self.moves = true;
+                let record = Record { device: header.device, zero: false, count: 1, block: header.block, origin: at };
+                if !self.records.last_mut().is_some_and(|last| last.join(&record)) {
+                    self.records.push(record);
+                }
+            }
+            Some(Kind::List) => {
+                self.moves = true;
+                self.records.extend(Record::decode(payload, at).unwrap_or_default());
+            }
+            Some(Kind::Mark) => self.moves = true,
+            Some(Kind::Root) => {
+                self.root.extend_from_slice(payload);
+                self.pieces += 1;
+            }
+            _ => {}
+        }
+    }
+}

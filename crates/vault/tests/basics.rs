@@ -1,0 +1,84 @@
+//! A vault is made, opened, written, read and opened again.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::sync::Arc;
+
+use twofold_vault::memory::Memory;
+use twofold_vault::{DeviceSpec, Error, Keyring, MemoryAnchor, Options, RangeKind, Vault};
+
+const MIB: u64 = 1 << 20;
+
+fn ring() -> Keyring {
+    Keyring::new(1, [7; 32])
+}
+
+fn options() -> Options {
+    Options { background: false, reserve: 0, ..Options::default() }
+}
+
+fn specs() -> [DeviceSpec; 2] {
+    [DeviceSpec { name: "disk".into(), size: 64 * MIB }, DeviceSpec { name: "vars".into(), size: MIB }]
+}
+
+fn made() -> (Arc<Memory>, Arc<MemoryAnchor>) {
+    let store = Arc::new(Memory::new());
+    Vault::create(store.clone(), ring(), &specs()).unwrap();
+    (store, Arc::new(MemoryAnchor::default()))
+}
+
+fn open(store: &Arc<Memory>, anchor: &Arc<MemoryAnchor>) -> Result<Vault, Error> {
+    Vault::open(store.clone(), ring(), anchor.clone(), options())
+}
+
+#[test]
+fn what_was_written_is_read_also_after_closing_and_killing() {
+    let (store, anchor) = made();
+    let vault = open(&store, &anchor).unwrap();
+    let (disk, vars) = (vault.device("disk").unwrap(), vault.device("vars").unwrap());
+    let head = vault.head();
+    disk.write(8192, &[5; 12288]).unwrap();
+    vars.write(100, b"odd").unwrap();
+    assert_ne!(vault.head(), head);
+    disk.zero(12288, 4096).unwrap();
+    let check = |vault: &Vault| {
+        let (disk, vars) = (vault.device("disk").unwrap(), vault.device("vars").unwrap());
+        let mut all = vec![1; 24576];
+        disk.read(0, &mut all).unwrap();
+        assert!(all[..8192].iter().all(|byte| *byte == 0) && all[8192..12288].iter().all(|byte| *byte == 5));
+        assert!(all[12288..16384].iter().all(|byte| *byte == 0) && all[16384..20480].iter().all(|byte| *byte == 5));
+        let mut odd = [1; 5];
+        vars.read(99, &mut odd).unwrap();
+        assert_eq!(&odd, b"\0odd\0");
+        let kinds: Vec<_> = disk.status(0, 24576, 9).unwrap().iter().map(|range| range.kind).collect();
+        use RangeKind::{Data, Hole, Zero};
+        assert_eq!(kinds, [Hole, Data, Zero, Data, Hole]);
+    };
+    check(&vault);
+    vault.flush().unwrap();
+    let killed = Arc::new(store.cut(|_, _| 0));
+    check(&open(&killed, &anchor).unwrap());
+    let head = vault.head();
+    vault.close().unwrap();
+    assert!(matches!(disk.read(0, &mut [0; 1]), Err(Error::Closed)));
+    let again = open(&store, &anchor).unwrap();
+    assert_eq!(again.head(), head);
+    check(&again);
+}
+
+#[test]
+fn a_second_opener_gets_a_clear_no() {
+    let (store, anchor) = made();
+    let vault = open(&store, &anchor).unwrap();
+    assert!(matches!(open(&store, &anchor), Err(Error::Busy)));
+    vault.close().unwrap();
+    open(&store, &anchor).unwrap();
+}
+
+#[test]
+fn a_wrong_key_a_second_making_and_an_empty_folder_are_told_apart() {
+    let (store, anchor) = made();
+    let other = Vault::open(store.clone(), Keyring::new(1, [8; 32]), anchor.clone(), options());
+    assert!(matches!(other, Err(Error::WrongKey(_))), "{:?}", other.err());
+    assert!(matches!(Vault::create(store, ring(), &specs()), Err(Error::Exists)));
+    assert!(matches!(open(&Arc::new(Memory::new()), &anchor), Err(Error::NotAVault)));
+}
