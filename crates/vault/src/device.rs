@@ -13,9 +13,6 @@ use crate::table::Segment;
 
 /// Blocks that are looked up and read in one step.
 const STEP: usize = 256;
-/// Blocks of the largest batch: half a segment.
-const BATCH: usize = SLOTS as usize / 2;
-
 /// What a range of a device is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RangeKind {
@@ -234,16 +231,18 @@ impl Device {
             return Ok(());
         }
         let skip = (offset % BLOCK as u64) as usize;
+        // A batch lies in two segments at most.
+        let most = self.inner.options.segment_slots as usize / 2;
         if data.len() > BLOCK && skip == 0 && data.len() % BLOCK == 0 && is_zero(data) {
             return self.zero(offset, data.len() as u64);
         }
         if skip == 0 && data.len() % BLOCK == 0 {
-            for (nth, batch) in data.chunks(BATCH * BLOCK).enumerate() {
-                self.write_blocks(&mut lock(&self.inner.state), offset / BLOCK as u64 + (nth * BATCH) as u64, batch)?;
+            for (nth, batch) in data.chunks(most * BLOCK).enumerate() {
+                self.write_blocks(&mut lock(&self.inner.state), offset / BLOCK as u64 + (nth * most) as u64, batch)?;
             }
         } else {
             // The rest of the first and the last block is as it was: nobody may write in between.
-            for part in split(offset, data, BATCH * BLOCK) {
+            for part in split(offset, data, most * BLOCK) {
                 let mut state = lock(&self.inner.state);
                 let (offset, data) = part;
                 let (first, skip) = (offset / BLOCK as u64, (offset % BLOCK as u64) as usize);

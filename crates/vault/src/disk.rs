@@ -26,6 +26,8 @@ pub(crate) struct Disk {
     pub read_only: AtomicBool,
     pub map: RwLock<Map>,
     pub base: Option<Arc<dyn Base>>,
+    /// Its entries count as needed; those of a generation's view don't.
+    counted: bool,
 }
 
 impl Disk {
@@ -37,7 +39,13 @@ impl Disk {
             read_only: AtomicBool::new(row.read_only),
             map: RwLock::new(Map::new(row.size)),
             base,
+            counted: true,
         }
+    }
+
+    /// Of a generation.
+    pub fn view(row: &DeviceRow, base: Option<Arc<dyn Base>>) -> Self {
+        Self { counted: false, ..Self::new(row, base) }
     }
 
     pub fn size(&self) -> u64 {
@@ -150,7 +158,9 @@ impl Disk {
         };
         let mut replaced = Vec::new();
         write(&self.map).install(leaf, origin, entries, &mut |entry| replaced.push(entry));
-        replaced.iter().for_each(|entry| forget(table, *entry));
+        if self.counted {
+            replaced.iter().for_each(|entry| forget(table, *entry));
+        }
         Ok(())
     }
 }

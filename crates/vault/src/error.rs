@@ -77,6 +77,8 @@ pub enum Error {
     Invalid(String),
     /// The data is not in memory; ask again where waiting is allowed.
     WouldBlock,
+    /// The devices were written since the stream was stored.
+    Outdated(String),
     /// The vault was closed.
     Closed,
     /// The disk failed while something was made durable. Nothing more is written until the vault is opened again, which
@@ -134,6 +136,7 @@ impl fmt::Display for Error {
             Self::Unknown(what) => write!(out, "there is no {what}"),
             Self::Invalid(why) => out.write_str(why),
             Self::WouldBlock => out.write_str("it would have to wait for the disk"),
+            Self::Outdated(name) => write!(out, "the disks were written since {name} was stored; it is not to be used"),
             Self::Closed => out.write_str("the vault is closed"),
             Self::Failed(why) => {
                 write!(out, "the disk failed earlier ({why}); open the vault again: all that was acknowledged is there")

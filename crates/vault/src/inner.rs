@@ -8,11 +8,12 @@ use crate::Options;
 use crate::anchor::{Anchor, Anchored};
 use crate::disk::{Disk, forget};
 use crate::error::Error;
+use crate::generation::Views;
 use crate::head::{self, Head};
 use crate::keys::digest;
 use crate::log::Log;
 use crate::map::{self, Content};
-use crate::root::{self, GenerationRow, Root, STILL_OPEN, SegmentRow, StreamRow};
+use crate::root::{self, DeviceRow, GenerationRow, Root, STILL_OPEN, SegmentRow, StreamRow};
 use crate::slot::{BLOCK, Header, Kind, Origin, RECORDS, Record, UNIFORM};
 use crate::store::Medium;
 use crate::superblock::{Features, VERSION};
@@ -84,6 +85,9 @@ pub(crate) struct Inner {
     pub read_only: bool,
     pub heads: Mutex<[Option<Arc<dyn Medium>>; 2]>,
     pub made: u64,
+    /// Segments from which on the cleaner takes nothing: streams are being written.
+    pub pins: Mutex<Vec<u64>>,
+    pub views: Mutex<Views>,
 }
 
 pub(crate) fn now() -> u64 {
@@ -155,20 +159,26 @@ impl Inner {
         Ok(())
     }
 
+    /// Slots that a root takes at most.
+    pub fn root_room(&self, books: &Books, disks: &[DeviceRow]) -> usize {
+        // The segment that the root lies in may be one that is only made now: room for its row.
+        let mut bytes = 1024 + books.deltas.len() * 8 + (self.table.all().len() + 2) * 64;
+        for row in disks {
+            bytes += 64 + row.name.len() + row.pages.len() * 8;
+        }
+        for row in &books.generations {
+            bytes += 64 + row.note.len();
+        }
+        for row in &books.streams {
+            bytes += 128 + row.name.len() + row.identity.len() + row.index.len() * 8;
+        }
+        root::pieces(bytes) as usize
+    }
+
     /// Appends a root that says what the books say. Everything that the map gained must be in deltas.
     pub fn write_root(&self, state: &mut State) -> Result<(), Error> {
         let disks: Vec<_> = read(&self.disks).iter().map(|disk| disk.row()).collect();
-        // The segment that the root lies in may be one that is only made now: room for its row.
-        let estimate = 4096 + state.books.deltas.len() * 8 + (self.table.all().len() + 2) * 64;
-        let rest: usize = disks.iter().map(|row| 64 + row.name.len() + row.pages.len() * 8).sum::<usize>()
-            + state.books.generations.iter().map(|row| 64 + row.note.len()).sum::<usize>()
-            + state
-                .books
-                .streams
-                .iter()
-                .map(|row| 128 + row.name.len() + row.identity.len() + row.index.len() * 8)
-                .sum::<usize>();
-        state.log.prepare(root::pieces(estimate + rest) as usize, true)?;
+        state.log.prepare(self.root_room(&state.books, &disks), true)?;
         let current = state.log.current();
         let rows = self.table.all().into_iter().map(|segment| SegmentRow {
             number: segment.number,
@@ -286,7 +296,8 @@ impl Inner {
     fn store_leaves(&self, disk: &Disk, leaves: &[u32]) -> Result<(), Error> {
         let mut first_damage = Ok(());
         for leaf in leaves {
-            if let Content::Load(origin) = read(&disk.map).content(*leaf) {
+            let content = read(&disk.map).content(*leaf);
+            if let Content::Load(origin) = content {
                 match disk.load(&self.table, *leaf, origin) {
                     Err(error @ Error::Damaged(_)) => first_damage = first_damage.and(Err(error)),
                     other => other?,

@@ -37,6 +37,8 @@ struct Current {
     file: Arc<dyn Medium>,
     next: u32,
     durable: u32,
+    /// Slots that it is made for.
+    capacity: u32,
     buffer: Vec<u8>,
     at: u64,
 }
@@ -68,11 +70,12 @@ pub(crate) struct Log {
     pushed: Arc<AtomicU64>,
     failed: Option<Arc<io::Error>>,
     reserve: u64,
+    capacity: u32,
 }
 
 impl Log {
     /// Continues behind `end`, which is durable. New segments get numbers above `highest`.
-    pub fn new(table: Arc<Table>, end: End, highest: u64, reserve: u64) -> Self {
+    pub fn new(table: Arc<Table>, end: End, highest: u64, reserve: u64, capacity: u32) -> Self {
         let pushed = Arc::new(AtomicU64::new(end.origin().0));
         Self {
             table,
@@ -87,6 +90,7 @@ impl Log {
             pushed,
             failed: None,
             reserve,
+            capacity,
         }
     }
 
@@ -121,9 +125,10 @@ impl Log {
         std::mem::replace(&mut self.reserve, bytes)
     }
 
-    fn make(&mut self, before: &End, durable: bool) -> Result<Current, Error> {
+    fn make(&mut self, before: &End, durable: bool, count: usize) -> Result<Current, Error> {
         let store = self.table.store().clone();
-        let whole = segment::offset(SLOTS);
+        let capacity = self.capacity.max(count as u32).min(SLOTS);
+        let whole = segment::offset(capacity);
         if let Ok(Some(free)) = store.free() {
             if free < whole + self.reserve {
                 return Err(Error::NoSpace);
@@ -155,7 +160,7 @@ impl Log {
         let segment = self.table.add(&row)?;
         self.table.opened(&segment, file.clone());
         self.names += 1;
-        Ok(Current { segment, file, next: 0, durable: 0, buffer, at: 0 })
+        Ok(Current { segment, file, next: 0, durable: 0, capacity, buffer, at: 0 })
     }
 
     /// Ends the segment that is being written; the next slot begins another.
@@ -179,17 +184,17 @@ impl Log {
         if count > SLOTS as usize {
             return Err(Error::Invalid("more at once than a segment holds".into()));
         }
-        let room = self.current.as_ref().map_or(0, |current| (SLOTS - current.next) as usize);
+        let room = self.current.as_ref().map_or(0, |current| (current.capacity - current.next) as usize);
         if self.current.is_none() || together && count > room {
             if let Some(unused) = self.spare.take() {
                 self.table.drop_segment(unused.segment.number);
             }
-            let made = self.make(&self.end(), self.is_durable())?;
+            let made = self.make(&self.end(), self.is_durable(), count)?;
             self.close_segment();
             self.current = Some(made);
         } else if count > room && self.spare.is_none() {
-            let full = End { slots: SLOTS, ..self.end() };
-            self.spare = Some(self.make(&full, false)?);
+            let full = End { slots: self.end().slots + room as u32, ..self.end() };
+            self.spare = Some(self.make(&full, false, count - room)?);
         }
         Ok(())
     }
@@ -209,17 +214,32 @@ impl Log {
     /// Appends the blocks of `data` (a multiple of 4096 bytes), the first with `header`, the following with the following
     /// block numbers. With `last`, the last of them ends the batch. `placed` hears of each run: the nth block, its address,
     /// how many. Must have been prepared.
-    pub fn append(&mut self, header: Header, data: &[u8], last: bool, mut placed: impl FnMut(u64, Origin, u32)) {
+    pub fn append(&mut self, header: Header, data: &[u8], last: bool, placed: impl FnMut(u64, Origin, u32)) {
+        self.append_with(header, data, |nth, total| last && nth + 1 == total, placed);
+    }
+
+    /// As [`Log::append`], each block a batch of its own.
+    pub fn append_each(&mut self, header: Header, data: &[u8], placed: impl FnMut(u64, Origin, u32)) {
+        self.append_with(header, data, |_, _| true, placed);
+    }
+
+    fn append_with(
+        &mut self,
+        header: Header,
+        data: &[u8],
+        last: impl Fn(usize, usize) -> bool + Sync,
+        mut placed: impl FnMut(u64, Origin, u32),
+    ) {
         let total = data.len() / BLOCK;
         let mut done = 0;
         while done < total {
-            if self.current.as_ref().is_none_or(|current| current.next == SLOTS) {
+            if self.current.as_ref().is_none_or(|current| current.next == current.capacity) {
                 self.close_segment();
                 self.current = self.spare.take();
             }
             let earlier = if self.earlier.is_empty() { EARLIER } else { 0 };
             let Some(current) = &mut self.current else { return };
-            let count = (total - done).min((SLOTS - current.next) as usize);
+            let count = (total - done).min((current.capacity - current.next) as usize);
             let start = current.buffer.len();
             for block in data[done * BLOCK..(done + count) * BLOCK].chunks_exact(BLOCK) {
                 current.buffer.extend_from_slice(&BLANK);
@@ -229,7 +249,7 @@ impl Log {
             let seal = |from: usize, slots: &mut [u8]| {
                 for (nth, slot) in slots.chunks_exact_mut(SLOT).enumerate() {
                     let nth = from + nth;
-                    let ends = if last && done + nth + 1 == total { LAST } else { 0 };
+                    let ends = if last(done + nth, total) { LAST } else { 0 };
                     let block = header.block + (done + nth) as u64;
                     let header = Header { flags: earlier | ends, durable, block, ..header };
                     slot::seal(key, id, first + nth as u32, &header, slot);

@@ -11,7 +11,7 @@ use crate::head::Head;
 use crate::inner::Books;
 use crate::keys::digest;
 use crate::log::End;
-use crate::root::{Root, STILL_OPEN, SegmentRow};
+use crate::root::{GenerationRow, Root, STILL_OPEN, SegmentRow};
 use crate::segment::{self, AFTER_DURABLE, SegmentHeader};
 use crate::slot::{self, BLOCK, EARLIER, Header, Kind, LAST, Origin, Record, SLOT, SLOTS};
 use crate::superblock::Superblock;
@@ -155,6 +155,25 @@ fn search(table: &Arc<Table>, segments: &[u64]) -> Result<Option<(Root, Origin, 
     Ok(None)
 }
 
+/// Opens slots that follow each other, by two threads if there are many.
+pub(crate) fn open_slots(table: &Table, segment: &Segment, first: u32, slots: &mut [u8]) -> Vec<Option<Header>> {
+    let open = |from: u32, slots: &mut [u8]| -> Vec<Option<Header>> {
+        let open = |(nth, slot): (usize, &mut [u8])| slot::open(segment.key(), table.id(), from + nth as u32, slot);
+        slots.chunks_exact_mut(SLOT).enumerate().map(open).collect()
+    };
+    let half = slots.len() / SLOT / 2;
+    if half <= 64 {
+        return open(first, slots);
+    }
+    let (front, back) = slots.split_at_mut(half * SLOT);
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| open(first + half as u32, back));
+        let mut headers = open(first, front);
+        headers.extend(other.join().unwrap_or_default());
+        headers
+    })
+}
+
 /// Reads and opens the slots from `index` to `end`, as far as the file goes, until `each` says no.
 pub(crate) fn read_slots(
     table: &Table,
@@ -172,24 +191,7 @@ pub(crate) fn read_slots(
         let count = (end - index).min(STEP as u32);
         let some = &mut slots[..count as usize * SLOT];
         table.read_raw(segment, index, some, true)?;
-        let (front, back) = some.split_at_mut(count as usize / 2 * SLOT);
-        let half = count / 2;
-        let open = |from: u32, slots: &mut [u8]| -> Vec<Option<Header>> {
-            let open = |(nth, slot): (usize, &mut [u8])| slot::open(segment.key(), table.id(), from + nth as u32, slot);
-            slots.chunks_exact_mut(SLOT).enumerate().map(open).collect()
-        };
-        let headers: Vec<_> = if half > 64 {
-            std::thread::scope(|scope| {
-                let other = scope.spawn(|| open(index + half, back));
-                let mut headers = open(index, front);
-                headers.extend(other.join().unwrap_or_default());
-                headers
-            })
-        } else {
-            let mut headers = open(index, front);
-            headers.extend(open(index + half, back));
-            headers
-        };
+        let headers = open_slots(table, segment, index, some);
         for (nth, slot) in some.chunks_exact(SLOT).enumerate() {
             let opened = headers.get(nth).copied().flatten().map(|header| (header, slot::payload(slot)));
             if !each(index + nth as u32, opened) {
@@ -235,7 +237,7 @@ impl Recovery<'_> {
             next_pack: root.next_pack,
             last_revert: root.last_revert,
             deltas: root.deltas.clone(),
-            generations: root.generations.clone(),
+            generations: own_place(&root.generations, place, pieces),
             streams: root.streams.clone(),
             recent: Vec::new(),
             tail: 0,
@@ -408,6 +410,15 @@ impl Recovery<'_> {
         }
         store.sync().map_err(|why| Error::io("the folder", why))
     }
+}
+
+/// The generation that a root itself is gets its place.
+fn own_place(rows: &[GenerationRow], root: Origin, pieces: u32) -> Vec<GenerationRow> {
+    let placed = |row: &GenerationRow| match row.root {
+        Origin::NONE => GenerationRow { root, pieces, ..row.clone() },
+        _ => row.clone(),
+    };
+    rows.iter().map(placed).collect()
 }
 
 fn end_in(end: &End, number: u64) -> u32 {

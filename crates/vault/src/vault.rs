@@ -15,7 +15,7 @@ use crate::keys::{Keyring, VaultId, digest, random};
 use crate::log::{End, Log};
 use crate::recover::{self, Recovered};
 use crate::root::DeviceRow;
-use crate::slot::BLOCK;
+use crate::slot::{BLOCK, SLOTS};
 use crate::store::Store;
 use crate::superblock::{Features, Superblock, VERSION};
 use crate::sync::{lock, read, write};
@@ -80,6 +80,8 @@ pub struct Options {
     pub salvage: bool,
     /// A thread of the vault's own makes checkpoints, anchors and cleans. Without it the caller calls [`Vault::tend`].
     pub background: bool,
+    /// Slots of a new segment: [`SLOTS`], or fewer where files must be small, at least 16.
+    pub segment_slots: u32,
     /// Bytes behind the last root from which on a checkpoint is due.
     pub tail_limit: u64,
     /// DELTA slots from which on a full checkpoint is due. Each stands for up to 170 runs of blocks.
@@ -99,6 +101,7 @@ impl Default for Options {
             replace_anchor: false,
             salvage: false,
             background: true,
+            segment_slots: SLOTS,
             tail_limit: 256 << 20,
             delta_limit: 4096,
             map_memory: 128 << 20,
@@ -286,6 +289,16 @@ impl Vault {
         self.inner.tend()
     }
 
+    /// Makes everything durable and bounds what an opening replays to nothing.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`], [`Error::Failed`], [`Error::ReadOnly`].
+    pub fn checkpoint(&self) -> Result<(), Error> {
+        self.inner.writable()?;
+        let _one = lock(&self.inner.upkeep);
+        self.inner.checkpoint_in_full()
+    }
+
     /// What it takes and where it stands.
     #[must_use]
     pub fn info(&self) -> Info {
@@ -334,7 +347,8 @@ pub(crate) struct Parts {
 
 impl Inner {
     fn assemble(parts: Parts) -> Arc<Self> {
-        let log = Log::new(parts.table.clone(), parts.end, parts.highest, parts.options.reserve);
+        let log =
+            Log::new(parts.table.clone(), parts.end, parts.highest, parts.options.reserve, parts.options.segment_slots);
         Arc::new(Self {
             pushed: log.pushed(),
             state: Mutex::new(State { log, books: parts.books }),
@@ -350,6 +364,8 @@ impl Inner {
             read_only: parts.read_only,
             heads: Mutex::new([None, None]),
             made: parts.made,
+            pins: Mutex::default(),
+            views: Mutex::default(),
         })
     }
 
