@@ -1,0 +1,299 @@
+//! The verbs of the control protocol (`docs/protocol.md`, chapter 4): validate, then act.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::device;
+use crate::hex;
+use crate::hpke;
+use crate::keys::Document;
+use crate::lease::Lease;
+use crate::memory::{Progress, holding};
+use crate::opened::{DeviceArgs, Opened, Place};
+use crate::part;
+use crate::said::{Code, Said};
+use crate::secret;
+use crate::service::{Answer, Service};
+use crate::wire::Request;
+
+/// Carry out a request.
+pub fn call(
+    service: &Arc<Service>,
+    request: Request,
+    fds: Vec<OwnedFd>,
+    starter: bool,
+    progress: Progress<'_>,
+) -> Result<Answer, Said> {
+    let Request { verb, args, .. } = request;
+    match verb.as_str() {
+        "hello" => {
+            none(args)?;
+            Ok(Answer::body(json!({"vaultd": env!("CARGO_PKG_VERSION"), "api": 1})))
+        }
+        "device_key" | "make_keys" | "next_epoch" | "create" | "open" if !starter => {
+            Err(Said::new(Code::Refused, "Only who started this process may do that."))
+        }
+        "device_key" => device_key(args, fds),
+        "make_keys" => make_keys(args, fds),
+        "next_epoch" => next_epoch(args, fds),
+        "create" => create(service, args, fds),
+        "open" => open(service, args, fds),
+        "status" => status(service, args),
+        "lease" => {
+            service.opened()?;
+            service.hold(parse(args)?)?;
+            Ok(Answer::body(json!({})))
+        }
+        "stop" => {
+            none(args)?;
+            let why = Said::new(Code::Conflict, "The vault has been closed.");
+            service.close(why)?;
+            Ok(Answer { body: json!({}), fds: Vec::new(), last: true })
+        }
+        _ => opened(&*service.opened()?, &verb, args, fds, progress),
+    }
+}
+
+fn opened(vault: &Opened, verb: &str, args: Value, fds: Vec<OwnedFd>, progress: Progress<'_>) -> Result<Answer, Said> {
+    match verb {
+        "connect" => {
+            let Device { device } = parse(args)?;
+            Ok(Answer::with(json!({}), vec![vault.connect(&device)?.into()]))
+        }
+        "freeze" => {
+            let Device { device } = parse(args)?;
+            vault.freeze(&device).map(|()| Answer::body(json!({})))
+        }
+        "flush" => none(args).and_then(|()| vault.flush()).map(|()| Answer::body(json!({}))),
+        "head" => none(args).and_then(|()| vault.head()).map(|head| Answer::body(json!({"head": head}))),
+        "commit" => {
+            let Note { note } = parse(args)?;
+            vault.commit(&note).map(Answer::body)
+        }
+        "generations" => none(args).map(|()| Answer::body(vault.generations())),
+        "forget" | "revert" => {
+            let Generation { generation } = parse(args)?;
+            let done = if verb == "revert" { vault.revert(generation) } else { vault.forget(generation) };
+            done.map(|()| Answer::body(json!({})))
+        }
+        "changed" => {
+            let Changed { device, since, offset } = parse(args)?;
+            vault.changed(&device, since, offset).map(Answer::body)
+        }
+        "seal_memory" => {
+            let Sealing { identity } = parse(args)?;
+            let [memory] = exactly(fds)?;
+            let bytes = vault.seal_memory(&identity, memory.as_fd(), progress)?;
+            Ok(Answer::body(json!({"bytes": bytes})))
+        }
+        "memory_identity" => {
+            none(args)?;
+            Ok(Answer::body(json!({"identity": vault.memory_identity()?})))
+        }
+        "open_memory" => {
+            none(args)?;
+            Ok(Answer::with(json!({}), vec![vault.open_memory(progress)?]))
+        }
+        "consume_memory" => none(args).and_then(|()| vault.consume_memory()).map(|()| Answer::body(json!({}))),
+        "seal_part" => seal_part(vault, args, fds),
+        "open_part" => open_part(vault, args, fds),
+        _ => Err(Said::new(Code::Usage, "There is no such verb.")),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Device {
+    device: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Note {
+    note: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Generation {
+    generation: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Changed {
+    device: String,
+    since: u64,
+    #[serde(default)]
+    offset: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Sealing {
+    identity: Value,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Part {
+    name: String,
+    digest: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Workspace {
+    workspace: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wrapped {
+    workspace: String,
+    keys: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Creating {
+    workspace: String,
+    keys: String,
+    devices: Vec<DeviceArgs>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Opening {
+    workspace: String,
+    keys: String,
+    #[serde(default)]
+    lease: Lease,
+}
+
+/// Make or read the device's wrapping key in the folder that came as a descriptor; its public half.
+fn device_key(args: Value, fds: Vec<OwnedFd>) -> Result<Answer, Said> {
+    none(args)?;
+    let [folder] = exactly(fds)?;
+    let key = device::read_or_make(folder.as_fd())?;
+    Ok(Answer::body(json!({"public": hex::encode(&hpke::public(&key))})))
+}
+
+/// A fresh key for a new workspace, wrapped for this device.
+fn make_keys(args: Value, fds: Vec<OwnedFd>) -> Result<Answer, Said> {
+    let Workspace { workspace } = parse(args)?;
+    let [key_file] = exactly(fds)?;
+    let device = device::read(File::from(key_file))?;
+    let (document, _) = Document::make(&workspace, &device)?;
+    Ok(Answer::body(json!({"keys": document.to_text()?})))
+}
+
+/// The keys with a fresh epoch: what is written from the next opening on, an older key does not open.
+fn next_epoch(args: Value, fds: Vec<OwnedFd>) -> Result<Answer, Said> {
+    let Wrapped { workspace, keys } = parse(args)?;
+    let [key_file] = exactly(fds)?;
+    let device = device::read(File::from(key_file))?;
+    let (document, ring) = Document::open(keys.as_bytes(), &workspace, &device)?;
+    let (document, _) = document.next(ring, &device)?;
+    Ok(Answer::body(json!({"keys": document.to_text()?})))
+}
+
+fn create(service: &Arc<Service>, args: Value, fds: Vec<OwnedFd>) -> Result<Answer, Said> {
+    let Creating { workspace, keys, devices } = parse(args)?;
+    let place = place(workspace, &keys, exactly(fds)?)?;
+    service.open(|| {
+        Opened::create(&place, &devices)?;
+        Opened::open(place, Arc::downgrade(service))
+    })?;
+    Ok(Answer::body(json!({})))
+}
+
+fn open(service: &Arc<Service>, args: Value, mut fds: Vec<OwnedFd>) -> Result<Answer, Said> {
+    let Opening { workspace, keys, lease } = parse(args)?;
+    let listeners = if fds.len() > 3 { fds.split_off(3) } else { Vec::new() };
+    let place = place(workspace, &keys, exactly(fds)?)?;
+    service.hold(lease)?;
+    let opened = service.open(|| Opened::open(place, Arc::downgrade(service)))?;
+    let mut listeners = listeners.into_iter().map(UnixListener::from);
+    if let Some(control) = listeners.next() {
+        service.listen(control)?;
+    }
+    if let Some(nbd) = listeners.next() {
+        opened.listen(nbd)?;
+    }
+    Ok(Answer::body(json!({"head": opened.head()?})))
+}
+
+/// Validate what every opening hands over, and unwrap the keys.
+fn place(workspace: String, keys: &str, [folder, anchors, key_file]: [OwnedFd; 3]) -> Result<Place, Said> {
+    let device = device::read(File::from(key_file))?;
+    let (_, ring) = Document::open(keys.as_bytes(), &workspace, &device)?;
+    Ok(Place { workspace, folder, anchors, ring })
+}
+
+fn status(service: &Arc<Service>, args: Value) -> Result<Answer, Said> {
+    none(args)?;
+    let locked = if service.locked {
+        "all"
+    } else if secret::all_locked() {
+        "keys"
+    } else {
+        "none"
+    };
+    let mut body = json!({"locked": locked, "lease_left": service.left().map(|left| left.as_secs())});
+    body["vault"] = service.opened()?.status()?;
+    Ok(Answer::body(body))
+}
+
+/// Seal a plain part (first descriptor) into a file (second), which is durable on return; replacing it whole is the caller's.
+fn seal_part(vault: &Opened, args: Value, fds: Vec<OwnedFd>) -> Result<Answer, Said> {
+    let Part { name, digest } = parse(args)?;
+    let [plain, to] = exactly(fds)?;
+    let sealed = part::seal(vault.ring(), &name, &digest, &whole(plain, part::LARGEST)?)?;
+    let mut to = File::from(to);
+    to.write_all(&sealed)?;
+    to.sync_data()?;
+    Ok(Answer::body(json!({"bytes": sealed.len()})))
+}
+
+fn open_part(vault: &Opened, args: Value, fds: Vec<OwnedFd>) -> Result<Answer, Said> {
+    let Part { name, digest } = parse(args)?;
+    let [sealed] = exactly(fds)?;
+    let mut untrusted_sealed = whole(sealed, part::LARGEST + part::OVERHEAD)?;
+    let plain = part::open(vault.ring(), &name, &digest, &mut untrusted_sealed)?;
+    Ok(Answer::with(json!({}), vec![holding("twofold-part", plain)?]))
+}
+
+fn whole(file: OwnedFd, limit: usize) -> Result<Vec<u8>, Said> {
+    let mut bytes = Vec::new();
+    File::from(file).take(limit as u64 + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > limit {
+        return Err(Said::bad("The part is larger than any we know."));
+    }
+    Ok(bytes)
+}
+
+/// A verb without arguments.
+pub fn none(args: Value) -> Result<(), Said> {
+    parse::<Nothing>(args).map(|_| ())
+}
+
+fn parse<T: DeserializeOwned>(untrusted_args: Value) -> Result<T, Said> {
+    let args = if untrusted_args.is_null() { json!({}) } else { untrusted_args };
+    serde_json::from_value(args).map_err(|wrong| Said::new(Code::Usage, format!("The arguments are off: {wrong}.")))
+}
+
+fn exactly<const N: usize>(fds: Vec<OwnedFd>) -> Result<[OwnedFd; N], Said> {
+    fds.try_into().map_err(|_| Said::new(Code::Usage, format!("The verb takes {N} descriptors.")))
+}
