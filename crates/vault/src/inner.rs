@@ -10,6 +10,7 @@ use crate::disk::{Disk, forget};
 use crate::error::Error;
 use crate::generation::Views;
 use crate::head::{self, Head};
+use crate::keeper::Bell;
 use crate::keys::digest;
 use crate::log::Log;
 use crate::map::{self, Content};
@@ -88,6 +89,7 @@ pub(crate) struct Inner {
     /// Segments from which on the cleaner takes nothing: streams are being written.
     pub pins: Mutex<Vec<u64>>,
     pub views: Mutex<Views>,
+    pub bell: Arc<Bell>,
 }
 
 pub(crate) fn now() -> u64 {
@@ -392,8 +394,11 @@ impl Inner {
     pub fn after_write(&self) -> Result<(), Error> {
         let tail = lock(&self.state).books.tail * BLOCK as u64;
         // The background thread does it while others write on, unless it falls far behind.
-        let limit = if self.options.background { 4 * self.options.tail_limit } else { self.options.tail_limit };
-        if tail < limit {
+        if tail < self.options.tail_limit {
+            return Ok(());
+        }
+        if self.options.background && tail < 4 * self.options.tail_limit {
+            self.bell.ring();
             return Ok(());
         }
         match self.checkpoint() {

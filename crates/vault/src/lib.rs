@@ -11,6 +11,7 @@
 
 mod anchor;
 mod bytes;
+mod cleaner;
 mod device;
 mod disk;
 mod error;
@@ -19,9 +20,11 @@ mod freeze;
 mod generation;
 mod head;
 mod inner;
+mod keeper;
 mod keys;
 mod log;
 mod map;
+mod mark;
 pub mod memory;
 mod pack;
 mod recover;
@@ -36,6 +39,7 @@ mod table;
 mod vault;
 
 pub use anchor::{Anchor, Anchored, FileAnchor, MemoryAnchor};
+pub use cleaner::{Cleaned, Cleaning, Recipe};
 pub use device::{Device, Range, RangeKind};
 pub use disk::Base;
 pub use error::{Damage, Error};

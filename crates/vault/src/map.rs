@@ -138,10 +138,6 @@ impl Map {
         !self.dirty.contains(&leaf)
     }
 
-    pub fn dirty(&self) -> usize {
-        self.dirty.len()
-    }
-
     pub fn dirty_leaves(&self) -> Vec<u32> {
         self.dirty.iter().copied().collect()
     }

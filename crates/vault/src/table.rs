@@ -72,6 +72,9 @@ impl Segment {
     }
 }
 
+/// A file and where in it.
+type Found = (Arc<dyn Medium>, u64);
+
 /// All segments, by number.
 pub(crate) struct Table {
     store: Arc<dyn Store>,
@@ -144,8 +147,8 @@ impl Table {
     }
 
     /// The segment's slots lie elsewhere from now on.
-    pub fn move_to_pack(&self, segment: &Segment, number: u64, row: PackRow, file: Arc<dyn Medium>) {
-        *write(&segment.place) = (Place::Pack(number, Some(Arc::new(row))), Some(file));
+    pub fn move_to_pack(&self, segment: &Arc<Segment>, number: u64, row: PackRow, file: Arc<dyn Medium>) {
+        self.keep_open(segment, |place| *place = (Place::Pack(number, Some(Arc::new(row))), Some(file)));
     }
 
     pub fn live(&self, origin: Origin, change: i64) {
@@ -155,7 +158,7 @@ impl Table {
     }
 
     /// The file that holds a segment, opened, and where `index` begins in it. None: the slot was not kept.
-    fn locate(&self, segment: &Arc<Segment>, index: u32) -> Result<Option<(Arc<dyn Medium>, u64)>, Error> {
+    fn locate(&self, segment: &Arc<Segment>, index: u32) -> Result<Option<Found>, Error> {
         {
             let place = read(&segment.place);
             if let (place, Some(file)) = &*place {
@@ -271,6 +274,32 @@ impl Table {
             Some(header) if header.kind == Some(kind) => Ok((header, &buffer[SLOT - BLOCK..])),
             Some(_) => Err(Error::Damaged(Box::new(segment.damage(origin.index(), "it holds something else")))),
             None => Err(Error::Damaged(Box::new(segment.damage(origin.index(), "it is not as it was written")))),
+        }
+    }
+
+    /// Reads slots for the cleaner, and says of which file and where.
+    pub fn read_where(&self, segment: &Arc<Segment>, index: u32, slots: &mut [u8]) -> Result<(String, u64), Error> {
+        self.read_raw(segment, index, slots, true)?;
+        let at = match &read(&segment.place).0 {
+            Place::Own => Some(segment::offset(index)),
+            Place::Pack(_, row) => row.as_ref().and_then(|row| row.place(index)),
+        };
+        Ok((segment.file_name(), at.unwrap_or_default()))
+    }
+
+    /// Slots that the pack of a segment keeps of it.
+    pub fn kept(&self, segment: &Arc<Segment>) -> Result<u32, Error> {
+        if self.kept_if_known(segment).is_none() {
+            self.open_file(segment)?;
+        }
+        Ok(self.kept_if_known(segment).unwrap_or(0))
+    }
+
+    /// As [`Table::kept`], without reading.
+    pub fn kept_if_known(&self, segment: &Segment) -> Option<u32> {
+        match &read(&segment.place).0 {
+            Place::Pack(_, Some(row)) => Some(row.kept.count()),
+            _ => None,
         }
     }
 

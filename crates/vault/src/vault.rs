@@ -11,6 +11,7 @@ use crate::device::Device;
 use crate::disk::{Base, Disk};
 use crate::error::Error;
 use crate::inner::{Books, Inner, State, now};
+use crate::keeper;
 use crate::keys::{Keyring, VaultId, digest, random};
 use crate::log::{End, Log};
 use crate::recover::{self, Recovered};
@@ -206,6 +207,9 @@ impl Vault {
         debug_assert_eq!(&id, inner.table.id());
         if !read_only {
             inner.anchor_now()?;
+            if inner.options.background {
+                keeper::start(&inner).map_err(|why| Error::io("a thread", why))?;
+            }
         }
         Ok(Self { inner })
     }
@@ -286,7 +290,10 @@ impl Vault {
     /// # Errors
     /// [`Error::NoSpace`], [`Error::Failed`].
     pub fn tend(&self) -> Result<(), Error> {
-        self.inner.tend()
+        self.inner.writable()?;
+        let _one = lock(&self.inner.upkeep);
+        self.inner.tend()?;
+        self.inner.anchor_now()
     }
 
     /// Makes everything durable and bounds what an opening replays to nothing.
@@ -366,12 +373,13 @@ impl Inner {
             made: parts.made,
             pins: Mutex::default(),
             views: Mutex::default(),
+            bell: Arc::default(),
         })
     }
 
+    /// The lock on upkeep is held.
     pub(crate) fn tend(&self) -> Result<(), Error> {
         self.writable()?;
-        let _one = lock(&self.upkeep);
         let (tail, deltas) = {
             let state = lock(&self.state);
             (state.books.tail * BLOCK as u64, state.books.deltas.len())
@@ -386,13 +394,15 @@ impl Inner {
                 self.checkpoint_in_full()?;
             }
         }
-        self.anchor_now()
+        Ok(())
     }
 
     pub(crate) fn close(&self) -> Result<(), Error> {
+        let _one = lock(&self.upkeep);
         if self.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
+        self.bell.ring();
         let finish = || {
             if self.read_only {
                 return Ok(());

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 use twofold_vault::memory::Memory;
-use twofold_vault::{BLOCK, DeviceSpec, Keyring, MemoryAnchor, Options, RangeKind, Vault};
+use twofold_vault::{BLOCK, Cleaning, DeviceSpec, Keyring, MemoryAnchor, Options, RangeKind, Vault};
 
 /// One leaf and a bit, and a small one.
 const SIZES: [usize; 2] = [(512 + 40) * BLOCK, 24 * BLOCK];
@@ -126,7 +126,7 @@ impl World {
     fn open(&mut self) {
         self.vault = Vault::open(self.store.clone(), ring(), self.anchor.clone(), options()).unwrap();
         let found = self.read();
-        let known = self.possible.iter().any(|state| *state == found);
+        let known = self.possible.contains(&found);
         assert!(known, "the state found was never there since the last flush");
         self.now = found;
         self.flushed();
@@ -209,7 +209,7 @@ impl World {
                 }
             }
             Op::Clean => {
-                self.vault.checkpoint().unwrap();
+                self.vault.clean(Cleaning { least_dead: 0.2, most: u64::MAX }).unwrap();
                 self.flushed();
             }
             Op::Stream(seed) => self.stream(*seed),
@@ -281,7 +281,7 @@ fn ring() -> Keyring {
 }
 
 fn cases() -> u32 {
-    std::env::var("TWOFOLD_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(40)
+    std::env::var("TWOFOLD_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(24)
 }
 
 proptest! {

@@ -1,0 +1,135 @@
+//! The cleaner: space comes back, data stays, and a server without keys can do the same.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::cast_possible_truncation)]
+
+use std::sync::Arc;
+
+use twofold_vault::memory::Memory;
+use twofold_vault::{BLOCK, Cleaning, DeviceSpec, Error, Keyring, MemoryAnchor, Options, SLOT, Store, Vault};
+
+const BLOCKS: u64 = 1000;
+
+fn ring() -> Keyring {
+    Keyring::new(1, [7; 32])
+}
+
+fn options() -> Options {
+    Options { background: false, reserve: 0, segment_slots: 256, ..Options::default() }
+}
+
+fn made() -> (Arc<Memory>, Arc<MemoryAnchor>, Vault) {
+    let store = Arc::new(Memory::new());
+    Vault::create(store.clone(), ring(), &[DeviceSpec { name: "disk".into(), size: BLOCKS * BLOCK as u64 }]).unwrap();
+    let anchor = Arc::new(MemoryAnchor::default());
+    let vault = Vault::open(store.clone(), ring(), anchor.clone(), options()).unwrap();
+    (store, anchor, vault)
+}
+
+/// Every block says which it is, and when it was written.
+fn fill(vault: &Vault, round: u64, step: u64) {
+    let disk = vault.device("disk").unwrap();
+    for block in (0..BLOCKS).step_by(step as usize) {
+        let mut data = [0; BLOCK];
+        data[..8].copy_from_slice(&(block * 100 + round).to_le_bytes());
+        disk.write(block * BLOCK as u64, &data).unwrap();
+    }
+}
+
+fn content(vault: &Vault) -> Vec<u64> {
+    let mut all = vec![0; BLOCKS as usize * BLOCK];
+    vault.device("disk").unwrap().read(0, &mut all).unwrap();
+    all.chunks_exact(BLOCK).map(|block| u64::from_le_bytes(block[..8].try_into().unwrap())).collect()
+}
+
+fn taken(store: &Memory) -> usize {
+    store.list().unwrap().iter().map(|name| store.bytes(name).unwrap().len()).sum()
+}
+
+#[test]
+fn space_comes_back_and_packs_are_packed_again() {
+    let (store, anchor, vault) = made();
+    for round in 0..12 {
+        fill(&vault, round, 1 + round % 4);
+        let before = content(&vault);
+        vault.clean(Cleaning { least_dead: 0.125, most: u64::MAX }).unwrap();
+        assert_eq!(content(&vault), before);
+    }
+    let before = content(&vault);
+    assert!(store.list().unwrap().iter().any(|name| name.starts_with("p-")));
+    // The data, an eighth that may be dead in each file, and the log's end.
+    assert!(taken(&store) < (BLOCKS as usize + 700) * SLOT, "{}", taken(&store) / SLOT);
+    vault.close().unwrap();
+    let again = Vault::open(store.clone(), ring(), anchor, options()).unwrap();
+    assert_eq!(content(&again), before);
+}
+
+#[test]
+fn a_recipe_makes_the_same_pack_without_a_key() {
+    let (store, _, vault) = made();
+    fill(&vault, 1, 1);
+    fill(&vault, 2, 3);
+    vault.checkpoint().unwrap();
+    let before = store.kill();
+    let done = vault.clean(Cleaning::default()).unwrap();
+    assert!(!done.recipes.is_empty() && done.removed > done.moved);
+    for recipe in done.recipes {
+        let mut made = recipe.start.clone();
+        for (file, offset, length) in &recipe.pieces {
+            made.extend_from_slice(&before.bytes(file).unwrap()[*offset as usize..(offset + length) as usize]);
+        }
+        assert_eq!(made.len() as u64, recipe.length);
+        assert_eq!(*blake3::hash(&made).as_bytes(), recipe.digest);
+        assert_eq!(store.bytes(&recipe.name).unwrap(), made);
+    }
+    for name in done.gone {
+        assert!(store.bytes(&name).is_none());
+    }
+}
+
+#[test]
+fn generations_hold_what_they_need_until_they_are_dropped() {
+    let (store, anchor, vault) = made();
+    fill(&vault, 1, 1);
+    let then = content(&vault);
+    let kept = vault.commit("before").unwrap();
+    fill(&vault, 2, 1);
+    let now = content(&vault);
+    vault.clean(Cleaning { least_dead: 0.125, most: u64::MAX }).unwrap();
+    let held = taken(&store);
+    assert!(held > 2 * BLOCKS as usize * SLOT);
+    vault.revert(kept.number).unwrap();
+    assert_eq!(content(&vault), then);
+    vault.drop_generation(kept.number).unwrap();
+    vault.clean(Cleaning { least_dead: 0.125, most: u64::MAX }).unwrap();
+    assert!(taken(&store) < held - BLOCKS as usize * SLOT / 2);
+    assert_eq!(content(&vault), then);
+    assert_ne!(then, now);
+    vault.close().unwrap();
+    assert_eq!(content(&Vault::open(store, ring(), anchor, options()).unwrap()), then);
+}
+
+#[test]
+fn a_full_disk_refuses_writes_and_cleaning_makes_room() {
+    let (store, anchor, vault) = made();
+    vault.close().unwrap();
+    let reserve = 700 * SLOT as u64;
+    let options = Options { reserve, ..options() };
+    let vault = Vault::open(store.clone(), ring(), anchor, options).unwrap();
+    fill(&vault, 1, 1);
+    vault.flush().unwrap();
+    store.limit(Some(taken(&store) as u64 + reserve + 1000 * SLOT as u64));
+    let disk = vault.device("disk").unwrap();
+    let mut written = 0;
+    let refused = loop {
+        match disk.write(written % 100 * BLOCK as u64, &[9; BLOCK]) {
+            Ok(()) => written += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(refused, Error::NoSpace), "{refused}");
+    assert!(written > 300);
+    vault.flush().unwrap();
+    let before = content(&vault);
+    assert!(vault.clean(Cleaning::default()).unwrap().removed > 0);
+    assert_eq!(content(&vault), before);
+    disk.write(0, &[8; BLOCK]).unwrap();
+}
