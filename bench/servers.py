@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from twofold.platform.run import run, spawn
 
+# tools/setup-python builds it and puts it there.
+VAULT = Path(__file__).resolve().parents[1] / ".venv" / "libexec" / "nbd-vault"
 PATIENCE = 60.0  # seconds in which a server must come up or go
 
 
@@ -22,7 +26,6 @@ class Server:
     make: Callable[[Path, int], None]
     serve: Callable[[Path, Path], Sequence[str | Path]]
     export: str = ""
-    settle: Callable[[Server], None] | None = None
     folder: Path = Path()
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
@@ -39,18 +42,27 @@ class Server:
         folder.mkdir(parents=True)
         self.make(folder, size)
 
+    def settle(self) -> None:
+        """Waits until it has no debt left that a later request would pay. Those of others have none once they flushed."""
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder)
+
     def start(self) -> float:
         """Returns the seconds from the command to the first answer over NBD."""
         self.socket.unlink(missing_ok=True)
         began = time.perf_counter()
         with (self.folder / "log").open("ab") as log:
-            self.process = spawn(self.serve(self.folder, self.socket), stdout=log, stderr=log)
+            self.process = self._spawn(log)
         while not self.socket.exists():
             if self.process.poll() is not None or time.perf_counter() - began > PATIENCE:
                 raise RuntimeError(f"{self.name} did not come up: {(self.folder / 'log').read_text()}")
             time.sleep(0.002)
         run(["nbdinfo", "--size", self.uri])
         return time.perf_counter() - began
+
+    def _spawn(self, log: IO[bytes]) -> subprocess.Popen[bytes]:
+        return spawn(self.serve(self.folder, self.socket), stdout=log, stderr=log)
 
     def stop(self, *, kill: bool = False) -> None:
         if self.process is not None:
@@ -97,6 +109,42 @@ def _nbdkit(*filters: str) -> Callable[[Path, Path], Sequence[str | Path]]:
         return ["nbdkit", "--foreground", f"--unix={socket}", *filters, "file", folder / "disk", *options]
 
     return serve
+
+
+class Vault(Server):
+    """Ours. Its program takes commands on its input (crates/nbd/examples/vault.rs)."""
+
+    def __init__(self, name: str = "Twofold") -> None:
+        super().__init__(name, lambda _folder, _size: None, lambda _folder, _socket: (), "disk")
+        self.fresh: list[str] = []
+
+    def create(self, folder: Path, size: int) -> None:
+        super().create(folder, size)
+        self.fresh = [str(size)]
+
+    def _spawn(self, log: IO[bytes]) -> subprocess.Popen[bytes]:
+        words: list[str | Path] = [VAULT, self.socket, self.folder / "vault", *self.fresh]
+        self.fresh = []
+        return spawn(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
+
+    def stop(self, *, kill: bool = False) -> None:
+        if self.process is not None:
+            assert self.process.stdin and self.process.stdout
+            self.process.kill() if kill else None
+            self.process.stdin.close()
+            self.process.wait(PATIENCE)
+            self.process.stdout.close()
+            self.process = None
+
+    def say(self, line: str) -> str:
+        assert self.process and self.process.stdin and self.process.stdout
+        self.process.stdin.write(f"{line}\n".encode())
+        self.process.stdin.flush()
+        return self.process.stdout.readline().decode().strip()
+
+    def settle(self) -> None:
+        if not self.say("settle"):
+            raise RuntimeError(f"the vault is gone: {(self.folder / 'log').read_text()}")
 
 
 def peers() -> list[Server]:
