@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import twofold.display.machine as machine_module
 from tests.harness.xserver import end
 from twofold.display.machine import Display
 from twofold.model.errors import TwofoldError
@@ -128,13 +129,27 @@ def test_keys_are_seen_in_the_mapped_picture(viewer: Viewer) -> None:
     until(lambda: viewer.display.picture.take() is not None, "damage")
 
 
-def test_hidden_costs_nothing_and_coming_back_is_quick(viewer: Viewer) -> None:
+def test_hidden_costs_nothing_and_coming_back_is_quick(viewer: Viewer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine_module, "_KEPT", 0.3)
     display = viewer.display
+    times = []
+    for _ in range(10):
+        display.watch(False)
+        until(lambda: not display.listening, "no listener")
+        assert not display.current
+        time.sleep(0.3)  # as long as it takes a person at least
+        began = time.monotonic()
+        display.watch(True)
+        until(lambda: display.current, "a fresh picture")
+        times.append(time.monotonic() - began)
+    print(
+        f"\nfresh picture after hiding for long: median {sorted(times)[5] * 1000:.1f} ms, worst {max(times) * 1000:.1f} ms"
+    )
+    assert sorted(times)[5] < 0.11
     display.watch(False)
     until(lambda: not display.listening, "no listener")
     time.sleep(0.3)
-    count, used = viewer.changes, time.thread_time()
-    cpu = _cpu(display)
+    count = viewer.changes
     for _ in range(20):
         display.key(30, True)
         display.key(30, False)
@@ -144,18 +159,35 @@ def test_hidden_costs_nothing_and_coming_back_is_quick(viewer: Viewer) -> None:
     quiet = _cpu(display)
     time.sleep(1)
     assert _cpu(display) == quiet, "an idle hidden display used processor time"
-    assert used >= 0
-    assert cpu >= 0
-    times = []
-    for _ in range(10):
-        serial, began = display.picture.serial, time.monotonic()
-        display.watch(True)
-        until(lambda before=serial: display.picture.serial > before, "a fresh picture")  # type: ignore[misc]
-        times.append(time.monotonic() - began)
+
+
+def test_to_and_fro_a_hundred_times_the_picture_is_there_at_once_and_nothing_piles_up(
+    machine: Machine, viewer: Viewer
+) -> None:
+    display = viewer.display
+    handles = len(list(Path(f"/proc/{machine.process.pid}/fd").iterdir()))
+    for _ in range(100):
         display.watch(False)
-        until(lambda: not display.listening, "no listener")
-    print(f"\nfresh picture after hiding: median {sorted(times)[5] * 1000:.1f} ms, worst {max(times) * 1000:.1f} ms")
-    assert sorted(times)[5] < 0.11
+        assert display.current, "the picture of a moment ago is the guest's own memory"
+        display.watch(True)
+        assert display.current
+    assert len(list(Path(f"/proc/{machine.process.pid}/fd").iterdir())) == handles
+    viewer.display.picture.take()
+    display.key(30, True)
+    display.key(30, False)
+    until(lambda: viewer.display.picture.take() is not None, "damage")
+
+
+def test_a_listener_that_qemu_forgot_is_registered_anew(viewer: Viewer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the pause between two listeners QEMU 10.0 forgets the second now and then; it is noticed and mended."""
+    monkeypatch.setattr(machine_module, "_KEPT", 0.0)
+    monkeypatch.setattr(machine_module, "_SETTLE", 0.0)
+    monkeypatch.setattr(machine_module, "_DEAF", 0.2)
+    for _ in range(60):
+        viewer.display.watch(False)
+        until(lambda: not viewer.display.listening, "no listener")
+        viewer.display.watch(True)
+        until(lambda: viewer.display.current, "a picture", 5)
 
 
 def _cpu(display: Display) -> int:

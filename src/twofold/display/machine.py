@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
@@ -31,6 +33,12 @@ _TOUCH: Final = _peer(_CONSOLE_PATH, "org.qemu.Display1.MultiTouch")
 _PROPERTIES: Final = _peer(_CONSOLE_PATH, "org.freedesktop.DBus.Properties")
 _AUDIO: Final = _peer("/org/qemu/Display1/Audio", "org.qemu.Display1.Audio")
 _PATIENCE: Final = 5.0  # seconds
+# Seconds. QEMU 10.0 never closes its end of a listener and knows all listeners by one name, so that one which takes leave
+# late takes the next with it (listener_vanished_cb in ui/dbus-console.c): registered seldom, and never in a hurry.
+_KEPT: Final = 60.0  # how long a listener stays while nobody looks: people go to and fro
+_GLANCE: Final = 1.0  # how often it is emptied meanwhile
+_SETTLE: Final = 0.25  # between the last listener's end and the next one
+_DEAF: Final = 2.0  # a listener that was shown nothing by then is registered anew
 _QUEUE: Final = (
     4096  # calls that may wait for a machine that does not read; more is dropped, and all keys released after
 )
@@ -55,12 +63,15 @@ class Display:
         sound: bool,
     ) -> None:
         self.picture = Picture(changed)
-        self.listening = False
         self._ended, self._sound_wanted = ended, sound
         self._sock = sock
         self._calls: deque[Call] = deque(maxlen=_QUEUE)
-        self._watch = self._watching = False
+        self._watch = False
         self._listener: Listener | None = None
+        self._first = 0  # the picture's serial when the listener was registered
+        self._since = -_SETTLE  # when it was registered, or taken back
+        self._hidden = 0.0  # since when nobody looks
+        self._glanced = 0.0
         self._sound: Sound | None = None
         self._wire: Wire | None = None
         self._asked_leds = 0
@@ -79,9 +90,20 @@ class Display:
         self._thread.join(5)
 
     def watch(self, on: bool) -> None:
-        """Whether the picture is wanted. While it is not, QEMU tells us nothing and neither side works for a frame."""
+        """Whether the picture is wanted. While it is not, neither side works for a frame; after a minute nothing is told."""
+        if not on:
+            self._hidden = time.monotonic()
         self._watch = on
         self._poke()
+
+    @property
+    def listening(self) -> bool:
+        return self._listener is not None
+
+    @property
+    def current(self) -> bool:
+        """Whether `picture` is the guest's screen as it is now: its memory, and a listener that hears of changes."""
+        return self._listener is not None and self.picture.serial != self._first and self.picture.frame is not None
 
     # -- input ------------------------------------------------------------------------------------------------------
 
@@ -171,18 +193,15 @@ class Display:
             self._finish()
 
     def _turn(self, wire: Wire) -> None:
-        if self._watch != self._watching:
-            self._watching = self._watch
-            self._listen(wire)
+        self._listen(wire)
         while self._calls:
             address, member, signature, arguments = self._calls.popleft()
             wire.call(address, member, signature, *arguments)
-        ready = select.select(
-            [end for end in (wire, self._listener_wire(), self._sound_wire(), self._wake) if end], [], []
-        )[0]
+        ends = [wire, self._listener_wire() if self._watch else None, self._sound_wire(), self._wake]
+        ready = select.select([end for end in ends if end], [], [], self._wait())[0]
         if self._wake in ready:
             os.read(self._wake, 4096)
-        if self._listener and self._listener.wire in ready:
+        if self._listener and (self._listener.wire in ready or self._glance()):
             for message in self._listener.wire.receive():
                 self._listener.handle(message)
         if self._sound and self._sound.wire in ready:
@@ -199,12 +218,35 @@ class Display:
         return self._sound.wire if self._sound else None
 
     def _listen(self, wire: Wire) -> None:
-        if self._listener:
+        now = time.monotonic()
+        if self._listener and now >= self._due():
             self._listener.wire.close()
-            self._listener = None
-        if self._watching:
+            self._listener, self._since = None, now
+        if self._watch and self._listener is None and now >= self._since + _SETTLE:
+            self._first, self._since = self.picture.serial, now
             self._listener = Listener(self._register(wire, _CONSOLE, "RegisterListener"), self.picture)
-        self.listening = self._watching
+
+    def _due(self) -> float:
+        """When the listener is to be taken back."""
+        if not self._watch:
+            return self._hidden + _KEPT
+        return self._since + _DEAF if self.picture.serial == self._first else math.inf
+
+    def _glance(self) -> bool:
+        """Whether to empty the listener that nobody waits for, so that QEMU has no queue to keep."""
+        now = time.monotonic()
+        if self._watch or now < self._glanced + _GLANCE:
+            return False
+        self._glanced = now
+        return True
+
+    def _wait(self) -> float | None:
+        """Seconds until there is something to do by ourselves."""
+        if self._listener is None:
+            until = self._since + _SETTLE if self._watch else math.inf
+        else:
+            until = min(self._due(), math.inf if self._watch else self._glanced + _GLANCE)
+        return None if until == math.inf else max(0.0, until - time.monotonic())
 
     def _register(self, wire: Wire, address: DBusAddress, member: str) -> Wire:
         ours, theirs = socket.socketpair()

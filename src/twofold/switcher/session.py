@@ -102,6 +102,7 @@ class Session(QObject):
         self._frame: Frame | None = None
         self._serial = 0
         self._seen_from = 0
+        self._watched = False
         self._booting_since = 0.0
         self._changed.connect(self._look)
         self._ended.connect(self._lost)
@@ -141,14 +142,15 @@ class Session(QObject):
             display.close()
 
     def watch(self, on: bool) -> None:
-        """Whether anybody looks. Not looked at, the machine draws for nobody and the last picture stays."""
+        """Whether anybody looks. Not looked at, the machine draws for nobody; its picture is live at once or when it comes."""
+        self._watched = on
         if self.display is None:
             return
         self._seen_from = self.display.picture.serial
         if not on:
-            self.live = False
             self.retained_at = time.time()
         self.display.watch(on)
+        self.live = on and self.image is not None and self._frame is self.display.picture.frame and self.display.current
 
     def keep(self) -> None:
         """Keep the last picture as our own: the memory it lies in is about to go."""
@@ -168,7 +170,7 @@ class Session(QObject):
             self.image = QImage(frame.pixels, frame.width, frame.height, frame.stride, form)
         if picture.serial != self._serial:
             self._serial = picture.serial
-            fresh = frame is not None and picture.serial > self._seen_from
+            fresh = self._watched and frame is not None and picture.serial > self._seen_from
             if fresh != self.live:
                 self.live = fresh
             self.moved.emit()
