@@ -35,7 +35,8 @@ fn figure(name: &str, count: u64, bytes: u64, work: impl FnOnce()) {
 /// Seconds of processor time of this process so far.
 fn cpu() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
-    let ticks: Vec<f64> = stat.rsplit(')').next().unwrap().split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    let ticks: Vec<f64> =
+        stat.rsplit(')').next().unwrap().split_whitespace().filter_map(|word| word.parse().ok()).collect();
     (ticks[10] + ticks[11]) / 100.0
 }
 
@@ -75,7 +76,9 @@ fn main() {
         }
     });
     figure("  and a flush", 1, 0, || vault.flush().unwrap());
-    figure("read 1 MiB in sequence", mib, 1 << 20, || (0..mib).for_each(|nth| disk.read(nth << 20, &mut buffer).unwrap()));
+    figure("read 1 MiB in sequence", mib, 1 << 20, || {
+        (0..mib).for_each(|nth| disk.read(nth << 20, &mut buffer).unwrap())
+    });
     figure("write 4 KiB at random", many, 4096, || random_writes(&disk, &mut dice, &data, many, blocks));
     figure("  and a flush", 1, 0, || vault.flush().unwrap());
     figure("read 4 KiB at random", many, 4096, || {

@@ -178,8 +178,7 @@ impl Device {
             self.inner.push()?;
         }
         let Some(segment) = self.inner.table.get(origin.segment()) else {
-            let why = format!("segment {} is not in the vault", origin.segment());
-            return Err(self.lost(block, Error::damaged(crate::segment::name(origin.segment()), why)));
+            return Err(self.lost(block, Error::Damaged(Box::new(self.inner.table.missing(origin)))));
         };
         SCRATCH.with_borrow_mut(|scratch| {
             let need = count * SLOT;

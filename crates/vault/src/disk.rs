@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 
-use crate::error::Error;
+use crate::error::{Damage, Error};
 use crate::map::{self, Entries, Found, Map, leaf_of};
 use crate::root::DeviceRow;
 use crate::slot::{BLOCK, Kind, Origin, Record, SLOT};
@@ -63,12 +63,23 @@ impl Disk {
     }
 
     /// Reads the directory's pages.
-    pub fn load_pages(&self, table: &Table, row: &DeviceRow) -> Result<(), Error> {
+    ///
+    /// A damaged one costs the blocks that it leads to (1 GiB), not the others; `lost` hears of it.
+    pub fn load_pages(&self, table: &Table, row: &DeviceRow, lost: &mut Vec<Damage>) -> Result<(), Error> {
         let mut buffer = [0; SLOT];
         let mut map = write(&self.map);
         for (page, address) in row.pages.iter().enumerate().filter(|(_, address)| **address != 0) {
             let origin = Origin::checked(*address).unwrap_or_default();
-            let (header, payload) = table.read_slot(origin, Kind::Dir, &mut buffer)?;
+            let (header, payload) = match table.read_slot(origin, Kind::Dir, &mut buffer) {
+                Err(Error::Damaged(mut what)) => {
+                    what.device = Some(self.name.clone());
+                    (what.offset, what.length) = ((page as u64) << 30, (row.size - ((page as u64) << 30)).min(1 << 30));
+                    lost.push(*what);
+                    map.lose_page(page as u32, *address);
+                    continue;
+                }
+                other => other?,
+            };
             let mut entries: Box<Entries> = Box::new([0; map::ENTRIES]);
             for (entry, bytes) in entries.iter_mut().zip(payload.chunks_exact(8)) {
                 *entry = u64::from_le_bytes(bytes.try_into().unwrap_or_default());
@@ -153,7 +164,7 @@ impl Disk {
     pub fn load(&self, table: &Table, leaf: u32, origin: Origin) -> Result<(), Error> {
         let entries = match self.read_leaf(table, leaf, origin) {
             // Stored anew meanwhile, and the cleaner was quick.
-            Err(_) if read(&self.map).directory(leaf) != origin.0 => return Ok(()),
+            Err(_) if ![origin.0, map::LOST].contains(&read(&self.map).directory(leaf)) => return Ok(()),
             other => other?,
         };
         let mut replaced = Vec::new();

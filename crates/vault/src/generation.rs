@@ -61,7 +61,7 @@ impl Inner {
         let mut disks = Vec::new();
         for row in &root.devices {
             let disk = Disk::view(row, self.options.bases.get(&row.name).cloned());
-            disk.load_pages(&self.table, row)?;
+            disk.load_pages(&self.table, row, &mut Vec::new())?;
             disks.push(Arc::new(disk));
         }
         apply_deltas(&self.table, &disks, &root.deltas)?;

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::Options;
 use crate::anchor::{Anchor, Anchored};
 use crate::disk::{Disk, forget};
-use crate::error::Error;
+use crate::error::{Damage, Error};
 use crate::generation::Views;
 use crate::head::{self, Head};
 use crate::keeper::Bell;
@@ -86,6 +86,8 @@ pub(crate) struct Inner {
     pub read_only: bool,
     pub heads: Mutex<[Option<Arc<dyn Medium>>; 2]>,
     pub made: u64,
+    /// Damage that opening came upon and could go on with.
+    pub losses: Vec<Damage>,
     /// Segments from which on the cleaner takes nothing: streams are being written.
     pub pins: Mutex<Vec<u64>>,
     pub views: Mutex<Views>,

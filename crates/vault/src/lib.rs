@@ -11,6 +11,7 @@
 
 mod anchor;
 mod bytes;
+mod check;
 mod cleaner;
 mod device;
 mod disk;
@@ -39,6 +40,7 @@ mod table;
 mod vault;
 
 pub use anchor::{Anchor, Anchored, FileAnchor, MemoryAnchor};
+pub use check::{Loss, Report};
 pub use cleaner::{Cleaned, Cleaning, Recipe};
 pub use device::{Device, Range, RangeKind};
 pub use disk::Base;

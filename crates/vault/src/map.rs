@@ -10,6 +10,8 @@ use crate::slot::{BLOCK, Origin, UNIFORM, ZERO};
 
 /// Entries of a leaf, and of a directory page.
 pub(crate) const ENTRIES: usize = 512;
+/// A directory entry whose leaf was lost with its page.
+pub(crate) const LOST: u64 = u64::MAX;
 /// Newer entries that a leaf gathers before it is loaded.
 const PATCH: usize = 64;
 
@@ -115,6 +117,11 @@ impl Map {
         self.blocks
     }
 
+    /// The directory's page `page` can't be read.
+    pub fn lose_page(&mut self, page: u32, address: u64) {
+        self.install_page(page, address, &[LOST; ENTRIES]);
+    }
+
     /// The directory's page `page`, as it was read.
     pub fn install_page(&mut self, page: u32, address: u64, entries: &Entries) {
         let from = page as usize * ENTRIES;
@@ -145,6 +152,8 @@ impl Map {
     fn base(&self, leaf: u32) -> Found {
         match self.directory[leaf as usize] {
             0 => Found::Entry(0),
+            // No segment has this number, so that whoever reads it is told.
+            LOST => Found::Load(Origin(LOST & !(ZERO | UNIFORM))),
             entry if entry & UNIFORM != 0 => Found::Entry(entry & !UNIFORM),
             origin => Found::Load(Origin(origin)),
         }
@@ -233,7 +242,7 @@ impl Map {
 
     /// The leaf's stored part was read from `origin`; does nothing if that is not what it needs any more.
     pub fn install(&mut self, leaf: u32, origin: Origin, entries: Box<Entries>, gone: &mut impl FnMut(u64)) {
-        if self.directory.get(leaf as usize) == Some(&origin.0) {
+        if self.directory.get(leaf as usize).is_some_and(|value| *value == origin.0 && *value != LOST) {
             self.merge(leaf, entries, gone);
         }
     }

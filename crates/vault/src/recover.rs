@@ -28,6 +28,8 @@ pub(crate) struct Recovered {
     pub may_write: bool,
     /// Files that neither the root nor the log behind it knows.
     pub orphans: Vec<String>,
+    /// What could not be read of the map's uppermost part, or of the log's end.
+    pub losses: Vec<Damage>,
 }
 
 /// The headers of segments above the root, by the predecessor that they name; of several the highest wins.
@@ -39,19 +41,29 @@ struct Recovery<'a> {
     books: Books,
     disks: Vec<Arc<Disk>>,
     may_write: bool,
+    losses: Vec<Damage>,
 }
 
 pub(crate) fn recover(table: &Arc<Table>, block: &Superblock, options: &Options) -> Result<Recovered, Error> {
     let names = table.store().list().map_err(|why| Error::io("the folder", why))?;
     let mut segments: Vec<u64> = names.iter().filter_map(|name| segment::number(name, 's')).collect();
     segments.sort_unstable();
-    let (root, place, pieces, which) = newest_root(table, &segments)?;
-    let mut found = Recovery { table, options, books: Books::default(), disks: Vec::new(), may_write: true };
+    let Newest { root, place, pieces, which, beyond } = newest_root(table, &segments)?;
+    let mut found =
+        Recovery { table, options, books: Books::default(), disks: Vec::new(), may_write: true, losses: Vec::new() };
     found.adopt(&root, place, pieces, block)?;
     found.books.which = which;
     let highest =
         segments.last().copied().unwrap_or(0).max(root.segments.iter().map(|row| row.number).max().unwrap_or(0));
     let end = found.replay(&segments, block)?;
+    match beyond {
+        // A head is written after its root is durable: what it names had been acknowledged.
+        Some((counter, why)) if counter > found.books.counter => match why {
+            Error::Damaged(what) if options.salvage => found.losses.push(*what),
+            why => return Err(why),
+        },
+        _ => {}
+    }
     found.settle(place, &end)?;
     let known = |number: u64| table.get(number).is_some_and(|segment| segment.pack() == 0);
     let packs: Vec<u64> = table.all().iter().map(|segment| segment.pack()).collect();
@@ -61,8 +73,8 @@ pub(crate) fn recover(table: &Arc<Table>, block: &Superblock, options: &Options)
         _ => *name == "vault.new",
     };
     let orphans = names.iter().filter(orphan).cloned().collect();
-    let Recovery { books, disks, may_write, .. } = found;
-    Ok(Recovered { books, disks, end, highest, may_write, orphans })
+    let Recovery { books, disks, may_write, losses, .. } = found;
+    Ok(Recovered { books, disks, end, highest, may_write, orphans, losses })
 }
 
 /// Removes what a crash left. What can't be removed now will be another time.
@@ -72,10 +84,20 @@ pub(crate) fn sweep(table: &Table, found: &Recovered) {
     }
 }
 
-/// The newest root that can be read whole, its place and pieces, and the head file to write next.
-fn newest_root(table: &Arc<Table>, segments: &[u64]) -> Result<(Root, Origin, u32, usize), Error> {
+/// The newest root that can be read whole.
+struct Newest {
+    root: Root,
+    place: Origin,
+    pieces: u32,
+    /// The head file to write next.
+    which: usize,
+    /// The counter of a newer one that a head names, and why it can't be read.
+    beyond: Option<(u64, Error)>,
+}
+
+fn newest_root(table: &Arc<Table>, segments: &[u64]) -> Result<Newest, Error> {
     let heads = Head::read_all(&**table.store(), &table.ring(), table.id())?;
-    let mut why = None;
+    let mut beyond = None;
     for (which, head) in &heads {
         let row = SegmentRow {
             number: head.root.segment(),
@@ -88,17 +110,24 @@ fn newest_root(table: &Arc<Table>, segments: &[u64]) -> Result<(Root, Origin, u3
         let read = table.add(&row).and_then(|_| read_root(table, head.root, head.pieces));
         table.drop_segment(row.number);
         match read {
-            Ok(root) if root.counter == head.counter => return Ok((root, head.root, head.pieces, 1 - which)),
-            Ok(_) => why = Some(Error::damaged(crate::head::NAMES[*which], "it names another root")),
+            Ok(root) if root.counter == head.counter => {
+                return Ok(Newest { root, place: head.root, pieces: head.pieces, which: 1 - which, beyond });
+            }
+            Ok(_) => {
+                let why = Error::damaged(crate::head::NAMES[*which], "it names another root");
+                beyond.get_or_insert((head.counter, why));
+            }
             // A newer epoch than we have keys for: to go on from an older root would turn the vault back.
             Err(error @ Error::NoKey(_)) => return Err(error),
-            Err(error) => why = Some(error),
+            Err(error) => {
+                beyond.get_or_insert((head.counter, error));
+            }
         }
     }
     if let Some((root, place, pieces)) = search(table, segments)? {
-        return Ok((root, place, pieces, 0));
+        return Ok(Newest { root, place, pieces, which: 0, beyond });
     }
-    Err(why.unwrap_or_else(|| Error::WrongKey(crate::head::NAMES[0].into())))
+    Err(beyond.map_or_else(|| Error::WrongKey(crate::head::NAMES[0].into()), |(_, why)| why))
 }
 
 /// Reads a root of a segment that the table knows.
@@ -215,6 +244,7 @@ impl Recovery<'_> {
         {
             return Err(Error::damaged(crate::superblock::NAME, "it names features that the vault does not have"));
         }
+        self.losses.clear();
         self.table.clear();
         for row in &root.segments {
             let slots = if row.slots == STILL_OPEN { place.index() + pieces } else { row.slots };
@@ -223,9 +253,14 @@ impl Recovery<'_> {
         let bases = &self.options.bases;
         self.disks = root.devices.iter().map(|row| Arc::new(Disk::new(row, bases.get(&row.name).cloned()))).collect();
         for (disk, row) in self.disks.iter().zip(&root.devices) {
-            disk.load_pages(self.table, row)?;
+            disk.load_pages(self.table, row, &mut self.losses)?;
         }
-        apply_deltas(self.table, &self.disks, &root.deltas)?;
+        for delta in &root.deltas {
+            match apply_deltas(self.table, &self.disks, std::slice::from_ref(delta)) {
+                Err(Error::Damaged(what)) if self.options.salvage => self.losses.push(*what),
+                other => other?,
+            }
+        }
         self.books = Books {
             counter: root.counter,
             root: place,
@@ -308,8 +343,10 @@ impl Recovery<'_> {
                 }
                 (broken, follows) => {
                     let proof = self.flushed_beyond(&segment, broken.unwrap_or(next), follows, &successors)?;
-                    if let (Some(proof), false) = (proof, self.options.salvage) {
-                        return Err(Error::TailDamaged(Box::new(proof)));
+                    match proof {
+                        Some(proof) if self.options.salvage => self.losses.push(proof),
+                        Some(proof) => return Err(Error::TailDamaged(Box::new(proof))),
+                        None => {}
                     }
                     break;
                 }

@@ -257,23 +257,26 @@ impl Table {
         kind: Kind,
         buffer: &'a mut [u8; SLOT],
     ) -> Result<(Header, &'a [u8]), Error> {
-        let segment = self.get(origin.segment()).ok_or_else(|| {
-            let why = "no such segment in the vault";
-            Error::Damaged(Box::new(Damage {
-                file: segment::name(origin.segment()),
-                segment: origin.segment(),
-                slot: origin.index(),
-                device: None,
-                offset: 0,
-                length: 0,
-                why: why.into(),
-            }))
-        })?;
+        let missing = || Error::Damaged(Box::new(self.missing(origin)));
+        let segment = self.get(origin.segment()).ok_or_else(missing)?;
         self.read_raw(&segment, origin.index(), buffer, true)?;
         match slot::open(&segment.key, &self.id, origin.index(), buffer) {
             Some(header) if header.kind == Some(kind) => Ok((header, &buffer[SLOT - BLOCK..])),
             Some(_) => Err(Error::Damaged(Box::new(segment.damage(origin.index(), "it holds something else")))),
             None => Err(Error::Damaged(Box::new(segment.damage(origin.index(), "it is not as it was written")))),
+        }
+    }
+
+    /// A slot of a segment that the vault does not have.
+    pub fn missing(&self, origin: Origin) -> Damage {
+        Damage {
+            file: segment::name(origin.segment()),
+            segment: origin.segment(),
+            slot: origin.index(),
+            device: None,
+            offset: 0,
+            length: 0,
+            why: "no such segment in the vault".to_owned(),
         }
     }
 

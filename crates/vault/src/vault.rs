@@ -9,7 +9,7 @@ use crate::anchor::{Anchor, Anchored, MemoryAnchor};
 use crate::bytes::hex;
 use crate::device::Device;
 use crate::disk::{Base, Disk};
-use crate::error::Error;
+use crate::error::{Damage, Error};
 use crate::inner::{Books, Inner, State, now};
 use crate::keeper;
 use crate::keys::{Keyring, VaultId, digest, random};
@@ -160,6 +160,7 @@ impl Vault {
             read_only: false,
             guard,
             made: now(),
+            losses: Vec::new(),
         });
         inner.checkpoint()?;
         inner.write_head(true)?;
@@ -186,10 +187,10 @@ impl Vault {
         let found = recover::recover(&table, &block, &options)?;
         let read_only = options.read_only || options.salvage || !may_write || !found.may_write;
         let anchored = check_anchor(&*anchor, &table, &found, &options)?;
-        if !read_only {
+        if !read_only && found.losses.is_empty() {
             recover::sweep(&table, &found);
         }
-        let Recovered { books, disks, end, highest, .. } = found;
+        let Recovered { books, disks, end, highest, losses, .. } = found;
         let (id, made) = (block.id, block.made);
         let inner = Inner::assemble(Parts {
             table,
@@ -203,6 +204,7 @@ impl Vault {
             read_only,
             guard,
             made,
+            losses,
         });
         debug_assert_eq!(&id, inner.table.id());
         if !read_only {
@@ -350,6 +352,7 @@ pub(crate) struct Parts {
     pub read_only: bool,
     pub guard: Box<dyn Send + Sync>,
     pub made: u64,
+    pub losses: Vec<Damage>,
 }
 
 impl Inner {
@@ -371,6 +374,7 @@ impl Inner {
             read_only: parts.read_only,
             heads: Mutex::new([None, None]),
             made: parts.made,
+            losses: parts.losses,
             pins: Mutex::default(),
             views: Mutex::default(),
             bell: Arc::default(),
