@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 from bench.fio import MIB, Job, plain, sample, words
+from bench.ours import Vault
 from bench.report import Row, row
-from bench.servers import Vault
 from twofold.platform.run import spawn
 
 
@@ -68,7 +68,7 @@ def opening(folder: Path, rounds: int, size: int, written: int) -> list[Row]:
             vault.stop(kill=True)
             writer.kill()
             writer.wait()
-            _drop(vault.folder / "vault")
+            _drop(vault.files)
             seconds.append(vault.start())
             resident.append(vault.resident())
             sys.stderr.write(f"opening, round {one + 1}: {seconds[-1]:.3f} s, {resident[-1]:.0f} MiB\n")

@@ -13,8 +13,6 @@ from typing import IO
 
 from twofold.platform.run import run, spawn
 
-# tools/setup-python builds it and puts it there.
-VAULT = Path(__file__).resolve().parents[1] / ".venv" / "libexec" / "nbd-vault"
 PATIENCE = 60.0  # seconds in which a server must come up or go
 
 
@@ -43,7 +41,7 @@ class Server:
         self.make(folder, size)
 
     def settle(self) -> None:
-        """Waits until it has no debt left that a later request would pay. Those of others have none once they flushed."""
+        """Does what it left for later and what a later request would wait for. Others leave nothing once they flushed."""
 
     def remove(self) -> None:
         shutil.rmtree(self.folder)
@@ -53,15 +51,15 @@ class Server:
         self.socket.unlink(missing_ok=True)
         began = time.perf_counter()
         with (self.folder / "log").open("ab") as log:
-            self.process = self._spawn(log)
-        while not self.socket.exists():
+            self.process = self.launch(log)
+        while not self.socket.exists():  # ours hands over a socket that stands already
             if self.process.poll() is not None or time.perf_counter() - began > PATIENCE:
                 raise RuntimeError(f"{self.name} did not come up: {(self.folder / 'log').read_text()}")
             time.sleep(0.002)
         run(["nbdinfo", "--size", self.uri])
         return time.perf_counter() - began
 
-    def _spawn(self, log: IO[bytes]) -> subprocess.Popen[bytes]:
+    def launch(self, log: IO[bytes]) -> subprocess.Popen[bytes]:
         return spawn(self.serve(self.folder, self.socket), stdout=log, stderr=log)
 
     def stop(self, *, kill: bool = False) -> None:
@@ -109,42 +107,6 @@ def _nbdkit(*filters: str) -> Callable[[Path, Path], Sequence[str | Path]]:
         return ["nbdkit", "--foreground", f"--unix={socket}", *filters, "file", folder / "disk", *options]
 
     return serve
-
-
-class Vault(Server):
-    """Ours. Its program takes commands on its input (crates/nbd/examples/vault.rs)."""
-
-    def __init__(self, name: str = "Twofold") -> None:
-        super().__init__(name, lambda _folder, _size: None, lambda _folder, _socket: (), "disk")
-        self.fresh: list[str] = []
-
-    def create(self, folder: Path, size: int) -> None:
-        super().create(folder, size)
-        self.fresh = [str(size)]
-
-    def _spawn(self, log: IO[bytes]) -> subprocess.Popen[bytes]:
-        words: list[str | Path] = [VAULT, self.socket, self.folder / "vault", *self.fresh]
-        self.fresh = []
-        return spawn(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
-
-    def stop(self, *, kill: bool = False) -> None:
-        if self.process is not None:
-            assert self.process.stdin and self.process.stdout
-            self.process.kill() if kill else None
-            self.process.stdin.close()
-            self.process.wait(PATIENCE)
-            self.process.stdout.close()
-            self.process = None
-
-    def say(self, line: str) -> str:
-        assert self.process and self.process.stdin and self.process.stdout
-        self.process.stdin.write(f"{line}\n".encode())
-        self.process.stdin.flush()
-        return self.process.stdout.readline().decode().strip()
-
-    def settle(self) -> None:
-        if not self.say("settle"):
-            raise RuntimeError(f"the vault is gone: {(self.folder / 'log').read_text()}")
 
 
 def peers() -> list[Server]:

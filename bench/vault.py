@@ -14,8 +14,9 @@ from pathlib import Path
 
 from bench.ageing import aged, opening
 from bench.fio import MIB, Job, Sample, sample
+from bench.ours import Vault
 from bench.report import Row, report, row
-from bench.servers import Server, Vault, peers
+from bench.servers import Server, peers
 
 LUKS, RAW, KIT = "qcow2+LUKS", "qemu-nbd raw", "nbdkit file"
 
