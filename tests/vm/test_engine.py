@@ -96,13 +96,15 @@ class Life:
             os.close(fd)
 
     def settled(self, seconds: float = 90) -> Image.Image:
-        """Wait for a desktop: many colours at the wanted size, the same in two looks."""
-        deadline, before = time.monotonic() + seconds, None
+        """Wait for a desktop: many colours at the wanted size, the same for two seconds."""
+        deadline, before, same = time.monotonic() + seconds, None, 0
         while time.monotonic() < deadline:
             now = self.screen()
             colours = now.getcolors(1 << 20) or []
             drawn = now.size == (1280, 800) and len(colours) > 32
-            if drawn and before is not None and now.size == before.size and differing(now, before) < 0.001:
+            still = drawn and before is not None and now.size == before.size and differing(now, before) < 0.001
+            same = same + 1 if still else 0
+            if same == 4:
                 return now
             before = now
             time.sleep(0.5)
@@ -192,6 +194,7 @@ def test_pause_and_resume(life: Life) -> None:
 
 
 def test_what_is_suspended_comes_back_as_it_was(life: Life) -> None:
+    life.settled()
     began = time.monotonic()
     memory = life.do(life.machine.suspend())
     life.times["suspend"] = time.monotonic() - began
