@@ -54,6 +54,8 @@ pub(crate) struct Plan {
     files: Vec<Arc<dyn Medium>>,
     earlier: usize,
     names: u64,
+    /// Files were made that the folder may not know durably yet.
+    folder: bool,
     upto: End,
 }
 
@@ -298,7 +300,8 @@ impl Log {
         }
         let mut files = self.earlier.clone();
         files.extend(self.current.as_ref().map(|current| current.file.clone()));
-        Some(Plan { files, earlier: self.earlier.len(), names: self.names, upto: self.end() })
+        let folder = self.names != self.durable_names;
+        Some(Plan { files, earlier: self.earlier.len(), names: self.names, folder, upto: self.end() })
     }
 
     /// The plan was carried out.
@@ -325,6 +328,6 @@ impl Plan {
         for file in &self.files {
             file.sync()?;
         }
-        table.store().sync()
+        if self.folder { table.store().sync() } else { Ok(()) }
     }
 }
