@@ -140,6 +140,9 @@ impl Disk {
         while done < out.len() {
             let missing = {
                 let map = read(&self.map);
+                if block + out.len() as u64 > map.blocks() {
+                    return Err(Error::OutOfRange);
+                }
                 loop {
                     if done == out.len() {
                         return Ok(());

@@ -108,9 +108,6 @@ impl Map {
         self.dirty.split_off(&(leaves as u32));
         self.pages.resize(pages, 0);
         self.old_pages.split_off(&(pages as u32));
-        if let Some(last) = pages.checked_sub(1) {
-            self.old_pages.insert(last as u32);
-        }
     }
 
     pub fn blocks(&self) -> u64 {

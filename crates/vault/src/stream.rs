@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use crate::error::Error;
 use crate::inner::Inner;
-use crate::recover::open_slots;
 use crate::root::StreamRow;
+use crate::roots::open_slots;
 use crate::slot::{self, BLOCK, Header, Kind, NO_DEVICE, Origin, RECORDS, Record, SLOT, SLOTS};
 use crate::sync::lock;
 use crate::vault::Vault;

@@ -1,122 +1,18 @@
 //! The vault as its users see it.
 
-use std::collections::HashMap;
-use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use crate::anchor::{Anchor, Anchored, MemoryAnchor};
 use crate::bytes::hex;
 use crate::device::Device;
-use crate::disk::{Base, Disk};
-use crate::error::{Damage, Error};
-use crate::inner::{Books, Inner, State, now};
-use crate::keeper;
-use crate::keys::{Keyring, VaultId, digest, random};
-use crate::log::{End, Log};
-use crate::recover::{self, Recovered};
-use crate::root::DeviceRow;
-use crate::slot::{BLOCK, SLOTS};
-use crate::store::Store;
-use crate::superblock::{Features, Superblock, VERSION};
+use crate::disk::Disk;
+use crate::error::Error;
+use crate::inner::{Books, Inner};
+use crate::keys::Keyring;
+use crate::open::{check_size, new_row};
+use crate::options::{DeviceInfo, DeviceSpec, Info};
+use crate::slot::{BLOCK, Header, Kind};
 use crate::sync::{lock, read, write};
-use crate::table::Table;
-use crate::{head, segment};
-
-/// A device to be made.
-#[derive(Clone, Debug)]
-pub struct DeviceSpec {
-    /// What it is asked for by; unique in the vault, at most 255 bytes.
-    pub name: String,
-    /// In bytes, a multiple of [`BLOCK`].
-    pub size: u64,
-}
-
-/// A device that there is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DeviceInfo {
-    /// Its name.
-    pub name: String,
-    /// Its size in bytes.
-    pub size: u64,
-    /// Whether writing it is refused.
-    pub read_only: bool,
-}
-
-/// What a vault takes and where it stands.
-#[derive(Clone, Debug)]
-pub struct Info {
-    /// Its identity.
-    pub id: VaultId,
-    /// When it was made, in seconds since 1970.
-    pub made: u64,
-    /// The newest root's number.
-    pub counter: u64,
-    /// The epoch of what is written now.
-    pub epoch: u32,
-    /// Segments, in files of their own or in packs.
-    pub segments: usize,
-    /// Bytes of all slots that the files of the vault hold.
-    pub stored: u64,
-    /// Bytes of about those slots that are still needed.
-    pub live: u64,
-    /// Bytes that an opening after a crash would replay now.
-    pub tail: u64,
-    /// Bytes of the map that are in memory.
-    pub map_memory: usize,
-    /// How far the anchor has it.
-    pub anchored: Option<Anchored>,
-    /// Whether it was opened read-only, or must be because of features.
-    pub read_only: bool,
-}
-
-/// How to open a vault. `Options::default()` is what a vault process wants.
-#[derive(Clone)]
-pub struct Options {
-    /// Nothing is written, not even the anchor.
-    pub read_only: bool,
-    /// Go on without an anchor, and make a new one: a human said so.
-    pub replace_anchor: bool,
-    /// Open read-only although acknowledged writes at the log's end are damaged.
-    pub salvage: bool,
-    /// A thread of the vault's own makes checkpoints, anchors and cleans. Without it the caller calls [`Vault::tend`].
-    pub background: bool,
-    /// Slots of a new segment: [`SLOTS`], or fewer where files must be small, at least 16.
-    pub segment_slots: u32,
-    /// Bytes behind the last root from which on a checkpoint is due.
-    pub tail_limit: u64,
-    /// DELTA slots from which on a full checkpoint is due. Each stands for up to 170 runs of blocks.
-    pub delta_limit: usize,
-    /// Bytes that leaves of one device's map may take in memory, dirty ones apart.
-    pub map_memory: usize,
-    /// Free bytes that are left for the cleaner: devices get [`Error::NoSpace`] before.
-    pub reserve: u64,
-    /// What devices are where they were never written, by name.
-    pub bases: HashMap<String, Arc<dyn Base>>,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            read_only: false,
-            replace_anchor: false,
-            salvage: false,
-            background: true,
-            segment_slots: SLOTS,
-            tail_limit: 256 << 20,
-            delta_limit: 4096,
-            map_memory: 128 << 20,
-            reserve: 256 << 20,
-            bases: HashMap::new(),
-        }
-    }
-}
-
-impl fmt::Debug for Options {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Options").field("read_only", &self.read_only).finish_non_exhaustive()
-    }
-}
 
 /// An open vault. Clones are handles of the same one.
 #[derive(Clone)]
@@ -125,97 +21,6 @@ pub struct Vault {
 }
 
 impl Vault {
-    /// Makes an empty vault in an empty store, and closes it. It is a vault once this returns; if it fails half-way, none.
-    ///
-    /// # Errors
-    /// [`Error::Exists`], [`Error::Busy`], [`Error::NoSpace`], [`Error::Invalid`] for a device that cannot be.
-    pub fn create(store: Arc<dyn Store>, ring: Keyring, devices: &[DeviceSpec]) -> Result<VaultId, Error> {
-        let guard = take(&*store)?;
-        match Superblock::read(&*store) {
-            Err(Error::NotAVault) => {}
-            Ok(_) | Err(Error::Damaged(_) | Error::Incompatible(_)) => return Err(Error::Exists),
-            Err(other) => return Err(other),
-        }
-        for name in store.list().map_err(|why| Error::io("the folder", why))? {
-            // Left by a making that was cut short.
-            if segment::number(&name, 's').is_some() || head::NAMES.contains(&name.as_str()) {
-                store.remove(&name).map_err(|why| Error::io(&name, why))?;
-            }
-        }
-        let mut rows = Vec::new();
-        for (nth, device) in devices.iter().enumerate() {
-            rows.push(new_row(device, nth as u16 + 1, &rows)?);
-        }
-        let id: VaultId = random()?;
-        let options = Options { background: false, reserve: 0, ..Options::default() };
-        let inner = Inner::assemble(Parts {
-            table: Arc::new(Table::new(store.clone(), id, ring)),
-            disks: rows.iter().map(|row| Arc::new(Disk::new(row, None))).collect(),
-            books: Books { next_generation: 1, next_pack: 1, ..Books::default() },
-            end: End { number: 0, slots: 0, salt: [0; 32] },
-            highest: 0,
-            anchor: Arc::new(MemoryAnchor::default()),
-            anchored: None,
-            options,
-            read_only: false,
-            guard,
-            made: now(),
-            losses: Vec::new(),
-        });
-        inner.checkpoint()?;
-        inner.write_head(true)?;
-        let block = Superblock { version: VERSION, features: Features::default(), id, made: inner.made };
-        block.write(&*store)?;
-        Ok(id)
-    }
-
-    /// Opens a vault: finds its newest root, replays what follows, and compares with the anchor.
-    ///
-    /// # Errors
-    /// [`Error::Busy`], [`Error::NotAVault`], [`Error::Incompatible`], [`Error::WrongKey`], [`Error::NoKey`],
-    /// [`Error::Stale`], [`Error::AnchorLost`], [`Error::ForeignAnchor`], [`Error::Damaged`], [`Error::TailDamaged`].
-    pub fn open(
-        store: Arc<dyn Store>,
-        ring: Keyring,
-        anchor: Arc<dyn Anchor>,
-        options: Options,
-    ) -> Result<Self, Error> {
-        let guard = take(&*store)?;
-        let block = Superblock::read(&*store)?;
-        let may_write = block.features.check(block.version)?;
-        let table = Arc::new(Table::new(store.clone(), block.id, ring));
-        let found = recover::recover(&table, &block, &options)?;
-        let read_only = options.read_only || options.salvage || !may_write || !found.may_write;
-        let anchored = check_anchor(&*anchor, &table, &found, &options)?;
-        if !read_only && found.losses.is_empty() {
-            recover::sweep(&table, &found);
-        }
-        let Recovered { books, disks, end, highest, losses, .. } = found;
-        let (id, made) = (block.id, block.made);
-        let inner = Inner::assemble(Parts {
-            table,
-            disks,
-            books,
-            end,
-            highest,
-            anchor,
-            anchored,
-            options,
-            read_only,
-            guard,
-            made,
-            losses,
-        });
-        debug_assert_eq!(&id, inner.table.id());
-        if !read_only {
-            inner.anchor_now()?;
-            if inner.options.background {
-                keeper::start(&inner).map_err(|why| Error::io("a thread", why))?;
-            }
-        }
-        Ok(Self { inner })
-    }
-
     /// A device by its name.
     ///
     /// # Errors
@@ -253,6 +58,57 @@ impl Vault {
         let result = self.inner.checkpoint();
         if result.is_err() {
             write(&self.inner.disks).retain(|disk| disk.id != id);
+        }
+        result
+    }
+
+    /// Gives a device another size, durably. What is cut off is zeroes if it grows again.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`], [`Error::Invalid`] for a size that cannot be, [`Error::NoSpace`], [`Error::ReadOnly`].
+    pub fn resize(&self, name: &str, size: u64) -> Result<(), Error> {
+        self.inner.writable()?;
+        let device = self.device(name)?;
+        let _one = lock(&self.inner.upkeep);
+        check_size(name, size)?;
+        if device.size() > size {
+            device.zero(size, device.size() - size)?;
+        }
+        // No delta may reach beyond the end.
+        self.inner.checkpoint_in_full()?;
+        {
+            let mut state = lock(&self.inner.state);
+            self.inner.write_deltas(&mut state)?;
+            let mut row = device.disk.row();
+            row.pages = vec![0; (size.div_ceil(1 << 30) as usize).max(row.pages.len())];
+            let mut rows: Vec<_> = read(&self.inner.disks).iter().map(|disk| disk.row()).collect();
+            rows.push(row);
+            let room = self.inner.root_room(&state.books, &rows);
+            state.log.prepare(1 + room, true)?;
+            state.log.append(Header::new(Kind::Mark, 0, 0), &[0; BLOCK], true, |_, _, _| {});
+            state.moved();
+            write(&device.disk.map).resize(size);
+            device.disk.size.store(size, Ordering::Release);
+            self.inner.write_root(&mut state)?;
+            state.log.push()?;
+        }
+        self.inner.flush()?;
+        self.inner.write_head(true)?;
+        self.inner.anchor_now()
+    }
+
+    /// Refuses, or allows again, to write a device; durably. For devices that are filled once.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`], [`Error::NoSpace`], [`Error::ReadOnly`] if the vault itself is.
+    pub fn set_read_only(&self, name: &str, read_only: bool) -> Result<(), Error> {
+        self.inner.writable()?;
+        let device = self.device(name)?;
+        let _one = lock(&self.inner.upkeep);
+        let before = device.disk.read_only.swap(read_only, Ordering::AcqRel);
+        let result = self.inner.checkpoint();
+        if result.is_err() {
+            device.disk.read_only.store(before, Ordering::Release);
         }
         result
     }
@@ -340,47 +196,7 @@ impl Vault {
     }
 }
 
-pub(crate) struct Parts {
-    pub table: Arc<Table>,
-    pub disks: Vec<Arc<Disk>>,
-    pub books: Books,
-    pub end: End,
-    pub highest: u64,
-    pub anchor: Arc<dyn Anchor>,
-    pub anchored: Option<Anchored>,
-    pub options: Options,
-    pub read_only: bool,
-    pub guard: Box<dyn Send + Sync>,
-    pub made: u64,
-    pub losses: Vec<Damage>,
-}
-
 impl Inner {
-    fn assemble(parts: Parts) -> Arc<Self> {
-        let log =
-            Log::new(parts.table.clone(), parts.end, parts.highest, parts.options.reserve, parts.options.segment_slots);
-        Arc::new(Self {
-            pushed: log.pushed(),
-            state: Mutex::new(State { log, books: parts.books }),
-            table: parts.table,
-            disks: RwLock::new(parts.disks),
-            anchor: parts.anchor,
-            anchored: Mutex::new(parts.anchored),
-            options: parts.options,
-            syncing: Mutex::new(()),
-            upkeep: Mutex::new(()),
-            guard: Mutex::new(Some(parts.guard)),
-            closed: AtomicBool::new(false),
-            read_only: parts.read_only,
-            heads: Mutex::new([None, None]),
-            made: parts.made,
-            losses: parts.losses,
-            pins: Mutex::default(),
-            views: Mutex::default(),
-            bell: Arc::default(),
-        })
-    }
-
     /// The lock on upkeep is held.
     pub(crate) fn tend(&self) -> Result<(), Error> {
         self.writable()?;
@@ -424,62 +240,4 @@ impl Inner {
         *lock(&self.guard) = None;
         result
     }
-}
-
-fn take(store: &dyn Store) -> Result<Box<dyn Send + Sync>, Error> {
-    store.lock().map_err(|why| match why.kind() {
-        std::io::ErrorKind::WouldBlock => Error::Busy,
-        _ => Error::io("the lock", why),
-    })
-}
-
-fn new_row(spec: &DeviceSpec, id: u16, others: &[DeviceRow]) -> Result<DeviceRow, Error> {
-    let invalid = |why: &str| Err(Error::Invalid(format!("device {}: {why}", spec.name)));
-    if spec.name.is_empty() || spec.name.len() > 255 {
-        return invalid("a name has 1 to 255 bytes");
-    }
-    if spec.size == 0 || spec.size % BLOCK as u64 != 0 || spec.size > 1 << 48 {
-        return invalid("a size is a multiple of 4096 up to 256 TiB");
-    }
-    if others.iter().any(|row| row.name == spec.name) {
-        return invalid("there is one of that name");
-    }
-    let pages = vec![0; spec.size.div_ceil(1 << 30) as usize];
-    Ok(DeviceRow { id, read_only: false, name: spec.name.clone(), size: spec.size, pages })
-}
-
-fn check_anchor(
-    anchor: &dyn Anchor,
-    table: &Table,
-    found: &Recovered,
-    options: &Options,
-) -> Result<Option<Anchored>, Error> {
-    let here = Anchored {
-        vault: *table.id(),
-        counter: found.books.counter,
-        segment: found.end.number,
-        slots: found.end.slots,
-        digest: digest(&found.end.salt),
-    };
-    let known = match anchor.load() {
-        Ok(known) => known,
-        Err(_) if options.replace_anchor => None,
-        Err(why) => return Err(Error::io("the anchor", why)),
-    };
-    let Some(known) = known else {
-        // A vault that was just made has nothing that could have been turned back.
-        let fresh = here.counter == 1 && found.end.origin().0 == found.books.root.0 + u64::from(found.books.pieces);
-        return if options.replace_anchor || options.read_only || fresh { Ok(None) } else { Err(Error::AnchorLost) };
-    };
-    if options.replace_anchor {
-        return Ok(None);
-    }
-    if known.vault != here.vault {
-        return Err(Error::ForeignAnchor);
-    }
-    let other = table.get(known.segment).is_some_and(|segment| digest(&segment.salt) != known.digest);
-    if here.counter < known.counter || (here.segment, here.slots) < (known.segment, known.slots) || other {
-        return Err(Error::Stale { found: here.to_string(), anchored: known.to_string() });
-    }
-    Ok(Some(known))
 }

@@ -82,3 +82,31 @@ fn a_wrong_key_a_second_making_and_an_empty_folder_are_told_apart() {
     assert!(matches!(Vault::create(store, ring(), &specs()), Err(Error::Exists)));
     assert!(matches!(open(&Arc::new(Memory::new()), &anchor), Err(Error::NotAVault)));
 }
+
+#[test]
+fn a_device_grows_shrinks_and_can_be_closed_to_writing() {
+    let (store, anchor) = made();
+    let vault = open(&store, &anchor).unwrap();
+    let disk = vault.device("disk").unwrap();
+    disk.write(32 * MIB, &vec![5; MIB as usize]).unwrap();
+    disk.write(0, &[6; 4096]).unwrap();
+    let head = vault.head();
+    vault.resize("disk", 16 * MIB).unwrap();
+    assert_ne!(vault.head(), head);
+    assert!(matches!(disk.read(16 * MIB, &mut [0]), Err(Error::OutOfRange)));
+    vault.resize("disk", 3 << 30).unwrap();
+    vault.set_read_only("vars", true).unwrap();
+    let mut data = vec![1; MIB as usize];
+    disk.read(32 * MIB, &mut data).unwrap();
+    assert!(data.iter().all(|byte| *byte == 0));
+    disk.write((3 << 30) - 4096, &[7; 4096]).unwrap();
+    vault.close().unwrap();
+    let vault = open(&store, &anchor).unwrap();
+    assert_eq!(vault.devices()[0].size, 3 << 30);
+    let disk = vault.device("disk").unwrap();
+    for (offset, byte) in [(0, 6), (32 * MIB, 0), ((3 << 30) - 1, 7)] {
+        disk.read(offset, &mut data[..1]).unwrap();
+        assert_eq!(data[0], byte);
+    }
+    assert!(matches!(vault.device("vars").unwrap().write(0, &[1]), Err(Error::ReadOnly)));
+}
