@@ -1,0 +1,254 @@
+"""docs/vault-format.md is enough to read a vault: a reader written from it finds what the Rust code wrote, and sees tampering.
+
+`tests/golden/vaults/` holds a vault of every released version of the format, with its keys. They must open for ever:
+here by that reader and by the present program, and in crates/vault/tests/vectors.rs read-write.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import pytest
+from blake3 import blake3
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from tests.harness.vaultreader import Vault
+from tests.harness.vaultroot import (
+    BLOCK,
+    DATA,
+    DELTA,
+    DIR,
+    EARLIER_DURABLE,
+    INDEX,
+    LAST,
+    LIST,
+    MAP,
+    ROOT,
+    SLOT,
+    STREAM,
+    Broken,
+    Segment,
+    Slot,
+    derive,
+    digest,
+    split,
+)
+from twofold.platform.run import run
+
+TREE = Path(__file__).resolve().parents[2]
+PROGRAM = (
+    TREE / ".venv" / "libexec" / "vault-vectors"
+)  # crates/vault/examples/vectors.rs, put there by tools/setup-python
+GOLDEN = TREE / "tests" / "golden" / "vaults"
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A vault that the present program made, its keys and what it must hold."""
+    folder = tmp_path_factory.mktemp("fresh")
+    run([PROGRAM, "make", folder])
+    return folder
+
+
+def keys(folder: Path) -> dict[int, bytes]:
+    lines = (line.split() for line in (folder / "expected").read_text().splitlines())
+    return {int(words[1]): bytes.fromhex(words[2]) for words in lines if words[0] == "epoch"}
+
+
+def content(blocks: Iterable[tuple[int, bytes]]) -> str:
+    hasher = blake3()
+    for number, block in blocks:
+        if any(block):
+            hasher.update(number.to_bytes(8, "little") + block.ljust(BLOCK, b"\0"))
+    return hasher.hexdigest()
+
+
+def opened(folder: Path, kind: type[Vault] = Vault) -> Vault:
+    return kind(folder / "vault", keys(folder), (folder / "anchor").read_bytes())
+
+
+def told(vault: Vault) -> Iterator[str]:
+    """All that there is in a vault, in the words of `expected`."""
+    yield f"head {vault.head}"
+    for kept in (None, *vault.generations):
+        state = vault.at(kept.number) if kept else vault.state
+        if kept:
+            yield f"generation {kept.number} {kept.note}"
+        for device in state.devices:
+            digest = content(vault.blocks(device.name, state).items())
+            yield f"content {kept.number if kept else 'now'} {device.name} {device.size} {digest}"
+    for stream in vault.root.streams:
+        data = vault.stream(stream.name)
+        assert len(data) == stream.size
+        pages = content((at // BLOCK, data[at : at + BLOCK]) for at in range(0, len(data), BLOCK))
+        yield f"stream {stream.name} {stream.size} {pages} {stream.identity.decode()}"
+
+
+def expected(folder: Path) -> list[str]:
+    return sorted(line for line in (folder / "expected").read_text().splitlines() if not line.startswith("epoch "))
+
+
+def program(folder: Path) -> list[str]:
+    """The same from the Rust code, but of generations the names alone and only the stream that is current; or why not."""
+    return sorted(run([PROGRAM, "read", folder], check=False).stdout.decode().splitlines())
+
+
+def in_short(folder: Path) -> list[str]:
+    """What `program` should say."""
+    lines = expected(folder)
+    return [line for line in lines if not ((line.startswith("content ") and " now " not in line) or " frame " in line)]
+
+
+def is_refused(said: list[str]) -> bool:
+    return len(said) == 1 and said[0].startswith("refused ")
+
+
+@pytest.mark.parametrize("which", ["fresh", *sorted(path.name for path in GOLDEN.iterdir())])
+def test_the_paper_is_enough(which: str, fresh: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(fresh if which == "fresh" else GOLDEN / which, tmp_path / "copy"))
+    vault = opened(folder)
+    assert sorted(told(vault)) == expected(folder)
+    assert program(folder) == in_short(folder)
+    # It is worth something: there are packs, two epochs, something to replay, generations, streams.
+    assert {row.epoch for row in vault.segments.values()} == {1, 2}
+    assert any(row.pack for row in vault.segments.values())
+    assert vault.replayed > 20
+    assert len(vault.generations) == 2
+    assert len(vault.root.streams) == 2
+
+
+def test_the_published_values_are_right() -> None:
+    paper = (TREE / "docs" / "vault-format.md").read_text()
+    key, ident, salt = bytes(range(32)), bytes(range(0xA0, 0xB0)), bytes(range(0x40, 0x60))
+    contexts = {"header": b"", "segment": (7).to_bytes(8, "little") + salt, "head": salt}
+    derived = {what: derive(f"twofold 2026-11 vault {what} key", key + ident + more) for what, more in contexts.items()}
+    plain = struct.pack("<BBHIQ", DATA, LAST | EARLIER_DURABLE, 1, 3, 9) + bytes(7 * at % 256 for at in range(BLOCK))
+    sealed = AESGCM(derived["segment"]).encrypt(struct.pack("<IQ", 5, 0), plain, ident)
+    slot = sealed[-16:] + sealed[:-16]
+    for value in (*derived.values(), digest(salt)[:16], slot[:48], digest(slot)):
+        assert f"`{value.hex()}`" in paper
+
+
+class Watched(Vault):
+    """Notes what it opens: kind of slot and of file to the places."""
+
+    def _open(self, segment: Segment, index: int) -> Slot:
+        slot = super()._open(segment, index)
+        name, at = self._place(segment, index)
+        self.__dict__.setdefault("seen", {}).setdefault((slot.kind, name[0]), set()).add((name, at))
+        return slot
+
+
+def flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 0x10
+    path.write_bytes(data)
+
+
+def test_a_flip_in_any_kind_of_slot_is_seen(fresh: Path, tmp_path: Path) -> None:
+    watched = opened(fresh, Watched)
+    assert sorted(told(watched)) == expected(fresh)
+    seen: dict[tuple[int, str], set[tuple[str, int]]] = watched.__dict__["seen"]
+    assert {kind for kind, _ in seen} == {DATA, LIST, MAP, DIR, ROOT, DELTA, STREAM, INDEX}
+    chance = random.Random(3)
+    for nth, places in enumerate(seen.values()):
+        name, at = chance.choice(sorted(places))
+        folder = Path(shutil.copytree(fresh, tmp_path / str(nth)))
+        flip(folder / "vault" / name, at + chance.randrange(SLOT))
+        with pytest.raises(Broken):
+            list(told(opened(folder)))
+        said = program(folder)
+        assert is_refused(said) or said == in_short(folder), "the program says something else than what was written"
+
+
+def test_a_flip_anywhere_never_gives_other_bytes(fresh: Path, tmp_path: Path) -> None:
+    chance, seen = random.Random(11), 0
+    files = sorted(path.name for path in (fresh / "vault").iterdir() if path.stat().st_size)
+    for nth in range(40):
+        folder = Path(shutil.copytree(fresh, tmp_path / str(nth)))
+        victim = folder / "vault" / files[nth % len(files)]
+        flip(victim, chance.randrange(victim.stat().st_size))
+        try:
+            assert sorted(told(opened(folder))) == expected(folder)
+        except Broken:
+            seen += 1
+        said = program(folder)
+        assert is_refused(said) or said == in_short(folder)
+    assert seen > 12
+
+
+def swap_slots(folder: Path) -> None:
+    """Two blocks of one device change places."""
+    vault = opened(folder)
+    (one, first), (other, second) = sorted(vault.entries(vault.state.devices[0], vault.state).items())[:2]
+    assert other == one + 1
+    places = [vault._place(vault.segments[number], index) for number, index in (split(first), split(second))]
+    held = [(folder / "vault" / name).read_bytes()[at : at + SLOT] for name, at in places]
+    for (name, at), slot in zip(places, reversed(held), strict=True):
+        data = (folder / "vault" / name).read_bytes()
+        (folder / "vault" / name).write_bytes(data[:at] + slot + data[at + SLOT :])
+
+
+def cut(folder: Path) -> None:
+    last = sorted((folder / "vault").glob("s-*"))[-1]
+    last.write_bytes(last.read_bytes()[: 256 + 3 * SLOT])
+
+
+def another_making(folder: Path) -> None:
+    """A segment of another vault under the same keys, with the same number."""
+    run([PROGRAM, "make", folder / "other"])
+    name = sorted((folder / "vault").glob("s-*"))[-1].name
+    shutil.copyfile(folder / "other" / "vault" / name, folder / "vault" / name)
+
+
+TAMPERING: dict[str, Callable[[Path], None]] = {
+    "superblock": lambda folder: flip(folder / "vault" / "vault", 45),
+    "anchor": lambda folder: flip(folder / "anchor", 40),
+    "pack's header": lambda folder: flip(next((folder / "vault").glob("p-*")), 100),
+    "pack's bitmap": lambda folder: flip(next((folder / "vault").glob("p-*")), 64 + 64),
+    "last segment's header": lambda folder: flip(sorted((folder / "vault").glob("s-*"))[-1], 50),
+    "last segment gone": lambda folder: sorted((folder / "vault").glob("s-*"))[-1].unlink(),
+    "pack gone": lambda folder: next((folder / "vault").glob("p-*")).unlink(),
+    "tail cut off": cut,
+    "slots exchanged": swap_slots,
+    "another vault's segment": another_making,
+}
+
+
+@pytest.mark.parametrize("what", TAMPERING)
+def test_tampering_is_seen(what: str, fresh: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(fresh, tmp_path / "copy"))
+    TAMPERING[what](folder)
+    with pytest.raises(Broken):
+        list(told(opened(folder)))
+    assert is_refused(program(folder))
+
+
+@pytest.mark.parametrize("lost", [("head.a",), ("head.b",), ("head.a", "head.b")])
+def test_heads_are_hints(lost: tuple[str, ...], fresh: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(fresh, tmp_path / "copy"))
+    for name in lost:
+        flip(folder / "vault" / name, 100)
+    assert sorted(told(opened(folder))) == expected(folder)
+    assert program(folder) == in_short(folder)
+
+
+def test_a_cut_tail_is_an_older_vault_to_one_without_an_anchor(fresh: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(fresh, tmp_path / "copy"))
+    whole = opened(folder)
+    cut(folder)
+    older = Vault(folder / "vault", keys(folder))
+    assert older.end < whole.end
+    assert older.data_head[0] < whole.data_head[0]
+    assert older.root.counter == whole.root.counter - 1
+
+
+def test_wrong_keys_open_nothing(fresh: Path) -> None:
+    with pytest.raises(Broken):
+        Vault(fresh / "vault", {1: bytes(32), 2: bytes(32)})
+    with pytest.raises(Broken, match="epoch 2"):
+        Vault(fresh / "vault", {1: keys(fresh)[1]})
