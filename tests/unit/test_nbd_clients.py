@@ -62,6 +62,16 @@ def test_nbdcopy_there_and_back(server: Served, tmp_path: Path) -> None:
     assert sum(length for _, length, kind in extents(server, "disk", "base:allocation") if kind == 0) < 7 * MIB
 
 
+def test_several_connections_share_one_disk(tmp_path: Path) -> None:
+    there, back = tmp_path / "there", tmp_path / "back"
+    there.write_bytes(random.Random(7).randbytes(32 * MIB))
+    with serving(tmp_path, f"disk={32 * MIB},multi") as server:
+        assert json.loads(run(["nbdinfo", "--json", server.uri("disk")]).stdout)["exports"][0]["can_multi_conn"]
+        run(["nbdcopy", "--connections=8", "--threads=2", "--flush", there, server.uri("disk")])
+        run(["nbdcopy", "--connections=8", "--threads=2", server.uri("disk"), back])
+    assert there.read_bytes() == back.read_bytes()
+
+
 def test_qemu_io_writes_zeroes_discards_and_flushes(server: Served) -> None:
     said = io(
         server, "disk", "write -P 7 4k 64k", "write -f -P 8 8k 512", "write -z -u 16k 4k", "write -z 20k 4k",

@@ -1,7 +1,7 @@
 //! Serves devices in memory over NBD until its input ends. For tests of this crate with other people's clients.
 //!
 //! usage: memory SOCKET [EXPORT]...   where EXPORT is NAME=BYTES and any of
-//!        ,ro  ,min=BYTES  ,slow=MILLISECONDS  ,bad=OFFSET+LENGTH  ,full  ,generation=NUMBER  ,slowzero
+//!        ,ro  ,min=BYTES  ,slow=MILLISECONDS  ,bad=OFFSET+LENGTH  ,full  ,generation=NUMBER  ,slowzero  ,multi
 //!
 //! Lines on its input act while it runs: `generation NAME`, `resize NAME BYTES`.
 
@@ -28,6 +28,7 @@ fn export(text: &str) -> Result<(String, Memory), Box<dyn Error>> {
         match word.split_once('=').unwrap_or((word, "")) {
             ("ro", _) => memory.read_only = true,
             ("full", _) => memory.no_space = true,
+            ("multi", _) => memory.multi = true,
             ("slowzero", _) => memory.slow_zero = true,
             ("min", bytes) => memory.minimum = bytes.parse()?,
             ("slow", milliseconds) => memory.slow = Duration::from_millis(milliseconds.parse()?),

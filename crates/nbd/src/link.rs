@@ -27,10 +27,17 @@ pub struct Link {
     pub stream: UnixStream,
     pub pool: Arc<Pool>,
     outlet: Mutex<()>,
-    /// Requests with the workers, and the bytes copied for them.
-    flights: Mutex<(usize, usize)>,
+    flights: Mutex<Flights>,
     landed: Condvar,
     flushes: Mutex<Flushes>,
+}
+
+/// Requests with the workers, the bytes copied for them, and whether somebody waits for one to end.
+#[derive(Default)]
+struct Flights {
+    count: usize,
+    bytes: usize,
+    awaited: bool,
 }
 
 #[derive(Default)]
@@ -51,10 +58,13 @@ impl Drop for Flight {
             self.link.hang_up();
         }
         let mut flights = lock(&self.link.flights);
-        flights.0 -= 1;
-        flights.1 -= self.bytes;
+        flights.count -= 1;
+        flights.bytes -= self.bytes;
+        let awaited = std::mem::take(&mut flights.awaited);
         drop(flights);
-        self.link.landed.notify_all();
+        if awaited {
+            self.link.landed.notify_all();
+        }
     }
 }
 
@@ -98,11 +108,12 @@ impl Link {
     /// Gives a request to a worker; waits while too many are under way.
     pub fn dispatch(self: &Arc<Self>, bytes: usize, work: impl FnOnce(&Arc<Self>, &mut Replies) + Send + 'static) {
         let mut flights = lock(&self.flights);
-        while flights.0 >= MAX_FLIGHTS || (flights.1 > 0 && flights.1 + bytes > MAX_BYTES) {
+        while flights.count >= MAX_FLIGHTS || (flights.bytes > 0 && flights.bytes + bytes > MAX_BYTES) {
+            flights.awaited = true;
             flights = self.landed.wait(flights).unwrap_or_else(PoisonError::into_inner);
         }
-        flights.0 += 1;
-        flights.1 += bytes;
+        flights.count += 1;
+        flights.bytes += bytes;
         drop(flights);
         let flight = Flight { link: Arc::clone(self), bytes };
         self.pool.run(Box::new(move |replies| {
@@ -114,7 +125,8 @@ impl Link {
     /// Waits until the workers have answered everything.
     pub fn settle(&self) {
         let mut flights = lock(&self.flights);
-        while flights.0 > 0 {
+        while flights.count > 0 {
+            flights.awaited = true;
             flights = self.landed.wait(flights).unwrap_or_else(PoisonError::into_inner);
         }
     }

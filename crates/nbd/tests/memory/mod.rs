@@ -20,6 +20,7 @@ pub struct Memory {
     pub read_only: bool,
     pub minimum: u32,
     pub slow_zero: bool,
+    pub multi: bool,
     /// Each read waits this long, on a worker.
     pub slow: Duration,
     /// Each write waits this long, on a worker.
@@ -109,6 +110,10 @@ impl Export for Memory {
 
     fn minimum_block(&self) -> u32 {
         self.minimum
+    }
+
+    fn multi_conn(&self) -> bool {
+        self.multi
     }
 
     fn description(&self) -> String {
