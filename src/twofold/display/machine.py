@@ -36,7 +36,6 @@ _PATIENCE: Final = 5.0  # seconds
 # Seconds. QEMU 10.0 never closes its end of a listener and knows all listeners by one name, so that one which takes leave
 # late takes the next with it (listener_vanished_cb in ui/dbus-console.c): registered seldom, and never in a hurry.
 _KEPT: Final = 60.0  # how long a listener stays while nobody looks: people go to and fro
-_GLANCE: Final = 1.0  # how often it is emptied meanwhile
 _SETTLE: Final = 0.25  # between the last listener's end and the next one
 _DEAF: Final = 2.0  # a listener that was shown nothing by then is registered anew
 _QUEUE: Final = (
@@ -62,8 +61,8 @@ class Display:
         ended: Callable[[TwofoldError], None],
         sound: bool,
     ) -> None:
-        self.picture = Picture(changed)
-        self._ended, self._sound_wanted = ended, sound
+        self.picture = Picture(self._tell)
+        self._changed, self._ended, self._sound_wanted = changed, ended, sound
         self._sock = sock
         self._calls: deque[Call] = deque(maxlen=_QUEUE)
         self._watch = False
@@ -71,7 +70,6 @@ class Display:
         self._first = 0  # the picture's serial when the listener was registered
         self._since = -_SETTLE  # when it was registered, or taken back
         self._hidden = 0.0  # since when nobody looks
-        self._glanced = 0.0
         self._sound: Sound | None = None
         self._wire: Wire | None = None
         self._asked_leds = 0
@@ -90,11 +88,16 @@ class Display:
         self._thread.join(5)
 
     def watch(self, on: bool) -> None:
-        """Whether the picture is wanted. While it is not, neither side works for a frame; after a minute nothing is told."""
+        """Whether the picture is wanted. While it is not, nothing is told; after a minute QEMU tells us nothing either."""
         if not on:
             self._hidden = time.monotonic()
         self._watch = on
         self._poke()
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._watch:
+            self._changed()
 
     @property
     def listening(self) -> bool:
@@ -197,11 +200,12 @@ class Display:
         while self._calls:
             address, member, signature, arguments = self._calls.popleft()
             wire.call(address, member, signature, *arguments)
-        ends = [wire, self._listener_wire() if self._watch else None, self._sound_wire(), self._wake]
+        # Read while nobody looks too: QEMU's main loop waits for the answer to a new scanout.
+        ends = [wire, self._listener_wire(), self._sound_wire(), self._wake]
         ready = select.select([end for end in ends if end], [], [], self._wait())[0]
         if self._wake in ready:
             os.read(self._wake, 4096)
-        if self._listener and (self._listener.wire in ready or self._glance()):
+        if self._listener and self._listener.wire in ready:
             for message in self._listener.wire.receive():
                 self._listener.handle(message)
         if self._sound and self._sound.wire in ready:
@@ -232,20 +236,10 @@ class Display:
             return self._hidden + _KEPT
         return self._since + _DEAF if self.picture.serial == self._first else math.inf
 
-    def _glance(self) -> bool:
-        """Whether to empty the listener that nobody waits for, so that QEMU has no queue to keep."""
-        now = time.monotonic()
-        if self._watch or now < self._glanced + _GLANCE:
-            return False
-        self._glanced = now
-        return True
-
     def _wait(self) -> float | None:
         """Seconds until there is something to do by ourselves."""
-        if self._listener is None:
-            until = self._since + _SETTLE if self._watch else math.inf
-        else:
-            until = min(self._due(), math.inf if self._watch else self._glanced + _GLANCE)
+        next_one = self._since + _SETTLE if self._watch else math.inf
+        until = self._due() if self._listener else next_one
         return None if until == math.inf else max(0.0, until - time.monotonic())
 
     def _register(self, wire: Wire, address: DBusAddress, member: str) -> Wire:

@@ -101,7 +101,6 @@ class Session(QObject):
         self.asked = False  # a display was asked for and has not come yet
         self._frame: Frame | None = None
         self._serial = 0
-        self._seen_from = 0
         self._watched = False
         self._booting_since = 0.0
         self._changed.connect(self._look)
@@ -131,7 +130,7 @@ class Session(QObject):
     def attach(self, sock: socket.socket) -> None:
         self.asked = False
         self.detach()
-        self._serial = self._seen_from = 0  # they count the new display's pictures
+        self._serial = 0  # it counts the new display's pictures
         self.display = Display(sock, changed=self._changed.emit, ended=self._ended.emit, sound=self.card.sound_out)
         self.moved.emit()
 
@@ -146,11 +145,10 @@ class Session(QObject):
         self._watched = on
         if self.display is None:
             return
-        self._seen_from = self.display.picture.serial
         if not on:
             self.retained_at = time.time()
         self.display.watch(on)
-        self.live = on and self.image is not None and self._frame is self.display.picture.frame and self.display.current
+        self.live = on and self.image is not None and self.display.current
 
     def keep(self) -> None:
         """Keep the last picture as our own: the memory it lies in is about to go."""
@@ -170,9 +168,7 @@ class Session(QObject):
             self.image = QImage(frame.pixels, frame.width, frame.height, frame.stride, form)
         if picture.serial != self._serial:
             self._serial = picture.serial
-            fresh = self._watched and frame is not None and picture.serial > self._seen_from
-            if fresh != self.live:
-                self.live = fresh
+            self.live = self._watched and self.display.current
             self.moved.emit()
         if damage is not None:
             self.painted.emit(QRect(damage.x, damage.y, damage.width, damage.height))
