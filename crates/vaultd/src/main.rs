@@ -4,6 +4,8 @@
 //! It is started with one end of a socketpair as its standard input; no argument, variable or path says anything to it. It
 //! outlives its starter if it was given a listening socket to be reached at.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 mod device;
 mod export;
 mod harden;

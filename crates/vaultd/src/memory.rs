@@ -16,13 +16,12 @@ const PAGE: usize = 4096;
 /// Told how many of how many bytes are done.
 pub type Progress<'a> = &'a mut dyn FnMut(u64, u64);
 
+/// Takes bytes at an offset.
+pub type Each<'a> = &'a mut dyn FnMut(u64, &[u8]) -> Result<(), Said>;
+
 /// Hand the data ranges of `memory` to `each`, in order, as (offset, bytes), whole pages; what lies beyond the file's
 /// end is zeroes. Answers the file's size.
-pub fn save(
-    memory: BorrowedFd<'_>,
-    each: &mut dyn FnMut(u64, &[u8]) -> Result<(), Said>,
-    progress: Progress<'_>,
-) -> Result<u64, Said> {
+pub fn save(memory: BorrowedFd<'_>, each: Each<'_>, progress: Progress<'_>) -> Result<u64, Said> {
     let ranges = ranges(memory)?;
     let total = ranges.iter().map(|(_, length)| length).sum();
     let (mut room, mut done) = (vec![0; STEP], 0);
