@@ -14,7 +14,7 @@ from bench.servers import PATIENCE, Server
 from twofold.platform.run import spawn
 
 # tools/setup-python builds it and puts it there.
-PROGRAM = Path(__file__).resolve().parents[1] / ".venv" / "libexec" / "twofold-vaultd"
+PROGRAM = Path(__file__).resolve().parents[1] / "src" / "twofold" / "bin" / "twofold-vaultd"
 _WORKSPACE = "bench"
 
 

@@ -55,14 +55,14 @@ def test_chunks_damaged_on_the_server_are_not_taken_and_mended_they_are(
     assert info(client, "spoilt")["run"] == "off"
 
 
-def test_a_disk_whose_head_is_destroyed_starts_nothing_and_is_listed_with_what_to_do(
+def test_a_store_whose_first_file_is_destroyed_starts_nothing_and_is_listed_with_what_to_do(
     client: Client, work: str, device: Device
 ) -> None:
-    disk = device.dirs.state / "workspaces" / "work" / "vault" / "system.qcow2"
+    disk = device.dirs.state / "workspaces" / "work" / "vault" / "vault"
     with disk.open("r+b") as file:
         head = file.read(4096)
         file.seek(0)
-        file.write(bytes(4096))
+        file.write(bytes(len(head)))
     with pytest.raises(DamagedError) as said:
         client.finish("start", workspace=work)
     assert three_parts(said.value)

@@ -22,7 +22,7 @@ def folder(device: Device, name: str = "work") -> Path:
 
 
 def disks(device: Device, name: str) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (folder(device, name) / "vault").glob("*.qcow2")}
+    return {path.name: path.read_bytes() for path in (folder(device, name) / "vault").glob("s-*")}
 
 
 @pytest.mark.parametrize("part", ["kernel", "initrd"])

@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from tests.harness.company import Company, Device
+from tests.harness.company import TREE, Company, Device
 from tests.harness.long import long
 from twofold.agent.client import Client
 from twofold.model.errors import ConflictError, RefusedError, TwofoldError, UnreachableError
+from twofold.vault import process
 
 pytestmark = pytest.mark.vm
 
@@ -38,6 +39,20 @@ def vault_pid(device: Device) -> int:
     """The vault's process, by its own record in the workspace's runtime folder."""
     record = json.loads((device.dirs.workspace_runtime("work") / "vault.json").read_text())
     return int(record["pid"])
+
+
+def recorded(device: Device) -> int | None:
+    try:
+        return vault_pid(device)
+    except FileNotFoundError:
+        return None
+
+
+def disk_head(device: Device) -> str:
+    """The state of the disks, which changes with each write of the guest."""
+    vault = process.attach(device.dirs.workspace_runtime("work"))
+    assert vault is not None
+    return str(vault.call("head")[0]["head"])
 
 
 def alive(pid: int) -> bool:
@@ -130,13 +145,39 @@ def test_a_killed_machine_is_said_and_starts_again(client: Client, work: str, de
     assert info(client)["error"] is None
 
 
-def test_a_killed_vault_stops_the_machine_and_is_said(client: Client, work: str, device: Device) -> None:
+def test_a_killed_vault_is_started_anew_and_the_machine_goes_on(client: Client, work: str, device: Device) -> None:
     client.finish("start", workspace=work)
     pid = info(client)["pid"]
+    for _ in range(3):
+        vault = vault_pid(device)
+        os.kill(vault, signal.SIGKILL)
+        end = time.monotonic() + 20
+        while not (fresh := recorded(device)) or fresh == vault:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        head = disk_head(device)
+        while disk_head(device) == head:  # the guest writes 18 times a second
+            assert time.monotonic() < end
+            time.sleep(0.1)
+    now = info(client)
+    assert (now["run"], now["pid"], now["error"]) == ("running", pid, None)
+    client.finish("suspend", workspace=work)
+    assert client.finish("start", workspace=work)["result"]["resumed"] is True
+
+
+def test_a_killed_vault_that_does_not_open_again_stops_the_machine_and_is_said(
+    client: Client, work: str, device: Device
+) -> None:
+    client.finish("start", workspace=work)
+    pid = info(client)["pid"]
+    first = device.dirs.state / "workspaces" / "work" / "vault" / "vault"
+    kept = first.read_bytes()
+    first.write_bytes(bytes(len(kept)))
     os.kill(vault_pid(device), signal.SIGKILL)
     now = until(client, lambda now: now["run"] == "off")
     assert "keeps the disks" in now["error"]["happened"]
     assert not alive(pid)
+    first.write_bytes(kept)
     client.finish("start", workspace=work)
     assert info(client)["run"] == "running"
 
@@ -264,39 +305,54 @@ def test_a_machine_that_was_started_and_not_yet_recorded_is_ended_by_the_next_ag
 
 @pytest.fixture
 def fatal(tmp_path: Path) -> dict[str, str]:
-    """A PATH on which the store's daemon kills whoever starts it, notes its pid, and then is the real one."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    script = folder / "qemu-storage-daemon"
-    real = shutil.which(script.name)
-    script.write_text(f'#!/bin/sh\nkill -KILL $PPID\necho $$ >>{folder}/pids\nexec {real} "$@"\n')
-    script.chmod(0o755)
-    return {"PATH": f"{folder}:{os.environ['PATH']}"}
+    """A copy of the program whose vault process first kills whoever starts it."""
+    folder = tmp_path / "src" / "twofold"
+    shutil.copytree(TREE / "src" / "twofold", folder, ignore=shutil.ignore_patterns("__pycache__"))
+    real = folder / "bin" / "twofold-vaultd"
+    real.rename(folder / "bin" / "real")
+    script = f'#!/bin/sh\nkill -KILL $PPID\necho $$ >>{folder}/pids\nexec {folder}/bin/real "$@"\n'
+    real.write_text(script)
+    real.chmod(0o755)
+    return {"PYTHONPATH": str(folder.parent)}
 
 
-def orphan(fatal: dict[str, str], device: Device) -> int:
-    """The daemon that an agent started and did not live to record."""
+def ends(fatal: dict[str, str], device: Device) -> None:
+    """The process that an agent started and did not live to talk to ends by itself."""
     assert device.process is not None
     assert device.process.wait(20) == -signal.SIGKILL
-    pid = int((Path(fatal["PATH"].split(":")[0]) / "pids").read_text().split()[-1])
-    time.sleep(0.3)  # it opens its disks meanwhile
-    assert alive(pid)
-    return pid
+    pids = Path(fatal["PYTHONPATH"]) / "twofold" / "pids"
+    end = time.monotonic() + 5
+    while not pids.exists() or alive(int(pids.read_text().split()[-1])):
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
-def test_a_store_that_was_started_and_not_yet_recorded_is_ended_by_the_next_agent(
+def test_a_store_whose_agent_died_as_it_started_is_no_hindrance(
     client: Client, work: str, device: Device, fatal: dict[str, str]
 ) -> None:
-    """It holds the vault's lock: without this every later start would be refused."""
     client.call("quit")
     assert device.process is not None
     device.process.wait(20)
     with device.start(**fatal) as doomed, pytest.raises(UnreachableError):
         doomed.finish("start", workspace=work)
-    pid = orphan(fatal, device)
+    ends(fatal, device)
     assert not (device.dirs.workspace_runtime("work") / "vault.json").exists()
     with device.start() as again:
-        assert not alive(pid)
+        assert info(again)["run"] == "off"
+        again.finish("start", workspace=work)
+
+
+def test_a_store_that_was_opened_and_not_yet_recorded_is_ended_by_the_next_agent(
+    client: Client, work: str, device: Device
+) -> None:
+    """As though the agent had been killed between the two: the vault's lock would be held for ever."""
+    client.finish("start", workspace=work)
+    vault, machine = vault_pid(device), info(client)["pid"]
+    device.kill()
+    os.kill(machine, signal.SIGKILL)
+    (device.dirs.workspace_runtime("work") / "vault.json").unlink()
+    with device.start() as again:
+        assert not alive(vault)
         assert info(again)["run"] == "off"
         again.finish("start", workspace=work)
 
@@ -309,9 +365,8 @@ def test_a_checkout_whose_agent_died_as_it_filled_the_store_leaves_no_process(
     device.process.wait(20)
     with device.start(**fatal) as doomed, pytest.raises(UnreachableError):
         doomed.finish("checkout", workspace="work")
-    pid = orphan(fatal, device)
+    ends(fatal, device)
     with device.start() as again:
-        assert not alive(pid)
         assert again.call("list") == {"workspaces": []}
         again.finish("checkout", workspace="work")
 

@@ -75,7 +75,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         assert (first.version, first.fresh, first.sent) == (1, True, first.stored)
         admin.add_grant("ada", "office", "work", "ACME Work", "green", Policy(clipboard_to_work=True))
         who = identity(folder / "state")
-        yield World(admin, company, who, enrol(admin.invite_device("ada"), "Ada's laptop", who), log, folder)
+        yield World(admin, company, who, enrol(admin.invite_device("ada"), "Ada's laptop", who, bytes(32)), log, folder)
 
 
 @pytest.fixture
@@ -196,7 +196,7 @@ def test_one_chunk_and_a_range_of_it(world: World, remote: Remote) -> None:
 def test_a_second_device_is_told_who_has_the_workspace(world: World, remote: Remote, tmp_path: Path) -> None:
     remote.checkout("work")
     other = identity(tmp_path / "other")
-    second = Remote(enrol(world.admin.invite_device("ada"), "Phone", other), other)
+    second = Remote(enrol(world.admin.invite_device("ada"), "Phone", other, bytes(32)), other)
     with pytest.raises(ConflictError, match="Ada's laptop"):
         second.checkout("work")
     remote.checkin("work")
@@ -236,7 +236,7 @@ def test_another_server_gets_nothing(world: World, tmp_path: Path) -> None:
         here = https.invitation(url)
         led_astray = dataclasses.replace(here, place=impostor.place)
         with pytest.raises(RefusedError, match="not the server that the invitation names"):
-            enrol(led_astray.url, "Laptop", identity(tmp_path / "device"))
+            enrol(led_astray.url, "Laptop", identity(tmp_path / "device"), bytes(32))
         moved = Remote(dataclasses.replace(world.enrolment, place=impostor.place), world.identity)
         with pytest.raises(RefusedError, match="does not prove"):
             moved.grants()
@@ -293,9 +293,9 @@ def test_a_wrong_password_and_a_wrong_invitation(world: World, tmp_path: Path) -
     other.close()
     used = https.Invitation(world.admin.place, "A" * 26, world.admin.pin).url
     with pytest.raises(RefusedError, match="invitation"):
-        enrol(used, "Laptop", identity(tmp_path / "d"))
+        enrol(used, "Laptop", identity(tmp_path / "d"), bytes(32))
     with pytest.raises(BadInputError):
-        enrol("https://work.example.org", "Laptop", identity(tmp_path / "d"))
+        enrol("https://work.example.org", "Laptop", identity(tmp_path / "d"), bytes(32))
 
 
 def test_secrets_are_not_logged(world: World) -> None:

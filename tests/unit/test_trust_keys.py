@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-import os
+import json
 from pathlib import Path
 
 import pytest
 
 from twofold.model.errors import BadInputError, DamagedError, RefusedError
-from twofold.trust.device import identity, wrap
+from twofold.trust.device import identity
 from twofold.trust.https import Place, invitation, place
 from twofold.trust.keys import SigningKey, VerifyKey
 from twofold.trust.publisher import publisher
@@ -16,13 +16,14 @@ def test_a_device_makes_its_keys_once_and_keeps_them_to_itself(tmp_path: Path) -
     tmp_path.chmod(0o700)
     first = identity(tmp_path)
     again = identity(tmp_path)
-    assert (first.device, first.wrap_public) == (again.device, again.wrap_public)
+    assert first.device == again.device
     assert (tmp_path / "device" / "keys.json").stat().st_mode & 0o777 == 0o600
     assert [path.name for path in (tmp_path / "device").iterdir()] == ["keys.json"]
 
 
 @pytest.mark.parametrize(
-    "damage", [b"", b"{}", b"[]", b'{"schema":"twofold-device-1","sign":"00","wrap":"00"}', b"\xff"]
+    "damage",
+    [b"", b"{}", b"[]", b'{"schema":"twofold-device-2","sign":"00"}', b'{"schema":"twofold-device-3"}', b"\xff"],
 )
 def test_a_damaged_key_file_is_never_replaced(tmp_path: Path, damage: bytes) -> None:
     tmp_path.chmod(0o700)
@@ -34,21 +35,15 @@ def test_a_damaged_key_file_is_never_replaced(tmp_path: Path, damage: bytes) -> 
     assert path.read_bytes() == damage
 
 
-def test_a_data_key_opens_on_its_device_for_its_workspace_alone(tmp_path: Path) -> None:
-    mine, other = (identity(folder) for folder in (tmp_path / "a", tmp_path / "b"))
-    key = os.urandom(32)
-    sealed = wrap(key, mine.wrap_public, "work")
-    assert mine.unwrap(sealed, "work") == key
-    assert sealed != wrap(key, mine.wrap_public, "work")
-    flipped = bytes([sealed[0] ^ 1]) + sealed[1:]
-    for who, what, name in [
-        (other, sealed, "work"),
-        (mine, sealed, "play"),
-        (mine, flipped, "work"),
-        (mine, b"", "work"),
-    ]:
-        with pytest.raises(DamagedError):
-            who.unwrap(what, name)
+def test_the_first_form_gives_its_wrapping_key_away(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    first = identity(tmp_path)
+    path = tmp_path / "device" / "keys.json"
+    opener = "07" * 32
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": "twofold-device-1", "wrap": opener}))
+    assert identity(tmp_path).device == first.device
+    assert (tmp_path / "device" / "wrapping.key").read_text() == f"twofold-wrapping-key-1 {opener}\n"
+    assert opener not in path.read_text()
 
 
 def test_a_passphrase_seals_the_publishers_key(tmp_path: Path) -> None:

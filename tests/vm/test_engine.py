@@ -18,6 +18,7 @@ import pytest
 from PIL import Image, ImageChops
 
 from tests.harness.image import business
+from tests.harness.vault import Kept
 from twofold.engine.hosted import HostedEngine
 from twofold.engine.machine import HostedMachine
 from twofold.model.errors import ConflictError, DamagedError, NoRoomError
@@ -27,14 +28,12 @@ from twofold.model.progress import silent
 from twofold.platform import memfd
 from twofold.platform.run import run
 from twofold.vault import nbd
-from twofold.vault.qcow import QcowVault
-from twofold.vault.seam import DeviceSpec, OpenVault
+from twofold.vault.seam import DeviceSpec
 
 pytestmark = pytest.mark.vm
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]
-KEY = bytes(range(32))
 
 # The boot sector of writer.S beside this file, up to its signature.
 WRITER = bytes.fromhex(
@@ -47,23 +46,22 @@ class Life:
     """One guest, its vault and its engine, on one event loop."""
 
     def __init__(self, folder: Path) -> None:
-        self.where, self.runtime = folder / "vault", folder / "run"
+        self.kept, self.runtime = Kept(folder), folder / "run"
         self.runtime.mkdir(mode=0o700)
         cache = folder / "cache"
         cache.mkdir()
-        self.engine, self.vaults = HostedEngine(cache), QcowVault()
+        self.engine = HostedEngine(cache)
         self.runner = asyncio.Runner()
         self.times: dict[str, float] = {}
         self.image = business()
         system, user = self.image.path("system").stat().st_size, self.image.manifest.user_disk_size
         system = (system + 4095) // 4096 * 4096
-        self.vaults.create(self.where, KEY, [DeviceSpec("system", system, base=True), DeviceSpec("user", user)])
-        for device, name in (("system", "system"), ("user", "user-template")):
-            with self.image.path(name).open("rb") as source:
-                self.vaults.fill(self.where, KEY, device, source, silent)
+        with self.image.path("system").open("rb") as golden, self.image.path("user-template").open("rb") as template:
+            devices = [DeviceSpec("system", system, base=True), DeviceSpec("user", user)]
+            self.kept.make(devices, {"system": golden, "user": template})
         disks = (Disk("system", "vda", system, read_only=True), Disk("user", "vdb", user, read_only=False))
         self.spec = Spec("work", Arch.AMD64, Firmware.DIRECT, 1024, 2, disks, self.image.manifest.cmdline)
-        self.vault: OpenVault = self.vaults.open(self.where, KEY, self.runtime)
+        self.vault = self.kept.open(self.runtime)
         self.machine: HostedMachine
 
     def start(self, memory: int | None = None) -> None:
@@ -159,17 +157,16 @@ def test_the_guest_runs_and_its_channel_is_private(life: Life) -> None:
     assert "NoNewPrivs:\t1" in status
 
 
-def test_no_key_and_no_path_of_the_disks_is_on_a_command_line(life: Life) -> None:
+def test_no_path_of_the_disks_is_on_a_command_line(life: Life) -> None:
     for pid in (life.machine.pid, life.vault.pid):
         words = Path(f"/proc/{pid}/cmdline").read_bytes()
-        assert KEY not in words
-        assert KEY.hex().encode() not in words
-    assert str(life.where).encode() not in Path(f"/proc/{life.machine.pid}/cmdline").read_bytes()
+        assert life.kept.keys.wrapped not in words
+    assert str(life.kept.where).encode() not in Path(f"/proc/{life.machine.pid}/cmdline").read_bytes()
 
 
 def test_a_second_start_and_a_second_opening_are_refused(life: Life) -> None:
     with pytest.raises(ConflictError):
-        life.vaults.open(life.where, KEY, life.runtime)
+        life.kept.open(life.runtime)
     former = life.machine
     with pytest.raises(ConflictError):
         life.start()
@@ -210,7 +207,7 @@ def test_what_is_suspended_comes_back_as_it_was(life: Life) -> None:
     life.vault.close()
 
     began = time.monotonic()
-    life.vault = life.vaults.open(life.where, KEY, life.runtime)
+    life.vault = life.kept.open(life.runtime)
     life.times["open vault"] = time.monotonic() - began
     assert life.vault.memory_identity() == life.identity()
     opened = time.monotonic()
@@ -222,10 +219,8 @@ def test_what_is_suspended_comes_back_as_it_was(life: Life) -> None:
     assert life.status() == "paused"
     life.times["load"] = time.monotonic() - loading
     assert differing(life.screen(), before) == 0
-    head = life.vault.head()
     life.vault.consume_memory()
     assert life.vault.memory_identity() is None
-    assert life.vault.head() != head
     life.do(life.machine.resume())
     life.times["vault to running"] = time.monotonic() - began
     assert life.status() == "running"
@@ -246,11 +241,11 @@ TAKEOVER = """
 import asyncio, os, sys
 from pathlib import Path
 from twofold.engine.hosted import HostedEngine
-from twofold.vault.qcow import QcowVault
+from twofold.vault.store import SealedVault
 async def main():
     runtime, where, cache = map(Path, sys.argv[1:4])
     machine = await HostedEngine(cache).attach(runtime)
-    vault = QcowVault().attach(where, bytes(range(32)), runtime)
+    vault = SealedVault(where / "device", where / "anchors").attach(where, runtime)
     await machine.pause()
     print(machine.pid, vault.pid, (await machine.stats()).status, flush=True)
     await machine.resume()
@@ -261,7 +256,7 @@ asyncio.run(main())
 
 def test_another_agent_takes_the_machine_over(life: Life) -> None:
     life.do(life.machine.close())  # one control connection at a time, as if we had died
-    argv = [sys.executable, "-c", TAKEOVER, str(life.runtime), str(life.where), str(life.runtime.parent / "cache")]
+    argv = [sys.executable, "-c", TAKEOVER, str(life.runtime), str(life.kept.where), str(life.runtime.parent / "cache")]
     done = subprocess.run(
         argv,
         env={"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), *sys.path])},
@@ -290,11 +285,11 @@ def test_a_killed_store_is_seen_and_opens_again(life: Life) -> None:
     life.settled()
     os.kill(life.vault.pid, signal.SIGKILL)
     time.sleep(0.2)
-    assert not life.vault.alive()  # type: ignore[attr-defined]
+    assert not life.vault.alive()
     life.do(life.machine.kill())
     life.do(life.machine.close())
     life.vault.close()
-    life.vault = life.vaults.open(life.where, KEY, life.runtime)
+    life.vault = life.kept.open(life.runtime)
     life.start()
     assert life.settled()
 
@@ -323,7 +318,7 @@ def test_a_full_disk_pauses_the_guest_and_it_goes_on_with_room(tmp_path: Path) -
     small = tmp_path / "small"
     small.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", small], check=True)
-    vaults, where, runtime, size = QcowVault(), small / "vault", tmp_path / "run", 64 << 20
+    kept, runtime, size = Kept(small), tmp_path / "run", 64 << 20
     runtime.mkdir(mode=0o700)
     engine = HostedEngine(tmp_path)
 
@@ -350,9 +345,8 @@ def test_a_full_disk_pauses_the_guest_and_it_goes_on_with_room(tmp_path: Path) -
             await machine.close()
 
     try:
-        vaults.create(where, KEY, [DeviceSpec("disk", size)])
-        vaults.fill(where, KEY, "disk", io.BytesIO(WRITER.ljust(510, b"\0") + b"\x55\xaa"), silent)
-        vault = vaults.open(where, KEY, runtime)
+        kept.make([DeviceSpec("disk", size)], {"disk": io.BytesIO(WRITER.ljust(510, b"\0") + b"\x55\xaa")})
+        vault = kept.open(runtime)
         try:
             spec = Spec("full", Arch.AMD64, Firmware.BIOS, 64, 1, (Disk("disk", "sda", size, read_only=False),),
                         agent_channel=False, sound=False)  # fmt: skip

@@ -14,6 +14,7 @@ use twofold_nbd::Server;
 use twofold_vault as vault;
 use twofold_vault::{DeviceSpec, FileAnchor, Folder, Keyring, Options, Vault};
 
+use crate::check;
 use crate::export::Disk;
 use crate::keys::Ring;
 use crate::memory::{self, Progress};
@@ -101,13 +102,17 @@ impl Opened {
         Ok(())
     }
 
-    /// Open a vault.
-    pub fn open(place: Place, service: Weak<Service>) -> Result<Self, Said> {
+    /// Open a vault. `accept`: as it is, although it is older than its anchor or the anchor is lost; somebody said so.
+    pub fn open(place: Place, accept: bool, service: Weak<Service>) -> Result<Self, Said> {
         let Place { workspace, folder, anchors, ring } = place;
         let store = Arc::new(Folder::new(path(&folder)));
         let anchor = Arc::new(FileAnchor::new(format!("{}/{workspace}", path(&anchors))));
-        let options = Options { reserve: RESERVE, ..Options::default() };
+        let options = Options { reserve: RESERVE, replace_anchor: accept, ..Options::default() };
         let vault = Vault::open(store, keyring(&ring)?, anchor, options)?;
+        if accept {
+            // Whether it was lived already can't be told any more.
+            vault.consume(MEMORY)?;
+        }
         let (server, closing, alarm) = (Server::new(WORKERS), Arc::default(), Alarm::new(service));
         for info in vault.devices() {
             let disk = Disk::new(vault.clone(), vault.device(&info.name)?, Arc::clone(&closing), alarm.clone());
@@ -234,6 +239,11 @@ impl Opened {
         let ranges: Vec<_> =
             found.iter().filter(|one| one.changed).map(|one| json!([one.offset, one.length])).collect();
         Ok(json!({"ranges": ranges, "next": (next < device.size()).then_some(next)}))
+    }
+
+    /// Go through everything; with `data` each block is opened. See [`check::check`].
+    pub fn check(&self, data: bool, progress: Progress<'_>) -> Result<Value, Said> {
+        check::check(&self.vault, MEMORY, data, progress)
     }
 
     /// Seal a machine's memory, which belongs to the devices as they are now; durable on return. Answers the stored bytes.

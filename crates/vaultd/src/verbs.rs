@@ -88,6 +88,10 @@ fn opened(vault: &Opened, verb: &str, args: Value, fds: Vec<OwnedFd>, progress: 
             let Changed { device, since, offset } = parse(args)?;
             vault.changed(&device, since, offset).map(Answer::body)
         }
+        "check" => {
+            let Check { data } = parse(args)?;
+            vault.check(data, progress).map(Answer::body)
+        }
         "seal_memory" => {
             let Sealing { identity } = parse(args)?;
             let [memory] = exactly(fds)?;
@@ -142,6 +146,12 @@ struct Changed {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct Check {
+    data: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Sealing {
     identity: Value,
 }
@@ -181,6 +191,8 @@ struct Opening {
     keys: String,
     #[serde(default)]
     lease: Lease,
+    #[serde(default)]
+    accept: bool,
 }
 
 /// Make or read the device's wrapping key in the folder that came as a descriptor; its public half.
@@ -215,17 +227,17 @@ fn create(service: &Arc<Service>, args: Value, fds: Vec<OwnedFd>) -> Result<Answ
     let place = place(workspace, &keys, exactly(fds)?)?;
     service.open(|| {
         Opened::create(&place, &devices)?;
-        Opened::open(place, Arc::downgrade(service))
+        Opened::open(place, false, Arc::downgrade(service))
     })?;
     Ok(Answer::body(json!({})))
 }
 
 fn open(service: &Arc<Service>, args: Value, mut fds: Vec<OwnedFd>) -> Result<Answer, Said> {
-    let Opening { workspace, keys, lease } = parse(args)?;
+    let Opening { workspace, keys, lease, accept } = parse(args)?;
     let listeners = if fds.len() > 3 { fds.split_off(3) } else { Vec::new() };
     let place = place(workspace, &keys, exactly(fds)?)?;
     service.hold(lease)?;
-    let opened = service.open(|| Opened::open(place, Arc::downgrade(service)))?;
+    let opened = service.open(|| Opened::open(place, accept, Arc::downgrade(service)))?;
     let mut listeners = listeners.into_iter().map(UnixListener::from);
     if let Some(control) = listeners.next() {
         service.listen(control)?;

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import shutil
 import time
 from contextlib import AsyncExitStack
@@ -53,12 +52,8 @@ async def checkout(registry: Registry, name: str, op: Operation) -> dict[str, An
         ws = await asyncio.to_thread(_found, registry, signed, index.manifest)
         undo.push_async_callback(_undo, registry, ws)
         registry.add(ws)
-        # The empty store is made while the image comes in: qemu-img spends seconds on timing its key derivation.
-        making = asyncio.ensure_future(asyncio.to_thread(_make, ws, rooms, index.manifest))
-        undo.push_async_callback(asyncio.wait, {making})
         fetched = await asyncio.to_thread(fetch, index, remote, cache, op.progress)
-        key = await asyncio.shield(making)
-        await asyncio.to_thread(_fill, ws, key, remote, index, cache, op)
+        await asyncio.to_thread(_fill, ws, remote, index, cache, op)
         ws.store.write(name, LEASE, canonical(signed.document))
         op.commit(f"{lease.title} is on this device already.")
         now = int(time.time())
@@ -92,28 +87,24 @@ def _found(registry: Registry, signed: SignedLease, image: ImageVersion) -> Work
     return ws
 
 
-def _make(ws: Workspace, rooms: Rooms, image: ImageVersion) -> bytes:
-    """Make the empty vault. Its data key is made here, wrapped for this device, and never leaves it plain."""
-    key = secrets.token_bytes(32)
-    ws.store.write(ws.name, KEY, rooms.wrap(key, ws.name))
-    rooms.vault.create(ws.folder / VAULT, key, hardware.devices(image))
-    return key
-
-
-def _fill(ws: Workspace, key: bytes, remote: Remote, index: ImageIndex, cache: Path, op: Operation) -> None:
-    image, where = index.manifest, ws.folder / VAULT
-    for device, part in ((hardware.SYSTEM, "system"), (hardware.USER, "user-template")):
-        if image.part(part) is not None:
-            with open_part(index, part, cache, remote) as source:
-                ws.rooms.vault.fill(where, key, device, source, op.progress)
+def _fill(ws: Workspace, remote: Remote, index: ImageIndex, cache: Path, op: Operation) -> None:
+    """Make the vault and fill it. Its data key is made by the vault process and never leaves it plain."""
+    image, where, vaults = index.manifest, ws.folder / VAULT, ws.rooms.vault
+    keys = vaults.new_keys(ws.name)
+    ws.store.write(ws.name, KEY, keys.wrapped)
     folder = ws.folder / parts.FOLDER
     folder.mkdir(mode=0o700)
-    for name in hardware.BOOT_PARTS if image.firmware is Firmware.DIRECT else ():
-        kernel = image.part(name)
-        if kernel is not None:
-            with open_part(index, name, cache, remote) as source:
-                parts.seal(folder, key, kernel, source, op.progress)
-    ws.store.write(ws.name, IMAGE, parts.seal_manifest(key, image))
+    with vaults.creating(where, keys, hardware.devices(image)) as filling:
+        for device, part in ((hardware.SYSTEM, "system"), (hardware.USER, "user-template")):
+            if image.part(part) is not None:
+                with open_part(index, part, cache, remote) as source:
+                    filling.fill(device, source, op.progress)
+        for name in hardware.BOOT_PARTS if image.firmware is Firmware.DIRECT else ():
+            kernel = image.part(name)
+            if kernel is not None:
+                with open_part(index, name, cache, remote) as source:
+                    parts.seal(folder, filling, kernel, source, op.progress)
+    ws.store.write(ws.name, IMAGE, parts.seal_manifest(ws.rooms.identity.signing, image))
 
 
 def _require_room(registry: Registry, index: ImageIndex) -> None:

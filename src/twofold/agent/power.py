@@ -11,7 +11,7 @@ from typing import Any
 
 from twofold.agent import hardware, parts, rights
 from twofold.agent.operations import Operation
-from twofold.agent.store import KEY, VAULT
+from twofold.agent.store import VAULT
 from twofold.agent.workspace import Workspace
 from twofold.engine.seam import Machine
 from twofold.model.errors import ConflictError, NoRoomError, TimedOutError, TwofoldError
@@ -47,12 +47,11 @@ async def start(ws: Workspace, op: Operation, *, boot: bool) -> dict[str, Any]:
     try:
         async with AsyncExitStack() as always, AsyncExitStack() as undo:
             op.progress("opening the sealed disks", 0, 0)
-            key = await asyncio.to_thread(ws.rooms.unwrap, ws.store.read(ws.name, KEY), ws.name)
-            # The boot files are unsealed while the vault's process starts.
-            files = asyncio.ensure_future(asyncio.to_thread(_boot_files, ws, key, image))
-            always.push_async_callback(_let_go, files)
-            vault = await asyncio.to_thread(ws.rooms.vault.open, ws.folder / VAULT, key, ws.runtime)
+            vault = await asyncio.to_thread(ws.rooms.vault.open, ws.folder / VAULT, ws.keys(), ws.runtime)
             undo.push_async_callback(asyncio.to_thread, vault.close)
+            # The boot files are unsealed while the rest is looked at.
+            files = asyncio.ensure_future(asyncio.to_thread(_boot_files, ws, vault, image))
+            always.push_async_callback(_let_go, files)
             op.check()
             resumed = await _power_on(ws, op, always, undo, vault, files, boot)
             undo.pop_all()
@@ -127,12 +126,12 @@ async def _let_go(opening: asyncio.Future[int] | asyncio.Future[dict[str, int]])
         asyncio.get_running_loop().run_in_executor(None, os.close, fd)
 
 
-def _boot_files(ws: Workspace, key: bytes, image: ImageVersion) -> dict[str, int]:
+def _boot_files(ws: Workspace, vault: OpenVault, image: ImageVersion) -> dict[str, int]:
     """Kernel and initrd in memory files, where the image is booted by them."""
     with ExitStack() as undo:
         files = {}
         for name in hardware.BOOT_PARTS if image.firmware is Firmware.DIRECT else ():
-            files[name] = parts.unseal(ws.folder / parts.FOLDER, key, image, name)
+            files[name] = parts.unseal(ws.folder / parts.FOLDER, vault, image, name)
             undo.callback(os.close, files[name])
         undo.pop_all()
     return files
@@ -155,15 +154,12 @@ async def _launch(
     files: asyncio.Future[dict[str, int]],
     memory: asyncio.Future[int] | None,
 ) -> Machine:
-    """The machine, loaded and paused. The engine takes duplicates of the disks' streams; ours close here."""
-    with ExitStack() as stack:
-        disks = {}
-        for disk in spec.disks:
-            disks[disk.device] = stack.enter_context(await asyncio.to_thread(vault.connect, disk.device))
-        # A start that is cancelled must not cancel these: whatever they open is still to be closed.
-        opened = await asyncio.shield(files)
-        promise = None if memory is None else asyncio.shield(memory)
-        return await ws.rooms.engine.start(spec, disks, opened, ws.runtime, memory=promise, paused=True)
+    """The machine, loaded and paused."""
+    # A start that is cancelled must not cancel these: whatever they open is still to be closed.
+    opened = await asyncio.shield(files)
+    promise = None if memory is None else asyncio.shield(memory)
+    disks = {disk.device: vault.socket for disk in spec.disks}
+    return await ws.rooms.engine.start(spec, disks, opened, ws.runtime, memory=promise, paused=True)
 
 
 async def suspend(ws: Workspace, op: Operation) -> dict[str, Any]:
@@ -292,8 +288,7 @@ async def off(ws: Workspace, op: Operation) -> dict[str, Any]:
     ws.whole()
     op.commit("The power is off already.")
     if ws.record.run is RunState.SUSPENDED:
-        key = await asyncio.to_thread(ws.rooms.unwrap, ws.store.read(ws.name, KEY), ws.name)
-        vault = await asyncio.to_thread(ws.rooms.vault.open, ws.folder / VAULT, key, ws.runtime)
+        vault = await asyncio.to_thread(ws.rooms.vault.open, ws.folder / VAULT, ws.keys(), ws.runtime)
         try:
             await asyncio.to_thread(vault.consume_memory)
         finally:

@@ -101,7 +101,7 @@ class SignedLease:
     lease: Lease
 
 
-def enrol(untrusted_url: str, name: str, identity: Identity) -> Enrolment:
+def enrol(untrusted_url: str, name: str, identity: Identity, wrap_public: bytes) -> Enrolment:
     """Use up an invitation's one-time code and pin the server, which is proved to be the invitation's before the code is sent.
 
     Raises:
@@ -113,7 +113,7 @@ def enrol(untrusted_url: str, name: str, identity: Identity) -> Enrolment:
         "code": invited.code,
         "name": title(name, "a device"),
         "public": identity.verify_key.public.hex(),
-        "wrap_public": identity.wrap_public.hex(),
+        "wrap_public": wrap_public.hex(),
     }
     authority = https.fetch_authority(invited.place, invited.pin)
     sent, path = canonical(body), f"{https.API}/enrol"

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import logging
 import os
+from contextlib import ExitStack
 from typing import Any
 
 from twofold.agent import hardware, parts
@@ -20,6 +21,7 @@ from twofold.model.errors import DamagedError, TwofoldError
 from twofold.model.image import Firmware, ImageVersion
 from twofold.model.lease import Lease
 from twofold.model.workspace import Custody
+from twofold.vault.seam import Parts
 
 log = logging.getLogger(__name__)
 
@@ -50,12 +52,12 @@ class _Repair:
     def run(self) -> dict[str, Any]:
         ws, op = self._ws, self._op
         op.progress("looking at what is here", 0, 0)
-        key = ws.rooms.unwrap(ws.store.read(ws.name, KEY), ws.name)
+        ws.keys()
         if not (ws.folder / VAULT).is_dir() and ws.wrong is not None:
             raise ws.wrong
         lease = self._lease()
-        image = self._image(key, lease)
-        self._parts(key, image)
+        image = self._image(lease)
+        self._parts(image)
         if not (ws.folder / STATE).exists():
             self._state(lease, image)
         if self._mended:
@@ -74,31 +76,35 @@ class _Repair:
             self._mended.append(LEASE)
             return signed.lease
 
-    def _image(self, key: bytes, lease: Lease) -> ImageVersion:
+    def _image(self, lease: Lease) -> ImageVersion:
         ws = self._ws
         try:
-            return parts.open_manifest(key, ws.store.read(ws.name, IMAGE))
+            return parts.open_manifest(ws.rooms.identity.verify_key, ws.store.read(ws.name, IMAGE))
         except DamagedError:
             image = self._published(lease.image, lease.image_version).manifest
-            ws.store.write(ws.name, IMAGE, parts.seal_manifest(key, image))
+            ws.store.write(ws.name, IMAGE, parts.seal_manifest(ws.rooms.identity.signing, image))
             self._mended.append(IMAGE)
             return image
 
-    def _parts(self, key: bytes, image: ImageVersion) -> None:
-        folder = self._ws.folder / parts.FOLDER
+    def _parts(self, image: ImageVersion) -> None:
+        ws = self._ws
+        folder = ws.folder / parts.FOLDER
         folder.mkdir(mode=0o700, exist_ok=True)
-        for name in hardware.BOOT_PARTS if image.firmware is Firmware.DIRECT else ():
-            part = image.part(name)
-            if part is None:
-                continue
-            try:
-                os.close(parts.unseal(folder, key, image, name))
-            except DamagedError:
-                index = self._published(image.image, image.version)
-                cache = self._registry.dirs.cache / "chunks"
-                with open_part(index, name, cache, self._ws.rooms.remote()) as source:
-                    parts.seal(folder, key, part, source, self._op.progress)
-                self._mended.append(name)
+        wanted = [image.part(name) for name in hardware.BOOT_PARTS if image.firmware is Firmware.DIRECT]
+        if not any(wanted):
+            return
+        with ExitStack() as stack:
+            # The process of a machine that runs has the keys; else one is started for this.
+            vault: Parts = ws.vault or stack.enter_context(ws.rooms.vault.resting(ws.folder / VAULT, ws.keys()))
+            for part in filter(None, wanted):
+                try:
+                    os.close(parts.unseal(folder, vault, image, part.name))
+                except DamagedError:
+                    index = self._published(image.image, image.version)
+                    cache = self._registry.dirs.cache / "chunks"
+                    with open_part(index, part.name, cache, ws.rooms.remote()) as source:
+                        parts.seal(folder, vault, part, source, self._op.progress)
+                    self._mended.append(part.name)
 
     def _state(self, lease: Lease, image: ImageVersion) -> None:
         """As at the first check-out, but for what its processes have shown: the vault knows of stored memory by itself."""

@@ -36,13 +36,13 @@ class Rooms:
 
     @functools.cached_property
     def vault(self) -> Vault:
-        from twofold.vault.qcow import QcowVault
+        from twofold.vault.store import SealedVault
 
-        return QcowVault()
+        return SealedVault(self._dirs.state / "device", self._dirs.state / "anchors")
 
     @functools.cached_property
     def identity(self) -> Identity:
-        """This device's keys, made when first asked for."""
+        """This device's signing key, made when first asked for."""
         from twofold.trust.device import identity
 
         return identity(self._dirs.state)
@@ -61,7 +61,7 @@ class Rooms:
     def enrol(self, untrusted_url: str, name: str) -> Enrolment:
         from twofold.agent.remote import enrol
 
-        enrolment = enrol(untrusted_url, name, self.identity)
+        enrolment = enrol(untrusted_url, name, self.identity, self.vault.device_key())
         enrolment.save(self._dirs.state / ENROLMENT)
         former, self._remote = self._remote, None
         if former is not None:
@@ -75,14 +75,6 @@ class Rooms:
         except ValueError as wrong:
             raise DamagedError("The workspace's lease cannot be read.", safe="Its disks were not touched.") from wrong
         return self.remote().lease(document).lease
-
-    def wrap(self, data_key: bytes, workspace: str) -> bytes:
-        from twofold.trust.device import wrap
-
-        return wrap(data_key, self.identity.wrap_public, workspace)
-
-    def unwrap(self, sealed: bytes, workspace: str) -> bytes:
-        return self.identity.unwrap(sealed, workspace)
 
 
 RoomsFactory = Callable[[Dirs], Rooms]

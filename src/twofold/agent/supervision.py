@@ -118,7 +118,8 @@ class Supervision:
             return
         every = min(ws.lease.policy.heartbeat_seconds for ws in leased if ws.lease is not None)
         self._next_beat = time.monotonic() + every
-        for ws in leased:
+        here = self._workspaces()  # one may have gone while the server was asked
+        for ws in (each for each in leased if each in here):
             ws.note(contacted_at=max(at, ws.record.contacted_at))
 
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 from twofold.agent.power import boot_id
-from twofold.agent.store import KEY, VAULT
+from twofold.agent.store import VAULT
 from twofold.agent.workspace import Workspace
 from twofold.engine.seam import Machine
 from twofold.model.errors import TwofoldError
@@ -37,12 +37,14 @@ async def take_over(ws: Workspace) -> None:
 
 async def _vault(ws: Workspace) -> OpenVault | None:
     try:
-        key = await asyncio.to_thread(ws.rooms.unwrap, ws.store.read(ws.name, KEY), ws.name)
+        ws.keys()
     except TwofoldError:
         if ws.wrong is None:
             raise
-        return None
-    return await asyncio.to_thread(ws.rooms.vault.attach, ws.folder / VAULT, key, ws.runtime)
+        return (
+            None  # whatever still runs could never be started again: it is ended, and the rest is a person's to decide
+        )
+    return await asyncio.to_thread(ws.rooms.vault.attach, ws.folder / VAULT, ws.runtime)
 
 
 async def _settle(ws: Workspace, machine: Machine | None, vault: OpenVault | None) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import twofold
-from twofold.agent import power
+from twofold.agent import disks, power
 from twofold.agent.api import Answer, Verb
 from twofold.agent.guest import Guest
 from twofold.agent.operations import Operation
@@ -43,6 +43,9 @@ def verbs(agent: Agent) -> dict[str, Verb]:
         "start": Verb(asked.start, _WORKSPACE | {"boot": (bool, False)}),
         **{name: Verb(asked.operation(name, do), _WORKSPACE) for name, do in work.items()},
         "remove": Verb(asked.remove, _WORKSPACE | {"yes": (bool, False)}),
+        "disk_info": Verb(asked.operation("disk_info", disks.info), _WORKSPACE),
+        "disk_check": Verb(asked.disk_check, _WORKSPACE | {"data": (bool, False)}),
+        "disk_repair": Verb(asked.disk_repair, _WORKSPACE | {"yes": (bool, False)}),
         "display": Verb(asked.display, _WORKSPACE),
         "apps": Verb(asked.guest("apps"), _WORKSPACE),
         "windows": Verb(asked.guest("windows"), _WORKSPACE),
@@ -117,6 +120,14 @@ class _Asked:
 
         ws = self._agent.registry.get(workspace)
         return self._submit("remove", ws.name, {"yes": yes}, lambda op: remove(self._agent.registry, ws, op, yes=yes))
+
+    async def disk_check(self, workspace: str, data: bool) -> Answer:
+        ws = self._agent.registry.get(workspace)
+        return self._submit("disk_check", ws.name, {"data": data}, lambda op: disks.check(ws, op, data=data))
+
+    async def disk_repair(self, workspace: str, yes: bool) -> Answer:
+        ws = self._agent.registry.get(workspace)
+        return self._submit("disk_repair", ws.name, {"yes": yes}, lambda op: disks.repair(ws, op, yes=yes))
 
     async def display(self, workspace: str) -> Answer:
         ws = self._agent.registry.get(workspace)

@@ -23,7 +23,7 @@ from twofold.model.names import PALETTE
 from twofold.model.policy import Policy
 from twofold.model.workspace import CUSTODY_MOVES, RUN_MOVES, Custody, RunState, move
 from twofold.platform.dirs import Dirs, private
-from twofold.vault.seam import OpenVault
+from twofold.vault.seam import Keys, OpenVault
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +61,8 @@ class Workspace:
             if self.record.custody is Custody.CHECKING_OUT:
                 return
             self.lease = self.rooms.lease(self.store.read(self.name, LEASE))
-            key = self.rooms.unwrap(self.store.read(self.name, KEY), self.name)
-            self.image = open_manifest(key, self.store.read(self.name, IMAGE))
+            self._require_known_form()
+            self.image = open_manifest(self.rooms.identity.verify_key, self.store.read(self.name, IMAGE))
             if self.lease.workspace != self.name:
                 raise DamagedError(f"The lease in {self.name} belongs to another workspace.")
             if not (self.folder / VAULT).is_dir():
@@ -81,6 +81,18 @@ class Workspace:
     @property
     def runtime(self) -> Path:
         return private(self._dirs.workspace_runtime(self.name))
+
+    def _require_known_form(self) -> None:
+        if not self.keys().wrapped.startswith(b"{"):
+            raise DamagedError(
+                f"{self.name} was brought here by an early build of Twofold, or its key file is damaged: it can't be opened.",
+                safe="Nothing of it was changed.",
+                next=f"Restore its key file, or have the workspace anew:  twofold remove {self.name}",
+            )
+
+    def keys(self) -> Keys:
+        """Its data keys, as they lie on the disk: wrapped. Raises: DamagedError: they are gone."""
+        return Keys(self.name, self.store.read(self.name, KEY))
 
     @property
     def run(self) -> RunState:
@@ -184,9 +196,28 @@ class Workspace:
         if self.vault is None:
             return
         log.error("vault process ended", extra={"workspace": self.name})
-        self._vault_died = True
-        if self.machine is not None:
-            self._go(self.machine.kill())
+        self._go(self._replace_vault(self.vault))
+
+    async def _replace_vault(self, former: OpenVault) -> None:
+        """The machine waits for its disks a while: open them anew, or else end it."""
+        self.vault = None
+        try:
+            await asyncio.to_thread(former.close)
+            if self.machine is None:
+                return
+            fresh = await asyncio.to_thread(self.rooms.vault.open, self.folder / VAULT, self.keys(), self.runtime)
+        except TwofoldError as failed:
+            log.warning("the vault does not open again", extra={"workspace": self.name, "error": failed.code})
+            self._vault_died = True
+            if self.machine is not None:
+                await self.machine.kill()
+            return
+        self.hold_vault(fresh)
+        if not self.running():  # it was ended meanwhile, and nobody else will close what was opened for it
+            await self.close_vault()
+
+    def running(self) -> bool:
+        return self.machine is not None
 
     def hold_machine(self, machine: Machine) -> None:
         """Watch the machine, and talk to its guest where it has our agent."""

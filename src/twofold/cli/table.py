@@ -7,6 +7,7 @@ import typer
 from twofold.cli import (
     agents,
     device,
+    disks,
     grants,
     guest,
     images,
@@ -56,6 +57,7 @@ for name, command in (
 ):
     app.command(name)(command)
 for name, noun in (
+    ("disk", disks.app),
     ("jobs", jobs.app),
     ("agent", agents.app),
     ("server", server.app),

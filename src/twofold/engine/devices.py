@@ -6,8 +6,10 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
+RECONNECT = 30  # seconds that requests wait for a store that went away
 AGENT_PORT = "org.twofold.agent.0"  # docs/protocol.md, 1. Guest channel
 
 
@@ -55,11 +57,12 @@ class Screen(Device):
 
 @dataclass(frozen=True)
 class NbdDisk(Device):
-    """A disk reached over a handed, connected NBD stream `fd`. When the store is full or gone the guest is stopped, never
-    given an error: it goes on once there is room again."""
+    """A disk of the store: a handed, connected NBD stream, or the store's socket, which QEMU connects to again when the store
+    was started anew. When the store is full or gone for good the guest is stopped, never given an error: it goes on once there
+    is room again."""
 
     device: str
-    fd: int
+    server: int | Path
     read_only: bool
     bus: str = "virtio"  # or "sata", which every guest has a driver for
     boot: int | None = None
@@ -68,12 +71,10 @@ class NbdDisk(Device):
     def argv(self) -> Iterator[str]:
         node = f"disk-{self.device}"
         trim = None if self.read_only else "unmap"
-        server: dict[str, str | int | bool] = {
-            "server.type": "fd",
-            "server.str": self.fd,
-            "export": self.device,
-            "cache.direct": True,
-        }
+        server: dict[str, str | int | bool] = {"server.type": "fd", "server.str": str(self.server)}
+        if isinstance(self.server, Path):
+            server = {"server.type": "unix", "server.path": str(self.server), "reconnect-delay": RECONNECT}
+        server |= {"export": self.device, "cache.direct": True}
         yield "-blockdev"
         yield words("driver=nbd", node_name=node, **server, read_only=self.read_only, discard=trim, detect_zeroes=trim)
         yield "-device"
@@ -139,11 +140,11 @@ class DirectBoot(Device):
 
 @dataclass(frozen=True)
 class Handed:
-    """The descriptors QEMU is started with, by number. `disks` maps a device's name to its NBD stream."""
+    """The descriptors QEMU is started with, by number. `disks` maps a device's name to its NBD stream or the store's socket."""
 
     qmp: int
     agent: int | None
-    disks: dict[str, int] = dataclasses.field(default_factory=dict)
+    disks: dict[str, int | Path] = dataclasses.field(default_factory=dict)
     kernel: int | None = None
     initrd: int | None = None
     firmware_code: int | None = None

@@ -85,7 +85,7 @@ class HostedEngine:
     async def start(
         self,
         spec: Spec,
-        disks: Mapping[str, socket.socket],
+        disks: Mapping[str, socket.socket | Path],
         parts: Mapping[str, int],
         runtime: Path,
         memory: int | Awaitable[int] | None = None,
@@ -129,7 +129,7 @@ async def _end_unrecorded(runtime: Path) -> None:
 
 async def _launch(
     spec: Spec,
-    disks: Mapping[str, socket.socket],
+    disks: Mapping[str, socket.socket | Path],
     parts: Mapping[str, int],
     runtime: Path,
     options: hardware.Options,
@@ -147,14 +147,15 @@ async def _launch(
         handed = Handed(
             control.fileno(),
             channel.fileno() if channel else None,
-            {name: sock.fileno() for name, sock in disks.items()},
+            {name: disk if isinstance(disk, Path) else disk.fileno() for name, disk in disks.items()},
             parts.get("kernel"),
             parts.get("initrd"),
             code,
             variables,
         )
         argv = hardware.command(spec, handed, options)
-        fds = [handed.qmp, handed.agent, *handed.disks.values(), handed.kernel, handed.initrd, code, variables]
+        streams = [disk for disk in handed.disks.values() if isinstance(disk, int)]
+        fds = [handed.qmp, handed.agent, *streams, handed.kernel, handed.initrd, code, variables]
         log = ours.enter_context((runtime / LOG).open("wb"))
         child = spawn(argv, pass_fds=[fd for fd in fds if fd is not None], stderr=log)
     undo.callback(_end, child)
@@ -199,7 +200,7 @@ async def _connect(runtime: Path, pid: int) -> Monitor:
             await asyncio.gather(waiting, return_exceptions=True)
 
 
-def _require(spec: Spec, disks: Mapping[str, socket.socket], runtime: Path) -> None:
+def _require(spec: Spec, disks: Mapping[str, socket.socket | Path], runtime: Path) -> None:
     missing = {disk.device for disk in spec.disks} ^ disks.keys()
     if missing:
         raise UsageError(f"The spec's disks and the handed ones differ: {', '.join(sorted(missing))}.")

@@ -72,13 +72,14 @@ class Engine(Protocol):
     async def start(
         self,
         spec: Spec,
-        disks: Mapping[str, socket.socket],
+        disks: Mapping[str, socket.socket | Path],
         parts: Mapping[str, int],
         runtime: Path,
         memory: int | Awaitable[int] | None = None,
         paused: bool = False,
     ) -> Machine:
-        """Start a VM. `disks` maps a spec disk's device to a connected NBD stream; `parts` holds descriptors of `kernel` and
+        """Start a VM. `disks` maps a spec disk's device to a connected NBD stream, or to the store's
+        socket where the VM is to reach it again after the store was started anew; `parts` holds descriptors of `kernel` and
         `initrd` for a direct boot; `memory` a memfd to resume from, or the promise of one that is still being unsealed while
         the VM starts (the machine is then loaded and still paused, and `resume` starts it). Sockets and the pid file lie in
         the private folder `runtime`. Everything is undone on failure.

@@ -86,8 +86,8 @@ def _promises(found: Facts) -> Iterator[Promise]:
         seen = "As far as this system can see, its disk is not encrypted"
         yield _open(thief, f"{seen}: the device's key lies beside the sealed workspace, and opens it.")
     yield _open(
-        "somebody who puts an older copy of the disk back",
-        "It is accepted: that the work since that copy is gone goes unnoticed.",
+        "somebody who puts an older copy of the whole disk back",
+        "It is accepted: how new a workspace must be is written on that same disk. (Of the workspace alone: refused.)",
     )
     look = ", read a running workspace's memory" if found.tracing else ""
     yield _open(

@@ -17,7 +17,7 @@ _OPTION_REPLY = struct.Struct(">QIII")
 _REQUEST = struct.Struct(">IHHQQI")
 _REPLY = struct.Struct(">IIQ")
 _GO, _ACK, _INFO = 7, 1, 3
-_READ, _WRITE, _FLUSH = 0, 1, 3
+_READ, _WRITE, _DISCONNECT, _FLUSH = 0, 1, 2, 3
 _REQUEST_MAGIC, _REPLY_MAGIC = 0x25609513, 0x67446698
 _WINDOW = 8  # requests under way
 
@@ -66,14 +66,24 @@ class Client:
         self._request(_FLUSH, 0, 0)
         self._answer()
 
+    def disconnect(self) -> None:
+        """Say goodbye; the server has carried out everything by then."""
+        self.settle()
+        self._request(_DISCONNECT, 0, 0)
+        self._waiting = 0
+
     def settle(self) -> None:
         while self._waiting:
             self._answer()
 
     def _request(self, kind: int, at: int, length: int, data: bytes = b"") -> None:
         self._number += 1
-        self._stream.sendall(_REQUEST.pack(_REQUEST_MAGIC, 0, kind, self._number, at, length))
-        self._stream.sendall(data)
+        try:
+            self._stream.sendall(_REQUEST.pack(_REQUEST_MAGIC, 0, kind, self._number, at, length))
+            if data:
+                self._stream.sendall(data)
+        except OSError as gone:
+            raise UnreachableError("The store's process ended.") from gone
         self._waiting += 1
 
     def _answer(self) -> None:

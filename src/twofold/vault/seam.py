@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
+from twofold.model.image import Part
 from twofold.model.machine import MemoryIdentity
 from twofold.model.progress import Progress
 
@@ -21,7 +23,47 @@ class DeviceSpec:
     base: bool = False
 
 
-class OpenVault(Protocol):
+@dataclass(frozen=True)
+class Keys:
+    """A workspace's data keys, wrapped for this device (docs/keys.md): noise to whoever holds them here."""
+
+    workspace: str
+    wrapped: bytes
+
+
+class Parts(Protocol):
+    """Boot parts at rest are files, sealed under keys that the vault process derives."""
+
+    def seal_part(self, part: Part, plain: int, sealed: int) -> None:
+        """Seal the whole of the descriptor `plain` to the empty file `sealed`, which is durable on return."""
+
+    def open_part(self, part: Part, sealed: int) -> int:
+        """The plain part as a memfd, which the caller closes.
+
+        Raises:
+            DamagedError: torn, forged, or of another version of the image.
+        """
+
+
+class Inspected(Parts, Protocol):
+    """A vault whose process can be asked about it."""
+
+    def status(self) -> dict[str, Any]:
+        """docs/protocol.md, chapter 4, `status`: what is open, and what it takes."""
+
+    def check(self, data: bool, progress: Progress) -> dict[str, Any]:
+        """Go through all devices and the stored memory, `data`: open each block. What is lost is in the answer (docs/protocol.md,
+        chapter 4, `check`), and no error."""
+
+
+class Filling(Parts, Protocol):
+    """A new vault on its way to its first use."""
+
+    def fill(self, device: str, source: BinaryIO, progress: Progress) -> None:
+        """Write `source` to a device from its start."""
+
+
+class OpenVault(Inspected, Protocol):
     """A vault with its process running. The process is the only holder of the data key and outlives the agent."""
 
     @property
@@ -30,8 +72,12 @@ class OpenVault(Protocol):
     def connect(self, device: str) -> socket.socket:
         """A connected NBD stream for one export, ready to be handed to an engine. Read-only for a base device."""
 
+    @property
+    def socket(self) -> Path:
+        """The NBD server's private socket, each device an export. It is the same again when the process has been replaced."""
+
     def head(self) -> str:
-        """The exact state of all devices together, as text; it changes before the first write after each opening."""
+        """The exact state of all devices together, as text; it changes with each write, and never back."""
 
     def seal_memory(self, identity: MemoryIdentity, memory: int, progress: Progress) -> int:
         """Seal the data ranges of the memfd `memory`; durable on return. Returns the stored bytes.
@@ -58,26 +104,34 @@ class OpenVault(Protocol):
 
 
 class Vault(Protocol):
-    """A vault at rest, at one place on disk."""
+    """Vaults at rest, each in a folder of its own."""
 
-    def create(self, where: Path, key: bytes, devices: Sequence[DeviceSpec]) -> None:
-        """Make an empty vault in the new folder `where`. `key` is 32 bytes. On any failure nothing remains.
+    def device_key(self) -> bytes:
+        """The public half (X25519, 32 bytes) of the key that this device's data keys are wrapped for; made at the first call."""
+
+    def new_keys(self, workspace: str) -> Keys:
+        """The keys of a new workspace. Nobody outside the vault process ever sees them plain."""
+
+    def creating(self, where: Path, keys: Keys, devices: Sequence[DeviceSpec]) -> AbstractContextManager[Filling]:
+        """Make a vault in the new folder `where` and fill it. At the end of the block all is durable and base devices are
+        read-only for ever; on any failure nothing remains.
 
         Raises:
             ConflictError: there is one already. NoRoomError: the disk is short.
         """
 
-    def fill(self, where: Path, key: bytes, device: str, source: BinaryIO, progress: Progress) -> None:
-        """Write `source` to a device from its start; used once, at check-out, before the vault is first opened."""
+    def resting(self, where: Path, keys: Keys, *, accept: bool = False) -> AbstractContextManager[Inspected]:
+        """A vault that serves nobody. `accept`: as it is, although it is older than its anchor or the anchor is lost. Raises as
+        `open`."""
 
-    def open(self, where: Path, key: bytes, runtime: Path) -> OpenVault:
+    def open(self, where: Path, keys: Keys, runtime: Path) -> OpenVault:
         """Start the vault process, its private sockets in `runtime`.
 
         Raises:
             ConflictError: it is open already. DamagedError: it cannot be opened; says what is safe.
         """
 
-    def attach(self, where: Path, key: bytes, runtime: Path) -> OpenVault | None:
+    def attach(self, where: Path, runtime: Path) -> OpenVault | None:
         """The already running process of this vault (after an agent's death), or None; one that was never recorded is ended."""
 
     def release(self, where: Path) -> None:

@@ -1,0 +1,264 @@
+"""The vault seam over `twofold-vaultd`: sealed log-structured stores, one folder each, their keys in that process alone.
+
+docs/vault-format.md has the files of a vault's folder. Beside it belong a wrapped key, which the agent keeps, and an anchor in
+the folder `anchors`, which says how new the vault must be.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from twofold.model.errors import ConflictError, DamagedError, NotFoundError, UnreachableError, UsageError
+from twofold.model.image import Part
+from twofold.model.machine import MemoryIdentity
+from twofold.model.names import slug
+from twofold.model.progress import Progress
+from twofold.platform import cgroup
+from twofold.platform.dirs import private
+from twofold.platform.peers import listen
+from twofold.vault import nbd, process
+from twofold.vault.control import Conversation
+from twofold.vault.process import LOG, NBD, SOCKET, Process, Starter
+from twofold.vault.seam import DeviceSpec, Filling, Inspected, Keys, OpenVault
+
+WRAPPING_KEY = "wrapping.key"
+_STEP = 1 << 20
+
+
+class SealedVault:
+    """`twofold.vault.seam.Vault`. `device` is the folder of the device's keys, `anchors` that of the vaults' anchors."""
+
+    def __init__(self, device: Path, anchors: Path) -> None:
+        self._device, self._anchors = device, anchors
+
+    def device_key(self) -> bytes:
+        with Starter() as starter, _opened(private(self._device), os.O_DIRECTORY) as folder:
+            answer, _ = starter.call("device_key", fds=[folder])
+        return bytes.fromhex(answer["public"])
+
+    def new_keys(self, workspace: str) -> Keys:
+        self.device_key()
+        with Starter() as starter, _opened(self._device / WRAPPING_KEY) as key:
+            answer, _ = starter.call("make_keys", {"workspace": workspace}, [key])
+        return Keys(workspace, answer["keys"].encode())
+
+    @contextlib.contextmanager
+    def creating(self, where: Path, keys: Keys, devices: Sequence[DeviceSpec]) -> Iterator[Filling]:
+        _check(devices)
+        try:
+            where.mkdir(mode=0o700, parents=True)
+        except FileExistsError:
+            raise ConflictError(f"There is a vault in {where} already.", safe="It was not touched.") from None
+        with ExitStack() as undo:
+            undo.callback(shutil.rmtree, where, ignore_errors=True)
+            undo.callback((self._anchors / keys.workspace).unlink, missing_ok=True)
+            args = {"devices": [{"name": each.name, "size": each.size} for each in devices]}
+            with Starter() as starter, self._descriptors(where) as fds:
+                starter.call("create", args | _wire(keys), fds)
+                yield _Filling(starter)
+                for base in (each.name for each in devices if each.base):
+                    starter.call("freeze", {"device": base})
+                starter.call("stop")
+            _sync_folder(where.parent)
+            undo.pop_all()
+
+    @contextlib.contextmanager
+    def resting(self, where: Path, keys: Keys, *, accept: bool = False) -> Iterator[Inspected]:
+        with Starter() as starter, self._descriptors(where) as fds:
+            starter.call("open", {"accept": accept} | _wire(keys), fds)
+            yield _Inspected(starter)
+            starter.call("stop")
+
+    def open(self, where: Path, keys: Keys, runtime: Path) -> OpenVault:
+        _require_free(where)  # before the sockets of a process that runs are taken from it
+        with ExitStack() as stack:
+            fds = stack.enter_context(self._descriptors(where))
+            undo = stack.enter_context(ExitStack())
+            for name in (SOCKET, NBD):
+                fds.append(stack.enter_context(listen(runtime / name)).fileno())
+                undo.callback((runtime / name).unlink, missing_ok=True)
+            starter = undo.enter_context(Starter(runtime / LOG))
+            cgroup.favour(starter.child.pid, runtime.name)  # the group of the machine that will wait for it
+            undo.callback(cgroup.release, runtime.name)
+            starter.call("open", _wire(keys), fds)
+            undo.pop_all()
+            return _Open(process.keep(starter, runtime))
+
+    def attach(self, where: Path, runtime: Path) -> OpenVault | None:
+        found = process.attach(runtime)
+        if found is None:
+            self.release(where)
+        return _Open(found) if found else None
+
+    def release(self, where: Path) -> None:
+        process.release(where / "lock")
+
+    def stored_bytes(self, where: Path) -> int:
+        return sum(path.stat().st_blocks * 512 for path in where.rglob("*") if path.is_file())
+
+    def destroy(self, where: Path) -> None:
+        _require_free(where)
+        (self._anchors / where.parent.name).unlink(missing_ok=True)
+        if where.exists():
+            shutil.rmtree(where)
+            _sync_folder(where.parent)
+
+    @contextlib.contextmanager
+    def _descriptors(self, where: Path) -> Iterator[list[int]]:
+        """What every opening hands over: the vault's folder, the folder of the anchors, the device's key."""
+        if not where.is_dir():
+            raise NotFoundError(f"There is no vault in {where}.")
+        with ExitStack() as stack:
+            folder = stack.enter_context(_opened(where, os.O_DIRECTORY))
+            anchors = stack.enter_context(_opened(private(self._anchors), os.O_DIRECTORY))
+            yield [folder, anchors, stack.enter_context(_opened(self._device / WRAPPING_KEY))]
+
+
+class _Parts:
+    """Sealing and opening of boot parts over a conversation."""
+
+    def __init__(self, talk: Conversation | Process) -> None:
+        self._talk = talk
+
+    def seal_part(self, part: Part, plain: int, sealed: int) -> None:
+        self._talk.call("seal_part", {"name": part.name, "digest": part.sha256}, [plain, sealed])
+
+    def open_part(self, part: Part, sealed: int) -> int:
+        return _one(self._talk.call("open_part", {"name": part.name, "digest": part.sha256}, [sealed])[1])
+
+
+class _Inspected(_Parts):
+    """`twofold.vault.seam.Inspected`."""
+
+    def status(self) -> dict[str, Any]:
+        return self._talk.call("status")[0]
+
+    def check(self, data: bool, progress: Progress) -> dict[str, Any]:
+        return self._talk.call("check", {"data": data}, progress=progress, step="reading")[0]
+
+
+class _Filling(_Parts):
+    """`twofold.vault.seam.Filling`."""
+
+    def fill(self, device: str, source: BinaryIO, progress: Progress) -> None:
+        _, fds = self._talk.call("connect", {"device": device})
+        with socket.socket(fileno=_one(fds)) as stream:
+            client = nbd.Client(stream, device)
+            _pour(client, source, progress)
+            client.disconnect()
+
+
+class _Open(_Inspected):
+    """`twofold.vault.seam.OpenVault`."""
+
+    _talk: Process
+
+    @property
+    def pid(self) -> int:
+        return self._talk.pid
+
+    def alive(self) -> bool:
+        """Whether the vault process runs; where not, the machine on it is to be ended and the vault opened anew."""
+        return self._talk.alive()
+
+    def connect(self, device: str) -> socket.socket:
+        return socket.socket(fileno=_one(self._talk.call("connect", {"device": device})[1]))
+
+    @property
+    def socket(self) -> Path:
+        return self._talk.runtime / NBD
+
+    def head(self) -> str:
+        return str(self._talk.call("head")[0]["head"])
+
+    def seal_memory(self, identity: MemoryIdentity, memory: int, progress: Progress) -> int:
+        if identity.disk_head != self.head():
+            raise UsageError("The memory names another state of the disks than they are in.")
+        args = {"identity": identity.to_wire()}
+        return int(self._talk.call("seal_memory", args, [memory], progress, "Sealing memory")[0]["bytes"])
+
+    def memory_identity(self) -> MemoryIdentity | None:
+        identity = self._talk.call("memory_identity")[0]["identity"]
+        return None if identity is None else MemoryIdentity.from_wire(identity)
+
+    def open_memory(self, progress: Progress) -> int:
+        return _one(self._talk.call("open_memory", progress=progress, step="Opening memory")[1])
+
+    def consume_memory(self) -> None:
+        self._talk.call("consume_memory")
+
+    def close(self) -> None:
+        self._talk.stop()
+
+
+@contextlib.contextmanager
+def _opened(path: Path, flags: int = 0) -> Iterator[int]:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
+    except FileNotFoundError as gone:
+        raise DamagedError(
+            f"{path} is gone, and without it no workspace of this device can be opened.",
+            safe="Nothing was changed.",
+            next="Restore it from a back-up of this computer.",
+        ) from gone
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _require_free(where: Path) -> None:
+    """Raises: ConflictError: a vault process has it open, and is not about to end."""
+    if not process.free(where / "lock"):
+        raise ConflictError(
+            "The workspace's store is open already.", safe="It was left as it is.", next="Stop the workspace first."
+        )
+
+
+def _wire(keys: Keys) -> dict[str, Any]:
+    return {"workspace": keys.workspace, "keys": keys.wrapped.decode(errors="replace")}
+
+
+def _one(fds: list[int]) -> int:
+    if len(fds) != 1:
+        for fd in fds:
+            os.close(fd)
+        raise UnreachableError("The workspace's store did not send what was asked for.")
+    return fds[0]
+
+
+def _check(devices: Sequence[DeviceSpec]) -> None:
+    names = [slug(device.name, "a device") for device in devices]
+    if len(set(names)) != len(names):
+        raise UsageError("Two devices of one vault have the same name.")
+    if any(device.size <= 0 or device.size % 4096 for device in devices):
+        raise UsageError("A device's size is a multiple of 4096 bytes.")
+
+
+def _pour(client: nbd.Client, source: BinaryIO, progress: Progress) -> None:
+    """Write all of `source`, leaving out blocks of zeros: a new device reads as zeros."""
+    at, zeros = 0, bytes(_STEP)
+    while data := source.read(_STEP):
+        if at + len(data) > client.size:
+            raise UsageError(f"The source is larger than the device ({client.size} bytes).")
+        if data != zeros[: len(data)]:
+            client.write(at, data + bytes(-len(data) % 512))
+        at += len(data)
+        progress("Filling", at, client.size)
+    client.flush()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make renames and removals in `folder` durable."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
