@@ -51,13 +51,14 @@ impl From<&GenerationRow> for Generation {
 }
 
 impl Inner {
-    fn generation(&self, number: u64) -> Result<GenerationRow, Error> {
+    pub(crate) fn generation(&self, number: u64) -> Result<GenerationRow, Error> {
         let state = lock(&self.state);
         let row = state.books.generations.iter().find(|row| row.number == number);
         row.cloned().ok_or_else(|| Error::Unknown(format!("generation {number}")))
     }
 
     pub(crate) fn view(&self, row: &GenerationRow) -> Result<View, Error> {
+        self.push_if_needed()?;
         let root = read_root(&self.table, row.root, row.pieces)?;
         let mut disks = Vec::new();
         for row in &root.devices {
@@ -75,7 +76,8 @@ impl Vault {
     /// another segment, so that the files up to here never change again.
     ///
     /// # Errors
-    /// [`Error::NoSpace`], [`Error::Failed`], [`Error::ReadOnly`]: there is no new generation.
+    /// [`Error::ReadOnly`]: there is no new generation. [`Error::NoSpace`], [`Error::Failed`]: there may be one all the same;
+    /// [`Vault::generations`] says, and the next flush makes it durable.
     pub fn commit(&self, note: &str) -> Result<Generation, Error> {
         let inner = &self.inner;
         inner.writable()?;
@@ -138,7 +140,8 @@ impl Vault {
     /// outdated by it. Devices that did not exist then are empty.
     ///
     /// # Errors
-    /// [`Error::Unknown`], [`Error::Damaged`], [`Error::NoSpace`]: nothing was changed.
+    /// [`Error::Unknown`], [`Error::Damaged`]: nothing was changed. [`Error::NoSpace`]: nothing was, or it is done and the
+    /// next flush makes it durable; it can be done again.
     pub fn revert(&self, number: u64) -> Result<(), Error> {
         let inner = &self.inner;
         inner.writable()?;

@@ -108,6 +108,12 @@ impl Inner {
         lock(&self.state).log.push()
     }
 
+    /// Before something is read from files that may be in the buffer still, because there was no room for it.
+    pub fn push_if_needed(&self) -> Result<(), Error> {
+        let mut state = lock(&self.state);
+        if state.log.end().origin().0 > self.pushed.load(Ordering::Acquire) { state.log.push() } else { Ok(()) }
+    }
+
     /// Makes everything written so far durable.
     pub fn flush(&self) -> Result<(), Error> {
         let _one = lock(&self.syncing);

@@ -60,7 +60,10 @@ impl Vault {
         inner.checkpoint()?;
         inner.write_head(true)?;
         let block = Superblock { version: VERSION, features: Features::default(), id, made: inner.made };
-        block.write(&*store)?;
+        if let Err(error) = block.write(&*store) {
+            let _ = store.remove(crate::superblock::NAME);
+            return Err(error);
+        }
         Ok(id)
     }
 
@@ -82,10 +85,7 @@ impl Vault {
         let found = recover::recover(&table, &block, &options)?;
         let read_only = options.read_only || options.salvage || !may_write || !found.may_write;
         let anchored = check_anchor(&*anchor, &table, &found, &options)?;
-        if !read_only && found.losses.is_empty() {
-            recover::sweep(&table, &found);
-        }
-        let Recovered { books, disks, end, highest, losses, .. } = found;
+        let Recovered { books, disks, end, highest, orphans, losses, .. } = found;
         let (id, made) = (block.id, block.made);
         let inner = Inner::assemble(Parts {
             table,
@@ -104,6 +104,11 @@ impl Vault {
         debug_assert_eq!(&id, inner.table.id());
         if !read_only {
             inner.anchor_now()?;
+            if !orphans.is_empty() && inner.losses.is_empty() {
+                // While a head names an older root, an opening may begin there, and need them on its way.
+                inner.write_head(true)?;
+                recover::sweep(&inner.table, &orphans);
+            }
             if inner.options.background {
                 keeper::start(&inner).map_err(|why| Error::io("a thread", why))?;
             }

@@ -14,6 +14,7 @@ use crate::root::{GenerationRow, Root, STILL_OPEN, SegmentRow};
 use crate::roots::{Newest, newest_root, read_slots};
 use crate::segment::{self, AFTER_DURABLE, SegmentHeader};
 use crate::slot::{BLOCK, EARLIER, Header, Kind, LAST, Origin, Record, SLOT, SLOTS};
+use crate::store::{Medium, read_exact};
 use crate::superblock::Superblock;
 use crate::table::{Segment, Table};
 
@@ -39,6 +40,8 @@ struct Recovery<'a> {
     disks: Vec<Arc<Disk>>,
     may_write: bool,
     losses: Vec<Damage>,
+    /// Something that was read says that all before it was durable.
+    durable: Origin,
 }
 
 pub(crate) fn recover(table: &Arc<Table>, block: &Superblock, options: &Options) -> Result<Recovered, Error> {
@@ -46,8 +49,15 @@ pub(crate) fn recover(table: &Arc<Table>, block: &Superblock, options: &Options)
     let mut segments: Vec<u64> = names.iter().filter_map(|name| segment::number(name, 's')).collect();
     segments.sort_unstable();
     let Newest { root, place, pieces, which, beyond } = newest_root(table, &segments)?;
-    let mut found =
-        Recovery { table, options, books: Books::default(), disks: Vec::new(), may_write: true, losses: Vec::new() };
+    let mut found = Recovery {
+        table,
+        options,
+        books: Books::default(),
+        disks: Vec::new(),
+        may_write: true,
+        losses: Vec::new(),
+        durable: Origin(place.0 + u64::from(pieces)),
+    };
     found.adopt(&root, place, pieces, block)?;
     found.books.which = which;
     let highest =
@@ -75,8 +85,8 @@ pub(crate) fn recover(table: &Arc<Table>, block: &Superblock, options: &Options)
 }
 
 /// Removes what a crash left. What can't be removed now will be another time.
-pub(crate) fn sweep(table: &Table, found: &Recovered) {
-    for name in &found.orphans {
+pub(crate) fn sweep(table: &Table, orphans: &[String]) {
+    for name in orphans {
         let _ = table.store().remove(name);
     }
 }
@@ -167,6 +177,10 @@ impl Recovery<'_> {
                 };
                 at = Origin::new(segment.number, index);
                 next = index + 1;
+                let said = header.durable > 0 || header.flags & EARLIER != 0;
+                if said && header.durable <= SLOTS {
+                    self.durable = self.durable.max(Origin(at.0 - u64::from(index) + u64::from(header.durable)));
+                }
                 batch.slots += 1;
                 batch.take(&header, payload, at);
                 if header.flags & LAST != 0 {
@@ -185,6 +199,9 @@ impl Recovery<'_> {
                     // A root may have been adopted since, and with it another table.
                     if let Some(done) = table.get(segment.number) {
                         done.slots.store(header.before_end, Ordering::Release);
+                    }
+                    if header.flags & AFTER_DURABLE != 0 {
+                        self.durable = self.durable.max(Origin::new(header.number, 0));
                     }
                     let row = row(header);
                     segment = table.add(&row)?;
@@ -291,11 +308,32 @@ impl Recovery<'_> {
         for segment in self.table.all() {
             if (root.segment()..=end.number).contains(&segment.number) && segment.pack() == 0 {
                 let name = segment.file_name();
-                store.open(&name).and_then(|file| file.sync()).map_err(|why| Error::io(&name, why))?;
+                let slots =
+                    if segment.number == end.number { end.slots } else { segment.slots.load(Ordering::Acquire) };
+                let first = Origin::new(segment.number, 0).0;
+                let from = match self.durable.0.checked_sub(first) {
+                    None | Some(0) => 0,
+                    Some(some) => segment::offset(some.min(slots.into()) as u32),
+                };
+                let file = store.open(&name).map_err(|why| Error::io(&name, why))?;
+                rewrite(&*file, from, segment::offset(slots)).map_err(|why| Error::io(&name, why))?;
             }
         }
         store.sync().map_err(|why| Error::io("the folder", why))
     }
+}
+
+/// Writes a part of a file again as it is, and makes it durable. A sync alone is not enough: where an earlier one failed,
+/// the system may show what never reached the disk, and take it for done.
+fn rewrite(file: &dyn Medium, mut from: u64, to: u64) -> std::io::Result<()> {
+    let mut buffer = vec![0; 1 << 20];
+    while from < to {
+        let some = &mut buffer[..(to - from).min(1 << 20) as usize];
+        read_exact(file, some, from)?;
+        file.write_at(some, from)?;
+        from += some.len() as u64;
+    }
+    file.sync()
 }
 
 /// The generation that a root itself is gets its place.

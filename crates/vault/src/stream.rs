@@ -124,6 +124,7 @@ impl Inner {
     pub(crate) fn stream_records(&self, name: &str) -> Result<Vec<Record>, Error> {
         let row = lock(&self.state).books.streams.iter().find(|row| row.name == name).cloned();
         let row = row.ok_or_else(|| Error::Unknown(format!("stream {name}")))?;
+        self.push_if_needed()?;
         let mut records = Vec::new();
         let mut buffer = [0; SLOT];
         for (nth, origin) in row.index.iter().enumerate() {
@@ -184,7 +185,7 @@ impl StreamWriter {
     /// Commits the stream of `size` bytes in place of one of the same name, durably and anchored. Answers the bytes stored.
     ///
     /// # Errors
-    /// [`Error::NoSpace`], [`Error::Failed`]: there is no new stream.
+    /// [`Error::NoSpace`], [`Error::Failed`]: there may be a new stream all the same; [`Vault::streams`] says.
     pub fn finish(self, size: u64) -> Result<u64, Error> {
         let inner = &self.inner;
         inner.writable()?;
