@@ -63,6 +63,7 @@ test-dist: dist ## install the wheel and the .deb, each into a clean Debian root
 
 .PHONY: soak
 soak: image ## the long runs: hundreds of switches at every gap, suspend and resume in a loop
+	@TWOFOLD_SEEDS=3000 TWOFOLD_STRIDE=1 TWOFOLD_CASES=2000 cargo test --release --locked -p twofold-vault
 	@$(PERSON) $(PY) -m pytest -q -m "not root" tests --soak
 
 .PHONY: lock

@@ -151,9 +151,9 @@ impl Log {
             before_digest: if before.number == 0 { [0; 16] } else { digest(&before.salt) },
         };
         let buffer = header.encode(&ring, self.table.id())?;
-        let file = store.create(&name).map_err(|why| Error::io(&name, why))?;
-        // Numbers are never used again, also where making the file fails half-way.
+        // Numbers are never used again, also where making the file fails half-way: there may be one all the same.
         self.next_number += 1;
+        let file = store.create(&name).map_err(|why| Error::io(&name, why))?;
         if let Err(why) = file.reserve(whole) {
             let _ = store.remove(&name);
             return Err(Error::io(&name, why));
