@@ -1,6 +1,6 @@
 //! Makes a vault with something of everything in it, and says what it must hold, for readers that are not this code:
 //! `vectors make FOLDER` makes `FOLDER/vault`, `FOLDER/anchor` and `FOLDER/expected`; `vectors read FOLDER` opens it
-//! read-only and prints what it finds, in the words of `expected`.
+//! read-only and prints what it finds, in the words of `expected`; `vectors write FOLDER` writes a little more and dies.
 //!
 //! Contents are the same each time, keys and salts of the vault are not. A content's digest is BLAKE3 over the blocks that
 //! are not all zeroes, ascending: number (u64), bytes.
@@ -117,7 +117,7 @@ fn options() -> Options {
     Options { background: false, reserve: 0, segment_slots: 16, replace_anchor: true, ..Options::default() }
 }
 
-fn make(folder: &Path) {
+fn make(folder: &Path) -> ! {
     let (place, anchor) = (folder.join("vault"), Arc::new(FileAnchor::new(folder.join("anchor"))));
     fs::create_dir_all(&place).unwrap();
     let store = Arc::new(Folder::new(&place));
@@ -167,7 +167,9 @@ fn make(folder: &Path) {
     let heads = ["head.a", "head.b"].map(|name| (place.join(name), fs::read(place.join(name)).unwrap()));
     pair.write("disk", 2..4);
     pair.empty("vars", 31..32, true);
+    pair.vault.flush().unwrap();
     pair.write("disk", 2000..2017);
+    pair.vault.flush().unwrap();
     pair.stream("memory", &[(0, 3), (5, 1)], 7 * PAGE + 100);
     pair.say("now");
     writeln!(pair.expected, "head {}", pair.vault.head()).unwrap();
@@ -208,13 +210,29 @@ fn find(folder: &Path) -> Result<String, Error> {
     Ok(said)
 }
 
+fn write(folder: &Path) -> Result<String, Error> {
+    let (store, anchor) = (Folder::new(folder.join("vault")), FileAnchor::new(folder.join("anchor")));
+    let ring = Keyring::new(2, EPOCHS[1]).with(1, EPOCHS[0]);
+    let vault = Vault::open(Arc::new(store), ring, Arc::new(anchor), options())?;
+    let disk = vault.device("disk")?;
+    let said = blake3::hash(vault.head().as_bytes());
+    for block in 10..13 {
+        disk.write(block * PAGE, &said.as_bytes().repeat(BLOCK / 32))?;
+    }
+    disk.flush()?;
+    std::process::exit(0)
+}
+
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [verb, folder] = &arguments[..] else { panic!("vectors make|read FOLDER") };
-    if verb == "make" {
-        make(Path::new(folder));
-    }
-    match find(Path::new(folder)) {
+    let [verb, folder] = &arguments[..] else { panic!("vectors make|read|write FOLDER") };
+    let folder = Path::new(folder);
+    let done = match verb.as_str() {
+        "make" => make(folder),
+        "write" => write(folder),
+        _ => find(folder),
+    };
+    match done {
         Ok(said) => print!("{said}"),
         Err(error) => {
             println!("refused {error}");
