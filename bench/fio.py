@@ -27,6 +27,7 @@ class Job:
     amount: int
     warm: bool = False
     extra: tuple[str, ...] = ()
+    turns: int = 1  # samples of it in each round, `amount` each
 
     @property
     def unit(self) -> str:

@@ -82,6 +82,10 @@ class Vault(Server):
             ):
                 return
 
+    def commit(self) -> None:
+        """Keep a generation, durably."""
+        self._call("commit", note="")
+
     def _places(self) -> tuple[Path, ...]:
         return self.files, self.folder / "anchors", self.folder / "device" / "wrapping.key"
 

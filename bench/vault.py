@@ -14,6 +14,7 @@ from pathlib import Path
 
 from bench.ageing import aged, opening
 from bench.fio import MIB, Job, Sample, sample
+from bench.generations import generations
 from bench.ours import Vault
 from bench.report import Row, report, row
 from bench.servers import Server, peers
@@ -36,11 +37,12 @@ class Size:
     mixed: int
     single: int
     syncs: int
+    kept: int  # the disk whose changes are sent
     large: int  # the disk that is opened after a crash, of which 20/64 are written
 
 
-FULL = Size(5, 2048 * MIB, 1024 * MIB, 1024 * MIB, 262144, 131072, 40000, 2000, 64 << 30)
-QUICK = Size(1, 1024 * MIB, 1024 * MIB, 512 * MIB, 65536, 32768, 8000, 300, 4 << 30)
+FULL = Size(5, 2048 * MIB, 1024 * MIB, 1024 * MIB, 262144, 131072, 40000, 500, 20 << 30, 64 << 30)
+QUICK = Size(1, 1024 * MIB, 1024 * MIB, 512 * MIB, 65536, 32768, 8000, 100, 1 << 30, 4 << 30)
 
 
 def jobs(size: Size) -> list[Job]:
@@ -55,7 +57,7 @@ def jobs(size: Size) -> list[Job]:
         Job(
             "4 KiB 70/30 mix, qd 1", "randrw", k4, 1, size.warm, size.single * k4, warm=True, extra=("--rwmixread=70",)
         ),
-        Job("4 KiB write, fsync=1", "randwrite", k4, 1, size.warm, size.syncs * k4, extra=("--fsync=1",)),
+        Job("4 KiB write, fsync=1", "randwrite", k4, 1, size.warm, size.syncs * k4, extra=("--fsync=1",), turns=4),
         Job("4 KiB random write, qd 32", "randwrite", k4, 32, size.disk, size.write),
     ]
 
@@ -95,8 +97,9 @@ def measure(servers: Sequence[Server], size: Size) -> dict[tuple[str, str], list
     for one in range(size.rounds):
         for job in jobs(size):
             turn = [*servers[one % len(servers) :], *servers[: one % len(servers)]]
-            for server in turn:
-                samples[job.figure, server.name].append(sample(server, job))
+            for _ in range(job.turns):
+                for server in turn:
+                    samples[job.figure, server.name].append(sample(server, job))
             best = "  ".join(f"{s.name} {samples[job.figure, s.name][-1].rate:.0f}" for s in servers)
             sys.stderr.write(f"round {one + 1}: {job.figure} ({job.unit}): {best}\n")
     return samples
@@ -139,6 +142,7 @@ def main() -> int:
                 server.remove()
         table = rows(samples, size, servers[0].name, [server.name for server in others])
         table += aged(folder, size.rounds, size.disk)
+        table += generations(folder, size.rounds, size.kept)
         table += opening(folder, size.rounds, size.large, size.large * 20 // 64)
     notes = [
         f"Disks of {size.disk // MIB} MiB, written over whole at the start of each round; writeback caching for all.",
