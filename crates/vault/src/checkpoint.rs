@@ -127,6 +127,8 @@ impl Inner {
             self.bell.ring();
             return Ok(());
         }
+        // Who has the lock makes a root sooner or later.
+        let Ok(_one) = self.upkeep.try_lock() else { return Ok(()) };
         match self.checkpoint() {
             // What was to be written is written; the next one will be told.
             Err(Error::NoSpace) => Ok(()),

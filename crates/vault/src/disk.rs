@@ -1,13 +1,13 @@
 //! One device's state inside an open vault: its map, its size, and finding entries.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 
 use crate::error::{Damage, Error};
 use crate::map::{self, Entries, Found, Map, leaf_of};
 use crate::root::DeviceRow;
 use crate::slot::{BLOCK, Kind, Origin, Record, SLOT};
-use crate::sync::{read, write};
+use crate::sync::{lock, read, write};
 use crate::table::Table;
 
 /// What a device's blocks are as long as they were never written: an image version, read when first asked for.
@@ -28,6 +28,8 @@ pub(crate) struct Disk {
     pub base: Option<Arc<dyn Base>>,
     /// Its entries count as needed; those of a generation's view don't.
     counted: bool,
+    /// Pages of the directory that can't be read.
+    lost_pages: Mutex<Vec<Damage>>,
 }
 
 impl Disk {
@@ -40,6 +42,7 @@ impl Disk {
             map: RwLock::new(Map::new(row.size)),
             base,
             counted: true,
+            lost_pages: Mutex::default(),
         }
     }
 
@@ -74,6 +77,7 @@ impl Disk {
                 Err(Error::Damaged(mut what)) => {
                     what.device = Some(self.name.clone());
                     (what.offset, what.length) = ((page as u64) << 30, (row.size - ((page as u64) << 30)).min(1 << 30));
+                    lock(&self.lost_pages).push((*what).clone());
                     lost.push(*what);
                     map.lose_page(page as u32, *address);
                     continue;
@@ -118,6 +122,14 @@ impl Disk {
     /// Reads a leaf's stored part.
     pub fn read_leaf(&self, table: &Table, leaf: u32, origin: Origin) -> Result<Box<Entries>, Error> {
         let mut buffer = [0; SLOT];
+        if origin == map::LOST_LEAF {
+            let at = u64::from(leaf) * (map::ENTRIES * BLOCK) as u64;
+            let pages = lock(&self.lost_pages);
+            if let Some(page) = pages.iter().find(|page| (page.offset..page.offset + page.length).contains(&at)) {
+                let length = ((map::ENTRIES * BLOCK) as u64).min(self.size().saturating_sub(at));
+                return Err(Error::Damaged(Box::new(Damage { offset: at, length, ..page.clone() })));
+            }
+        }
         let lost = |error| match error {
             Error::Damaged(mut what) => {
                 what.device = Some(self.name.clone());

@@ -109,7 +109,7 @@ impl Vault {
         let name = segment::name(root.segment());
         let file = store.open(&name).map_err(|why| Error::io(&name, why))?;
         let header = segment::SegmentHeader::read(&*file, root.segment(), ring, &manifest.vault)?;
-        let header = header.ok_or_else(|| Error::WrongKey(name))?;
+        let header = header.ok_or(Error::WrongKey(name))?;
         let (salt, epoch, pieces) = (header.salt, header.epoch, manifest.pieces);
         let table = Table::new(store.clone(), manifest.vault, ring.clone());
         table.add(&SegmentRow { number: root.segment(), pack: 0, epoch, slots: slot::SLOTS, live: 0, salt })?;

@@ -223,7 +223,8 @@ impl Inner {
         Ok(())
     }
 
-    /// Says where the newest root is, which must be durable. `surely`: in both files, durably.
+    /// Says where the newest root is, which must be durable: the lock on upkeep is held since it was written. `surely`: in
+    /// both files.
     pub fn write_head(&self, surely: bool) -> Result<(), Error> {
         let ring = self.table.ring();
         for _ in 0..if surely { 2 } else { 1 } {
@@ -247,8 +248,10 @@ impl Inner {
                 None => store.open(name).or_else(|_| store.create(name)).map_err(|why| Error::io(name, why))?,
             };
             record.write(&*file, which, &ring, self.table.id())?;
+            // At most one of the two is ever half-written.
+            file.sync().map_err(|why| Error::io(name, why))?;
             if surely {
-                file.sync().and_then(|()| store.sync()).map_err(|why| Error::io(name, why))?;
+                store.sync().map_err(|why| Error::io(name, why))?;
             }
             heads[which] = Some(file);
         }

@@ -58,6 +58,6 @@ pub use keys::{Keyring, Salt, VaultId};
 pub use options::{DeviceInfo, DeviceSpec, Info, Options};
 pub use slot::{BLOCK, SLOT, SLOTS};
 pub use store::{Medium, Store};
-pub use stream::{StreamInfo, StreamReader, StreamWriter};
+pub use stream::{Hold, StreamInfo, StreamReader, StreamWriter};
 pub use superblock::{Features, VERSION};
 pub use vault::Vault;

@@ -194,7 +194,10 @@ impl Log {
             let made = self.make(&self.end(), self.is_durable(), count)?;
             self.close_segment();
             self.current = Some(made);
-        } else if count > room && self.spare.is_none() {
+        } else if count > room && self.spare.as_ref().is_none_or(|spare| (spare.capacity as usize) < count - room) {
+            if let Some(small) = self.spare.take() {
+                self.table.drop_segment(small.segment.number);
+            }
             let full = End { slots: self.end().slots + room as u32, ..self.end() };
             self.spare = Some(self.make(&full, false, count - room)?);
         }

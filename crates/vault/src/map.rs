@@ -12,6 +12,8 @@ use crate::slot::{BLOCK, Origin, UNIFORM, ZERO};
 pub(crate) const ENTRIES: usize = 512;
 /// A directory entry whose leaf was lost with its page.
 pub(crate) const LOST: u64 = u64::MAX;
+/// Where such a leaf is said to be. No segment has this number.
+pub(crate) const LOST_LEAF: Origin = Origin(LOST & !(ZERO | UNIFORM));
 /// Newer entries that a leaf gathers before it is loaded.
 const PATCH: usize = 64;
 
@@ -149,8 +151,7 @@ impl Map {
     fn base(&self, leaf: u32) -> Found {
         match self.directory[leaf as usize] {
             0 => Found::Entry(0),
-            // No segment has this number, so that whoever reads it is told.
-            LOST => Found::Load(Origin(LOST & !(ZERO | UNIFORM))),
+            LOST => Found::Load(LOST_LEAF),
             entry if entry & UNIFORM != 0 => Found::Entry(entry & !UNIFORM),
             origin => Found::Load(Origin(origin)),
         }

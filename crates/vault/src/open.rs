@@ -180,8 +180,8 @@ pub(crate) fn new_row(spec: &DeviceSpec, id: u16, others: &[DeviceRow]) -> Resul
 }
 
 pub(crate) fn check_size(name: &str, size: u64) -> Result<(), Error> {
-    if size == 0 || size % BLOCK as u64 != 0 || size > 1 << 48 {
-        return Err(Error::Invalid(format!("device {name}: a size is a multiple of 4096 up to 256 TiB")));
+    if size == 0 || size % BLOCK as u64 != 0 || size > 1 << 44 {
+        return Err(Error::Invalid(format!("device {name}: a size is a multiple of 4096 up to 16 TiB")));
     }
     Ok(())
 }

@@ -143,7 +143,12 @@ impl Recovery<'_> {
     fn successors(&self, segments: &[u64]) -> Result<Successors, Error> {
         let mut found = Successors::new();
         for number in segments.iter().filter(|number| **number > self.books.root.segment()) {
-            let Ok(file) = self.table.store().open(&segment::name(*number)) else { continue };
+            let name = segment::name(*number);
+            let file = match self.table.store().open(&name) {
+                Err(why) if why.kind() == std::io::ErrorKind::NotFound => continue,
+                // To pass over it would be to forget what it holds.
+                other => other.map_err(|why| Error::io(&name, why))?,
+            };
             if let Some(header) = SegmentHeader::read(&*file, *number, &self.table.ring(), self.table.id())? {
                 found.entry(header.before).or_default().push(header);
             }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::error::Error;
 use crate::head::Head;
+use crate::keys::digest;
 use crate::root::{Root, SegmentRow};
 use crate::segment::{self, SegmentHeader};
 use crate::slot::{self, Header, Kind, LAST, Origin, SLOT, SLOTS};
@@ -78,15 +79,23 @@ pub(crate) fn read_root(table: &Table, place: Origin, pieces: u32) -> Result<Roo
 
 /// Without heads: the last whole root of the highest segment that has one.
 fn search(table: &Arc<Table>, segments: &[u64]) -> Result<Option<(Root, Origin, u32)>, Error> {
+    let mut later: Vec<SegmentHeader> = Vec::new();
     for number in segments.iter().rev() {
         let name = segment::name(*number);
-        let Ok(file) = table.store().open(&name) else { continue };
+        let file = match table.store().open(&name) {
+            Err(why) if why.kind() == std::io::ErrorKind::NotFound => continue,
+            other => other.map_err(|why| Error::io(&name, why))?,
+        };
         let Some(header) = SegmentHeader::read(&*file, *number, &table.ring(), table.id())? else { continue };
+        // What lies behind the end that a successor declares is dead, roots too.
+        let continues = |next: &&SegmentHeader| next.before == *number && next.before_digest == digest(&header.salt);
+        let end = later.iter().find(continues).map_or(SLOTS, |next| next.before_end);
+        later.push(header.clone());
         let row =
             SegmentRow { number: *number, pack: 0, epoch: header.epoch, slots: SLOTS, live: 0, salt: header.salt };
         let segment = table.add(&row)?;
         let (mut newest, mut first) = (None, None);
-        read_slots(table, &segment, 0, SLOTS, |index, opened| {
+        read_slots(table, &segment, 0, end, |index, opened| {
             match opened {
                 Some((header, _)) if header.kind == Some(Kind::Root) => {
                     if header.block == 0 {

@@ -35,7 +35,7 @@ pub struct StreamWriter {
     identity: Vec<u8>,
     records: Vec<Record>,
     pages: u64,
-    pin: u64,
+    _hold: Hold,
 }
 
 /// Reads a stream from its start.
@@ -45,7 +45,30 @@ pub struct StreamReader {
     records: Vec<Record>,
 }
 
+/// Keeps the cleaner from removing files, so that somebody may copy them. Given up when dropped.
+pub struct Hold {
+    inner: Arc<Inner>,
+    pin: u64,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut pins = lock(&self.inner.pins);
+        if let Some(at) = pins.iter().position(|pin| *pin == self.pin) {
+            pins.swap_remove(at);
+        }
+    }
+}
+
 impl Vault {
+    /// Until the answer is dropped, no file of the vault is removed.
+    #[must_use]
+    pub fn hold(&self) -> Hold {
+        // A pass that is under way ends first.
+        let _one = lock(&self.inner.upkeep);
+        self.inner.hold(0)
+    }
+
     /// Begins a stream. `identity` (at most 64 KiB) says what it belongs to; the caller compares it before use.
     ///
     /// # Errors
@@ -57,14 +80,14 @@ impl Vault {
         }
         // The cleaner must not take what no root names yet.
         let pin = lock(&self.inner.state).log.end().number;
-        lock(&self.inner.pins).push(pin);
+        let hold = self.inner.hold(pin);
         Ok(StreamWriter {
             inner: self.inner.clone(),
             name: name.to_owned(),
             identity: identity.to_owned(),
             records: Vec::new(),
             pages: 0,
-            pin,
+            _hold: hold,
         })
     }
 
@@ -121,6 +144,11 @@ impl Vault {
 }
 
 impl Inner {
+    fn hold(self: &Arc<Self>, pin: u64) -> Hold {
+        lock(&self.pins).push(pin);
+        Hold { inner: self.clone(), pin }
+    }
+
     pub(crate) fn stream_records(&self, name: &str) -> Result<Vec<Record>, Error> {
         let row = lock(&self.state).books.streams.iter().find(|row| row.name == name).cloned();
         let row = row.ok_or_else(|| Error::Unknown(format!("stream {name}")))?;
@@ -214,15 +242,6 @@ impl StreamWriter {
         inner.write_head(true)?;
         inner.anchor_now()?;
         Ok(pages * BLOCK as u64)
-    }
-}
-
-impl Drop for StreamWriter {
-    fn drop(&mut self) {
-        let mut pins = lock(&self.inner.pins);
-        if let Some(at) = pins.iter().position(|pin| *pin == self.pin) {
-            pins.swap_remove(at);
-        }
     }
 }
 

@@ -136,6 +136,7 @@ impl Vault {
     /// [`Error::ReadOnly`], [`Error::NoSpace`].
     pub fn set_keyring(&self, ring: Keyring) -> Result<(), Error> {
         self.inner.writable()?;
+        let _one = lock(&self.inner.upkeep);
         self.inner.table.set_ring(ring);
         lock(&self.inner.state).log.close_segment();
         self.inner.checkpoint()?;
