@@ -1,4 +1,7 @@
-"""A guest pixel is a screen pixel: the root window compared with the very memory that QEMU shares, at each pixel ratio."""
+"""A guest pixel is a screen pixel: the root window compared with the very memory that QEMU shares, at each pixel ratio.
+
+It opens windows over the probe's text field: by its name it runs after the tests that type into that.
+"""
 
 from __future__ import annotations
 
