@@ -102,12 +102,16 @@ class Daemon(Server):
     def forget(self) -> None:
         self._do("block-dirty-bitmap-clear", node="disk", name="changed")
 
-    def backup(self) -> None:
-        """Send what changed since the last one into a file of its own."""
+    def prepare(self) -> None:
+        """An empty image to send to: making one takes seconds, most of them its key's."""
         self._backups += 1
         name = f"backup{self._backups}"
         self._image(name)
         self._do("blockdev-add", **json.loads(self._node(name)))
+
+    def backup(self) -> None:
+        """Send what changed since the last one."""
+        name = f"backup{self._backups}"
         self._do(
             "blockdev-backup",
             **{"job-id": name, "device": "disk", "target": name, "sync": "incremental", "bitmap": "changed"},
@@ -161,11 +165,14 @@ def _compare(folder: Path, ours: Vault, theirs: Daemon, state: str, rounds: int,
         fresh = [path for path in ours.files.iterdir() if path.name not in before and path.name.startswith("s-")]
         sent.append(sum(_send(path, folder / "sent") for path in fresh) / MIB)
         seconds["ours"].append(writing + perf_counter() - began)
+        data = os.urandom(CHANGED)
         os.sync()
         began = perf_counter()
-        _write(folder / "plain")
+        (folder / "plain").write_bytes(data)
+        _durable(folder / "plain")
         _send(folder / "plain", folder / "sent")
         seconds["write and send"].append(perf_counter() - began)
+        theirs.prepare()
         os.sync()
         writing = _change(theirs, size)
         began = perf_counter()
@@ -187,13 +194,6 @@ def _change(server: Server, size: int) -> float:
     """Seconds, the flush among them, without fio's own beginning. In pieces of QEMU's grain: smaller ones it sends whole."""
     said = plain(server, "randwrite", 65536, 32, size, CHANGED, ("--end_fsync=1",))
     return said["write"]["runtime"] / 1000
-
-
-def _write(path: Path) -> None:
-    with path.open("wb") as file:
-        for _ in range(CHANGED // MIB):
-            file.write(os.urandom(MIB))
-    _durable(path)
 
 
 def _send(path: Path, to: Path) -> int:
