@@ -23,6 +23,7 @@ from tests.harness.vaultroot import (
     INDEX,
     LAST,
     LIST,
+    LOST,
     MAP,
     MARK,
     PREDECESSOR_DURABLE,
@@ -71,6 +72,8 @@ class Vault:
         self.replayed = 0  # slots
         self._take(self._newest_root())
         self._replay()
+        if self.root.counter < self.promised:
+            raise Broken(f"head.a or head.b: root {self.promised} was durable and is not here")
         if anchor is not None:
             self._compare(anchor)
 
@@ -203,9 +206,10 @@ class Vault:
         return counter, address, pieces, Segment(split(address)[0], made, of)
 
     def _newest_root(self) -> Root:
+        self.promised = 0
         heads = [head for name in ("head.a", "head.b") if (head := self._head(name))]
         for counter, address, pieces, segment in sorted(heads, key=lambda head: -head[0]):
-            self.segments = {segment.number: segment}
+            self.segments, self.promised = {segment.number: segment}, max(self.promised, counter)
             try:
                 root = self._root(address, pieces)
             except Broken:
@@ -247,6 +251,8 @@ class Vault:
         segment, index, batch = self.segments[number], index + 1, list[tuple[int, Slot]]()
         while True:
             after = self._successor(segment)
+            if after and after.before[1] < index:
+                after = None  # it would end before what the root stands on
             end = after.before[1] if after else SLOTS
             while index < end:
                 try:
@@ -346,6 +352,8 @@ class Vault:
         for page, address in enumerate(device.pages):
             leaves = struct.unpack("<512Q", self.slot(address, DIR, device.id, page)) if address else ()
             for leaf, at in enumerate(leaves, FANOUT * page):
+                if at == LOST:
+                    raise Broken(f"leaf {leaf} of {device.name} was lost before")
                 if at & WHOLE:
                     content: Sequence[int] = [at & ~WHOLE] * FANOUT
                 else:

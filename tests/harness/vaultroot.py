@@ -13,7 +13,7 @@ DATA, LIST, MAP, DIR, ROOT, DELTA, STREAM, INDEX, MARK = range(1, 10)
 LAST, EARLIER_DURABLE = 1, 2  # a slot's flags
 PREDECESSOR_DURABLE = 1  # a segment's flag
 OPEN = 0xFFFFFFFF
-ZERO, WHOLE = 1 << 63, 1 << 62
+ZERO, WHOLE, LOST = 1 << 63, 1 << 62, (1 << 64) - 1
 STREAMS = 0xFFFF  # the device of STREAM and INDEX slots
 
 

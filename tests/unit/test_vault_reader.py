@@ -278,6 +278,19 @@ def test_damage_before_a_flush_is_no_end_of_the_log(slot: int, witness: str, fre
     assert agree(folder) == []
 
 
+def test_a_root_that_a_head_names_is_not_passed_over(fresh: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(fresh, tmp_path / "copy"))
+    earlier, later = names(folder)[-2:]
+    said = agree(folder)
+    flip(earlier, slot_at(3) + 99)
+    assert agree(folder) == said, "a newer root was found by searching"
+    earlier.write_bytes(earlier.read_bytes()[: slot_at(4)])
+    later.unlink()
+    with pytest.raises(Broken, match=r"root \d+ was durable"):
+        Vault(folder / "vault", keys(folder))
+    assert agree(folder) == []
+
+
 def test_a_later_opening_vouches_for_what_it_found(fresh: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(fresh, tmp_path / "copy"))
     run([PROGRAM, "write", folder])
