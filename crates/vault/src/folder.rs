@@ -123,6 +123,18 @@ impl Medium for Real {
         self.0.set_len(length)
     }
 
+    fn prepare(&self, offset: u64, length: u64) -> io::Result<()> {
+        // Blocks that were written once need no entry in the file system's journal when they are written again.
+        let zeroes = [0; 64 << 10];
+        let mut at = 0;
+        while at < length {
+            let part = (length - at).min(zeroes.len() as u64) as usize;
+            self.write_at(&zeroes[..part], offset + at)?;
+            at += part as u64;
+        }
+        Ok(())
+    }
+
     fn reserve(&self, length: u64) -> io::Result<()> {
         match fallocate(&self.0, FallocateFlags::KEEP_SIZE, 0, length) {
             // exFAT and others can't; there the disk may turn out full at a later write.

@@ -16,6 +16,10 @@ use crate::table::{Segment, Table};
 const SHARE: usize = 256;
 /// The buffer is handed over before it grows beyond this.
 const BUFFER: usize = 4 << 20;
+/// A flush of so many slots is small.
+const SMALL: u32 = 16;
+/// Bytes that are prepared for small flushes at a time.
+const AHEAD: u64 = 1 << 20;
 const BLANK: [u8; TAG + HEADER] = [0; TAG + HEADER];
 
 /// The log's last segment and how much of it counts.
@@ -41,12 +45,17 @@ struct Current {
     capacity: u32,
     buffer: Vec<u8>,
     at: u64,
+    /// Up to here the file was prepared for small flushes, and how many came lately.
+    prepared: u64,
+    small: u32,
 }
 
 struct Pending {
     file: Arc<dyn Medium>,
     at: u64,
     bytes: Vec<u8>,
+    /// The segment ends here: what was taken in advance behind it is given back.
+    end: u64,
 }
 
 /// What a flush has to make durable, in order.
@@ -162,16 +171,15 @@ impl Log {
         let segment = self.table.add(&row)?;
         self.table.opened(&segment, file.clone());
         self.names += 1;
-        Ok(Current { segment, file, next: 0, durable: 0, capacity, buffer, at: 0 })
+        Ok(Current { segment, file, next: 0, durable: 0, capacity, buffer, at: 0, prepared: 0, small: 0 })
     }
 
     /// Ends the segment that is being written; the next slot begins another.
     pub fn close_segment(&mut self) {
         let Some(old) = self.current.take() else { return };
         self.end = End { number: old.segment.number, slots: old.next, salt: old.segment.salt };
-        if !old.buffer.is_empty() {
-            self.pending.push(Pending { file: old.file.clone(), at: old.at, bytes: old.buffer });
-        }
+        let end = segment::offset(old.next);
+        self.pending.push(Pending { file: old.file.clone(), at: old.at, bytes: old.buffer, end });
         if old.durable < old.next || old.next == 0 {
             self.earlier.push(old.file);
         }
@@ -281,7 +289,10 @@ impl Log {
     pub fn push(&mut self) -> Result<(), Error> {
         self.usable()?;
         while let Some(pending) = self.pending.first() {
-            pending.file.write_at(&pending.bytes, pending.at).map_err(|why| Error::io("the log", why))?;
+            if !pending.bytes.is_empty() {
+                pending.file.write_at(&pending.bytes, pending.at).map_err(|why| Error::io("the log", why))?;
+            }
+            let _ = pending.file.set_len(pending.end);
             self.pending.remove(0);
         }
         if let Some(current) = &mut self.current {
@@ -297,9 +308,12 @@ impl Log {
     }
 
     /// What a flush must do after a push; None if everything is durable.
-    pub fn plan(&self) -> Option<Plan> {
+    pub fn plan(&mut self) -> Option<Plan> {
         if self.is_durable() {
             return None;
+        }
+        if let Some(current) = &mut self.current {
+            current.expect_small_flushes();
         }
         let mut files = self.earlier.clone();
         files.extend(self.current.as_ref().map(|current| current.file.clone()));
@@ -322,6 +336,22 @@ impl Log {
             _ => {}
         }
         Ok(())
+    }
+}
+
+impl Current {
+    /// Who flushes a few slots again and again should not pay for the file's growth each time.
+    fn expect_small_flushes(&mut self) {
+        self.small = if self.next - self.durable <= SMALL { self.small + 1 } else { 0 };
+        if self.small < 4 || self.at + u64::from(SMALL) * SLOT as u64 <= self.prepared {
+            return;
+        }
+        let from = self.at.max(self.prepared);
+        let to = (self.at + AHEAD).min(segment::offset(self.capacity)).max(from);
+        // It only makes things faster: an error will show where it matters.
+        if to > from && self.file.prepare(from, to - from).is_ok() {
+            self.prepared = to;
+        }
     }
 }
 

@@ -104,6 +104,15 @@ pub trait Medium: Send + Sync {
     /// Whatever the disk says.
     fn set_len(&self, length: u64) -> io::Result<()>;
 
+    /// Makes it cheap to make later writes to `length` bytes at `offset` durable; nothing was written there. They may read as
+    /// zeroes afterwards. May do nothing.
+    ///
+    /// # Errors
+    /// `StorageFull`, or whatever the disk says.
+    fn prepare(&self, _offset: u64, _length: u64) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Takes space for the first `length` bytes in advance without changing what is read. May do nothing.
     ///
     /// # Errors
