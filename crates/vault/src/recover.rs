@@ -213,7 +213,10 @@ impl Recovery<'_> {
                     next = 0;
                 }
                 (broken, follows) => {
-                    let proof = self.flushed_beyond(&segment, broken.unwrap_or(next), follows, &successors)?;
+                    let proof = match self.flushed_beyond(&segment, broken.unwrap_or(next), follows, &successors)? {
+                        None => self.cut_off(&end, &successors)?,
+                        proof => proof,
+                    };
                     match proof {
                         Some(proof) if self.options.salvage => self.losses.push(proof),
                         Some(proof) => return Err(Error::TailDamaged(Box::new(proof))),
@@ -272,6 +275,37 @@ impl Recovery<'_> {
                 None => return Ok(None),
             }
         }
+    }
+
+    /// Whether a later segment, which the log does not lead to, says that what it follows was durable.
+    fn cut_off(&self, end: &End, successors: &Successors) -> Result<Option<Damage>, Error> {
+        for header in successors.values().flatten().filter(|header| header.number > end.number) {
+            let here = header.before == end.number && header.before_digest == digest(&end.salt);
+            if here && header.before_end <= end.slots {
+                continue;
+            }
+            let mut proved = header.flags & AFTER_DURABLE != 0;
+            if !proved {
+                let later = self.table.add(&row(header))?;
+                read_slots(self.table, &later, 0, SLOTS, |_, opened| {
+                    proved = opened.is_some_and(|(header, _)| header.flags & EARLIER != 0);
+                    !proved
+                })?;
+                self.table.drop_segment(later.number);
+            }
+            if proved {
+                return Ok(Some(Damage {
+                    file: segment::name(header.before),
+                    segment: header.before,
+                    slot: 0,
+                    device: None,
+                    offset: 0,
+                    length: 0,
+                    why: "it is missing or not as it was written, yet was durable".to_owned(),
+                }));
+            }
+        }
+        Ok(None)
     }
 
     /// A whole batch takes effect.

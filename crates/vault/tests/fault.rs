@@ -240,3 +240,34 @@ fn a_making_that_fails_can_be_made_again() {
         }
     }
 }
+
+#[test]
+fn an_opening_that_cannot_look_forgets_nothing() {
+    let (tape, mut history) = made();
+    let mut vault = open(&tape, &history).unwrap();
+    for seed in 0..9 {
+        let op = Op::Write { device: 0, block: seed as usize * 20, count: 30, seed };
+        history.run(&tape, &mut vault, op).unwrap();
+        history.run(&tape, &mut vault, Op::Flush).unwrap();
+    }
+    drop(vault);
+    // Killed: the log goes on over several segments behind the root.
+    let (image, last) = (tape.image(), history.states.len() - 1);
+    let mut refused = 0;
+    for at in 0.. {
+        let tape = Tape::new(image.clone(), tape.reel().anchor.clone());
+        tape.fail(Some(Fault { counts: looks, at, times: 1, error: broken, done: false }));
+        let result = open(&tape, &history);
+        let failed = tape.reel().failed > 0;
+        tape.fail(None);
+        match result {
+            Ok(vault) => _ = history.find(&vault, last..=last),
+            Err(Error::Io(..)) => refused += 1,
+            Err(other) => panic!("look {at}: {other}"),
+        }
+        if !failed {
+            break;
+        }
+    }
+    assert!(refused > 10, "{refused}");
+}

@@ -207,6 +207,11 @@ impl History {
         first..=last
     }
 
+    /// Which block it is, None for one that nobody ever wrote.
+    pub fn known(&self, block: &[u8]) -> Option<u32> {
+        self.contents.known(block)
+    }
+
     /// The numbers that `op` gave out are the model's too.
     fn generation(&self, nth: usize) -> Option<u64> {
         self.now().generations.keys().nth(nth).copied()

@@ -28,6 +28,14 @@ impl Nonces {
         self.seen.len()
     }
 
+    /// Takes another's in.
+    pub fn merge(&mut self, other: Self) {
+        for ((salt, index), digest) in other.seen {
+            let first = *self.seen.entry((salt, index)).or_insert(digest);
+            assert!(first == digest, "a nonce was used twice: slot {index}");
+        }
+    }
+
     /// Looks at all that a session wrote.
     pub fn watch(&mut self, reel: &Reel) {
         for event in &reel.events {
