@@ -117,7 +117,7 @@ def examine(vault: Vault, disk: Disk) -> None:
         was = [disk.sure[block] for block in range(first, first + count)]
         assert len(here) == 1 or (version == 0 and 0 in was), f"request {number} is there in part"
         if True in here:
-            doubtful |= {block: version for block in range(first, first + count)} if here == {True} else {}
+            doubtful |= dict.fromkeys(range(first, first + count), version) if here == {True} else {}
     for block in range(BLOCKS):
         version = doubtful.get(block, disk.sure[block])
         assert found[block * BLOCK : (block + 1) * BLOCK] == content(block, version), f"block {block} lost {version}"
