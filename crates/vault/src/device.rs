@@ -171,8 +171,11 @@ impl Device {
     /// Slots that follow each other in one segment.
     fn read_run(&self, block: u64, origin: Origin, out: &mut [u8], wait: bool) -> Result<(), Error> {
         let count = out.len() / BLOCK;
-        if origin.0 + count as u64 > self.inner.pushed.load(Ordering::Acquire) {
-            self.inner.push()?;
+        let pushed = self.inner.pushed.load(Ordering::Acquire);
+        if origin.0 < pushed && origin.0 + count as u64 > pushed {
+            let (there, here) = out.split_at_mut((pushed - origin.0) as usize * BLOCK);
+            self.read_run(block, origin, there, wait)?;
+            return self.read_run(block + pushed - origin.0, Origin(pushed), here, wait);
         }
         let Some(segment) = self.inner.table.get(origin.segment()) else {
             return Err(self.lost(block, Error::Damaged(Box::new(self.inner.table.missing(origin)))));
@@ -183,10 +186,10 @@ impl Device {
                 scratch.resize(need, 0);
             }
             let slots = &mut scratch[..need];
-            self.inner
-                .table
-                .read_raw(&segment, origin.index(), slots, wait)
-                .map_err(|error| self.lost(block, error))?;
+            if origin.0 < pushed || !self.inner.in_buffer(origin, slots)? {
+                let read = self.inner.table.read_raw(&segment, origin.index(), slots, wait);
+                read.map_err(|error| self.lost(block, error))?;
+            }
             for (nth, (slot, out)) in slots.chunks_exact_mut(SLOT).zip(out.chunks_exact_mut(BLOCK)).enumerate() {
                 self.open_slot(&segment, origin.index() + nth as u32, block + nth as u64, slot)?;
                 out.copy_from_slice(slot::payload(slot));

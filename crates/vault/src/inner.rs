@@ -114,6 +114,15 @@ impl Inner {
         if state.log.end().origin().0 > self.pushed.load(Ordering::Acquire) { state.log.push() } else { Ok(()) }
     }
 
+    /// Slots that may not be in a file yet: hands them over, or, on a full disk, copies them. False: they are in the file.
+    pub fn in_buffer(&self, origin: Origin, slots: &mut [u8]) -> Result<bool, Error> {
+        let mut state = lock(&self.state);
+        match state.log.push() {
+            Err(_) if state.log.copy(origin, slots) => Ok(true),
+            result => result.map(|()| false),
+        }
+    }
+
     /// Makes everything written so far durable.
     pub fn flush(&self) -> Result<(), Error> {
         let _one = lock(&self.syncing);

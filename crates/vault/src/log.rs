@@ -51,6 +51,7 @@ struct Current {
 }
 
 struct Pending {
+    number: u64,
     file: Arc<dyn Medium>,
     at: u64,
     bytes: Vec<u8>,
@@ -179,7 +180,8 @@ impl Log {
         let Some(old) = self.current.take() else { return };
         self.end = End { number: old.segment.number, slots: old.next, salt: old.segment.salt };
         let end = segment::offset(old.next);
-        self.pending.push(Pending { file: old.file.clone(), at: old.at, bytes: old.buffer, end });
+        let (number, file) = (old.segment.number, old.file.clone());
+        self.pending.push(Pending { number, file, at: old.at, bytes: old.buffer, end });
         if old.durable < old.next || old.next == 0 {
             self.earlier.push(old.file);
         }
@@ -305,6 +307,21 @@ impl Log {
         }
         self.pushed.store(self.end().origin().0, Ordering::Release);
         Ok(())
+    }
+
+    /// Copies slots that the operating system would not take yet. False if they are not all in one buffer.
+    pub fn copy(&self, origin: Origin, slots: &mut [u8]) -> bool {
+        let current = self.current.iter().map(|current| (current.segment.number, current.at, &current.buffer));
+        let pending = self.pending.iter().map(|pending| (pending.number, pending.at, &pending.bytes));
+        let Some((_, at, bytes)) = current.chain(pending).find(|(number, ..)| *number == origin.segment()) else {
+            return false;
+        };
+        let from = segment::offset(origin.index()).checked_sub(at).and_then(|from| usize::try_from(from).ok());
+        match from.and_then(|from| bytes.get(from..from + slots.len())) {
+            Some(there) => slots.copy_from_slice(there),
+            None => return false,
+        }
+        true
     }
 
     /// What a flush must do after a push; None if everything is durable.
