@@ -2,6 +2,7 @@
 //! a model of what must then be found, and the format once more, written from the paper alone.
 #![allow(dead_code)]
 
+pub mod feed;
 pub mod model;
 pub mod nonces;
 pub mod paper;
