@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -276,7 +277,11 @@ class Vault:
         """The log ends before the batch that was not whole."""
         number, slots = split(batch[0][0]) if batch else (segment.number, index)
         self.end = number, slots
-        self.segments[number] = replace(self.segments[number], end=slots)
+        last = self.segments[number] = replace(self.segments[number], end=slots)
+        for later in self.headers.values():
+            continues = (later.before[0], later.before[2]) == (number, digest(last.salt)[:16])
+            if later.number > number and not (continues and later.before[1] <= slots) and self._vouches(later):
+                raise Broken(f"s-{later.before[0]:016x}: segment {later.number} says that it was flushed")
 
     def _successor(self, segment: Segment) -> Segment | None:
         mine = (segment.number, digest(segment.salt)[:16])
@@ -295,14 +300,17 @@ class Vault:
         if after and after.flags & PREDECESSOR_DURABLE and after.before[1] > index:
             raise Broken(f"{why}, but segment {after.number} says that it was flushed") from why
         while after:
-            for later in range(self._there(after)):
-                try:
-                    flags = self._open(after, later).flags
-                except Broken:
-                    continue
-                if flags & EARLIER_DURABLE:
-                    raise Broken(f"{why}, but slot {later} of segment {after.number} says that it was flushed")
+            if self._vouches(after, headers=False):
+                raise Broken(f"{why}, but a slot of segment {after.number} says that it was flushed") from why
             after = self._successor(after)
+
+    def _vouches(self, segment: Segment, *, headers: bool = True) -> bool:
+        """Whether a segment says that those before it were durable."""
+        for index in range(self._there(segment)):
+            with suppress(Broken):
+                if self._open(segment, index).flags & EARLIER_DURABLE:
+                    return True
+        return headers and bool(segment.flags & PREDECESSOR_DURABLE)
 
     def _apply(self, batch: Sequence[tuple[int, Slot]]) -> None:
         for address, slot in batch:

@@ -268,7 +268,8 @@ def test_both_find_the_same_end_wherever_the_log_is_cut(fresh: Path, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("slot", "witness"), [(5, r"but slot \d+ says"), (12, r"but slot \d+ of segment"), (15, r"but slot \d+ of segment")]
+    ("slot", "witness"),
+    [(5, r"but slot \d+ says"), (12, r"but a slot of segment \d+ says"), (15, r"but a slot of segment \d+ says")],
 )
 def test_damage_before_a_flush_is_no_end_of_the_log(slot: int, witness: str, fresh: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(fresh, tmp_path / "copy"))
@@ -300,6 +301,18 @@ def test_a_later_opening_vouches_for_what_it_found(fresh: Path, tmp_path: Path) 
     assert agree(folder)
     flip(earlier, slot_at(14) + 99)
     with pytest.raises(Broken, match=r"but segment \d+ says"):
+        Vault(folder / "vault", keys(folder))
+    assert agree(folder) == []
+
+
+@pytest.mark.parametrize("lost", [-2, -3])
+def test_a_segment_missing_from_the_middle_is_no_end(lost: int, fresh: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(fresh, tmp_path / "copy"))
+    for _ in range(2):
+        run([PROGRAM, "write", folder])
+    assert agree(folder)
+    names(folder)[lost].unlink()
+    with pytest.raises(Broken, match="says that it was flushed"):
         Vault(folder / "vault", keys(folder))
     assert agree(folder) == []
 
