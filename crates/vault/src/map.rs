@@ -198,8 +198,12 @@ impl Map {
             Ok(at) => gone(std::mem::replace(&mut newer[at].1, entry)),
             Err(at) => newer.insert(at, (nth, entry)),
         }
-        if let (PATCH.., Found::Entry(all)) = (newer.len(), base) {
-            self.merge(leaf, Box::new([all; ENTRIES]), gone);
+        let complete = newer.len() as u64 == (self.blocks - u64::from(leaf) * ENTRIES as u64).min(ENTRIES as u64);
+        match (newer.len(), base) {
+            (PATCH.., Found::Entry(all)) => self.merge(leaf, Box::new([all; ENTRIES]), gone),
+            // Nothing of what is stored counts any more, so that it need not be readable.
+            _ if complete => self.merge(leaf, Box::new([0; ENTRIES]), gone),
+            _ => {}
         }
     }
 

@@ -65,6 +65,9 @@ pub struct Options {
     pub replace_anchor: bool,
     /// Open read-only although acknowledged writes at the log's end are damaged.
     pub salvage: bool,
+    /// Go on, with writing too, from the last whole write before damage at the log's end. What came behind it is given up:
+    /// a human said so. [`crate::Vault::repair`] makes it last. The anchor must be replaced with it.
+    pub give_up_tail: bool,
     /// A thread of the vault's own makes checkpoints, anchors and cleans. Without it the caller calls [`Vault::tend`].
     pub background: bool,
     /// Slots of a new segment: [`SLOTS`], or fewer where files must be small, at least 16.
@@ -87,6 +90,7 @@ impl Default for Options {
             read_only: false,
             replace_anchor: false,
             salvage: false,
+            give_up_tail: false,
             background: true,
             segment_slots: SLOTS,
             tail_limit: 256 << 20,

@@ -66,7 +66,11 @@ pub(crate) fn recover(table: &Arc<Table>, block: &Superblock, options: &Options)
     match beyond {
         // A head is written after its root is durable: what it names had been acknowledged.
         Some((counter, why)) if counter > found.books.counter => match why {
-            Error::Damaged(what) if options.salvage => found.losses.push(*what),
+            Error::Damaged(what) if options.salvage || options.give_up_tail => {
+                found.losses.push(*what);
+                // A counter is given out once.
+                found.books.counter = counter;
+            }
             why => return Err(why),
         },
         _ => {}
@@ -218,7 +222,7 @@ impl Recovery<'_> {
                         proof => proof,
                     };
                     match proof {
-                        Some(proof) if self.options.salvage => self.losses.push(proof),
+                        Some(proof) if self.options.salvage || self.options.give_up_tail => self.losses.push(proof),
                         Some(proof) => return Err(Error::TailDamaged(Box::new(proof))),
                         None => {}
                     }

@@ -175,3 +175,61 @@ fn a_new_epoch_keeps_the_old_and_is_closed_to_the_old_key() {
     vault.device("disk").unwrap().read(0, &mut first).unwrap();
     assert_eq!(first, [9]);
 }
+
+#[test]
+fn a_repair_gives_up_what_is_lost_and_nothing_else() {
+    let (store, anchor, vault) = made();
+    fill(&vault);
+    vault.commit("kept").unwrap();
+    vault.checkpoint().unwrap();
+    vault.close().unwrap();
+    // A block, and a leaf of the map: the generation is in segment 2, what the checkpoint stored in segment 3.
+    flip(&store, 2, 41);
+    let slots = (store.bytes("s-0000000000000003").unwrap().len() - 256) / SLOT;
+    let leaf = (0..slots).find(|slot| {
+        let store = Arc::new(store.kill());
+        flip(&store, 3, *slot);
+        open(&store, &anchor).is_ok_and(|vault| check(&vault).lost.iter().any(|loss| loss.length > BLOCK as u64))
+    });
+    flip(&store, 3, leaf.unwrap());
+    let vault = open(&store, &anchor).unwrap();
+    let before = check(&vault);
+    assert!(!before.is_sound());
+    let lost: u64 = before.lost.iter().filter(|loss| loss.generation.is_none()).map(|loss| loss.length).sum();
+    let done = vault.repair(&before).unwrap();
+    assert_eq!(done.zeroed, lost);
+    assert!(check(&vault).is_sound());
+    vault.clean(twofold_vault::Cleaning { least_dead: 0.125, most: u64::MAX }).unwrap();
+    vault.close().unwrap();
+    let vault = open(&store, &anchor).unwrap();
+    assert!(check(&vault).is_sound());
+    let mut data = vec![0; BLOCKS as usize * BLOCK];
+    vault.device("disk").unwrap().read(0, &mut data).unwrap();
+    let zeroed = data.chunks(BLOCK).filter(|block| block.iter().all(|byte| *byte == 0)).count();
+    assert_eq!(zeroed as u64 * BLOCK as u64, lost);
+}
+
+#[test]
+fn a_damaged_end_is_given_up_on_purpose_and_then_it_goes_on() {
+    let (store, anchor, vault) = made();
+    let disk = vault.device("disk").unwrap();
+    for block in 0..6 {
+        disk.write(block * BLOCK as u64, &[1; BLOCK]).unwrap();
+        vault.flush().unwrap();
+    }
+    let torn = Arc::new(store.kill());
+    flip(&torn, 2, 2);
+    assert!(matches!(open(&torn, &anchor), Err(Error::TailDamaged(_))));
+    let given_up = Options { give_up_tail: true, replace_anchor: true, ..options() };
+    let vault = Vault::open(torn.clone(), ring(), anchor.clone(), given_up).unwrap();
+    assert!(!check(&vault).notes.is_empty());
+    let report = check(&vault);
+    vault.repair(&report).unwrap();
+    vault.close().unwrap();
+    let vault = open(&torn, &anchor).unwrap();
+    let kept = vault.device("disk").unwrap().status(0, 40960, 1).unwrap();
+    assert_eq!(kept[0].length, 2 * BLOCK as u64);
+    vault.device("disk").unwrap().write(0, &[2; BLOCK]).unwrap();
+    vault.close().unwrap();
+    open(&torn, &anchor).unwrap();
+}
