@@ -42,7 +42,7 @@ class Size:
 
 
 FULL = Size(5, 2048 * MIB, 1024 * MIB, 1024 * MIB, 262144, 131072, 40000, 500, 20 << 30, 64 << 30)
-QUICK = Size(1, 1024 * MIB, 1024 * MIB, 512 * MIB, 65536, 32768, 8000, 100, 1 << 30, 4 << 30)
+QUICK = Size(1, 512 * MIB, 1024 * MIB, 512 * MIB, 65536, 32768, 8000, 100, 1 << 30, 4 << 30)
 
 
 def jobs(size: Size) -> list[Job]:

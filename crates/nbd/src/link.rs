@@ -15,6 +15,8 @@ use crate::wire::flag;
 
 /// A structured read is answered in chunks of this size: small enough to stay in the processor's cache on its way.
 pub const CHUNK: usize = 256 << 10;
+/// From here on a read is worth a second processor while others wait behind it.
+const LARGE: usize = 128 << 10;
 /// Damaged ranges named in one reply before the rest of the request is given up.
 const MAX_FAILURES: usize = 64;
 /// Bounds on what waits for workers: requests, and bytes copied for them.
@@ -26,6 +28,8 @@ pub struct Link {
     pub terms: Terms,
     pub stream: UnixStream,
     pub pool: Arc<Pool>,
+    /// Processors beside the one that receives.
+    spare: usize,
     outlet: Mutex<()>,
     flights: Mutex<Flights>,
     landed: Condvar,
@@ -75,6 +79,7 @@ impl Link {
             terms,
             stream,
             pool,
+            spare: thread::available_parallelism().map_or(0, |all| all.get() - 1),
             outlet: Mutex::default(),
             flights: Mutex::default(),
             landed: Condvar::new(),
@@ -168,12 +173,17 @@ impl Link {
         }
     }
 
-    /// Answers a read as far as it can without waiting; the rest is given to a worker.
-    pub fn read(self: &Arc<Self>, request: &Request, replies: &mut Replies) {
+    /// Answers a read as far as it can without waiting; the rest is given to a worker. `more`: others wait behind it.
+    pub fn read(self: &Arc<Self>, request: &Request, more: bool, replies: &mut Replies) {
         let whole = !self.terms.structured || request.has(flag::DF);
-        if let Some(rest) =
-            self.read_on(Rest::of(request), whole, whole && request.length as usize > CHUNK * 4, replies)
-        {
+        let length = request.length as usize;
+        let huge = whole && length > CHUNK * 4; // one buffer for it is enough
+        let rest = if more && !huge && length >= LARGE && lock(&self.flights).count < self.spare {
+            Some(Rest::of(request))
+        } else {
+            self.read_on(Rest::of(request), whole, huge, replies)
+        };
+        if let Some(rest) = rest {
             self.dispatch(0, move |link, replies| {
                 link.read_on(rest, whole, true, replies);
             });

@@ -60,7 +60,8 @@ impl Session {
                     Some(request) if request.command == Command::Disconnect => return Ok(()),
                     Some(request) => {
                         let end = at + REQUEST_LENGTH + request.payload();
-                        self.carry_out(&request, &untrusted_inbox[at + REQUEST_LENGTH..end]);
+                        let more = filled - end >= REQUEST_LENGTH;
+                        self.carry_out(&request, &untrusted_inbox[at + REQUEST_LENGTH..end], more);
                         at = end;
                     }
                 }
@@ -105,7 +106,7 @@ impl Session {
         self.link.send(&mut self.replies);
     }
 
-    fn carry_out(&mut self, request: &Request, untrusted_payload: &[u8]) {
+    fn carry_out(&mut self, request: &Request, untrusted_payload: &[u8], more: bool) {
         let link = &self.link;
         let Request { cookie, offset, length, .. } = *request;
         if let Err((number, why)) = request.check(&link.terms) {
@@ -115,7 +116,7 @@ impl Session {
         match request.command {
             Command::Read if length == 0 && link.terms.structured => self.replies.done(cookie),
             Command::Read if length == 0 => self.replies.simple(cookie, 0),
-            Command::Read => link.read(request, &mut self.replies),
+            Command::Read => link.read(request, more, &mut self.replies),
             Command::Write if link.export.write_may_block(offset, length) => {
                 self.write_later(request, payload.to_vec())
             }
