@@ -139,6 +139,6 @@ pub(crate) fn read(file: &dyn Medium, number: u64, ring: &Keyring, id: &VaultId)
 impl PackRow {
     /// Where a slot lies in the pack's file; None if it was not kept.
     pub fn place(&self, index: u32) -> Option<u64> {
-        Some(self.offset + u64::from(self.kept.rank(index)?) * SLOT as u64)
+        self.offset.checked_add(u64::from(self.kept.rank(index)?) * SLOT as u64)
     }
 }

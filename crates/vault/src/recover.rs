@@ -18,6 +18,9 @@ use crate::store::{Medium, read_exact};
 use crate::superblock::Superblock;
 use crate::table::{Segment, Table};
 
+/// Crashes leave a few segments above the newest that is known, never so many.
+const FAR: u64 = 1 << 20;
+
 pub(crate) struct Recovered {
     pub books: Books,
     pub disks: Vec<Arc<Disk>>,
@@ -60,9 +63,16 @@ pub(crate) fn recover(table: &Arc<Table>, block: &Superblock, options: &Options)
     };
     found.adopt(&root, place, pieces, block)?;
     found.books.which = which;
-    let highest =
-        segments.last().copied().unwrap_or(0).max(root.segments.iter().map(|row| row.number).max().unwrap_or(0));
     let end = found.replay(&segments, block)?;
+    // Files far above all that the vault knows are nobody's of ours: they must not use up the numbers.
+    let known = root.segments.iter().map(|row| row.number).max().unwrap_or(0).max(end.number);
+    let highest =
+        segments.iter().fold(
+            known,
+            |highest, number| {
+                if number.saturating_sub(highest) <= FAR { highest.max(*number) } else { highest }
+            },
+        );
     match beyond {
         // A head is written after its root is durable: what it names had been acknowledged.
         Some((counter, why)) if counter > found.books.counter => match why {

@@ -176,7 +176,9 @@ impl Root {
                 _ => {}
             }
         }
-        (root.counter > 0).then_some(root)
+        // Numbers that are counted up never come near their end.
+        let counted = [root.counter, root.next_generation, root.next_pack];
+        (root.counter > 0 && counted.iter().all(|number| number >> 62 == 0)).then_some(root)
     }
 
     fn read_core(&mut self, from: &mut Reader) -> Option<()> {
@@ -212,7 +214,8 @@ fn read_device(from: &mut Reader) -> Option<DeviceRow> {
 fn read_segment(from: &mut Reader) -> Option<SegmentRow> {
     let (number, pack, epoch, slots, live) = (from.u64()?, from.u64()?, from.u32()?, from.u32()?, from.u32()?);
     from.u32()?;
-    Some(SegmentRow { number, pack, epoch, slots, live, salt: from.array()? })
+    let salt = from.array()?;
+    (number <= Origin::MAX_SEGMENT).then_some(SegmentRow { number, pack, epoch, slots, live, salt })
 }
 
 fn read_generation(from: &mut Reader) -> Option<GenerationRow> {

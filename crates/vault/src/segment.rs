@@ -33,7 +33,7 @@ pub(crate) fn name(number: u64) -> String {
 pub(crate) fn number(name: &str, letter: char) -> Option<u64> {
     let digits = name.strip_prefix(letter)?.strip_prefix('-')?;
     let sound = digits.len() == 16 && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    u64::from_str_radix(digits, 16).ok().filter(|_| sound)
+    u64::from_str_radix(digits, 16).ok().filter(|number| sound && (1..=Origin::MAX_SEGMENT).contains(number))
 }
 
 /// Where a slot begins in a file of its own.

@@ -100,7 +100,7 @@ impl Vault {
             name: row.name.clone(),
             identity: row.identity.clone(),
             size: row.size,
-            stored: row.pages * BLOCK as u64,
+            stored: row.pages.saturating_mul(BLOCK as u64),
             current: (row.data_head, row.digest) == here,
         };
         state.books.streams.iter().map(info).collect()

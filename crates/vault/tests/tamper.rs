@@ -368,3 +368,26 @@ fn an_older_state_is_refused_whatever_part_of_it_is_put_back() {
     tell("older files put back", &found);
     assert!(!found.contains_key(&Verdict::Earlier), "{found:?}");
 }
+
+#[test]
+fn files_that_nobody_asked_for_do_no_harm() {
+    let victim = victim(true, 0);
+    let names =
+        ["s-ffffffffffffffff", "s-0000ffffffffffff", "s-0000000000000000", "s-0000000100000000", "p-ffffffffffffffff"];
+    let others =
+        ["notes.txt", "s-1", "head.c", "s-00000000000000000", "vault.new", "s-FFFFFFFFFFFFFFFF", "p-000000000000000g"];
+    let mut image = victim.image.clone();
+    for name in names.into_iter().chain(others) {
+        image.insert(name.into(), victim.image[&last(&victim.image)].clone());
+    }
+    let tape = Tape::new(image, victim.anchor.clone());
+    let mut history = victim.history.from(victim.history.states.len() - 1);
+    for seed in 0..3 {
+        let mut vault = open(&tape, &history).unwrap();
+        let found = history.find(&vault, history.states.len() - 1..=history.states.len() - 1);
+        assert_eq!(found, history.states.len() - 1);
+        history.run(&tape, &mut vault, Op::Write { device: 0, block: 3, count: 70, seed }).unwrap();
+        vault.flush().unwrap();
+    }
+    assert!(tape.image().contains_key("notes.txt") && tape.image().contains_key("s-1"));
+}
