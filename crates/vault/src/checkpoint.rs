@@ -1,5 +1,6 @@
 //! Full checkpoints: the map itself is stored, so that no old delta is needed any more.
 
+use crate::cleaner::Cleaning;
 use crate::disk::Disk;
 use crate::error::Error;
 use crate::inner::{Inner, State};
@@ -25,6 +26,7 @@ impl Inner {
         for disk in &disks {
             let leaves = read(&disk.map).dirty_leaves();
             for some in leaves.chunks(PIECE) {
+                self.keep_tail_short()?;
                 self.store_leaves(disk, some).or_else(|error| match error {
                     Error::Damaged(_) => {
                         unread = Some(error);
@@ -68,7 +70,7 @@ impl Inner {
             }
         }
         let mut state = lock(&self.state);
-        state.log.prepare(leaves.len(), false)?;
+        state.log.prepare_upkeep(leaves.len(), false)?;
         let mut map = write(&disk.map);
         let mut stored = Vec::with_capacity(leaves.len());
         for leaf in leaves.iter().filter(|leaf| !map.is_stored(**leaf)) {
@@ -103,7 +105,7 @@ impl Inner {
             let mut made = Origin::NONE;
             if entries.iter().any(|entry| *entry != 0) {
                 let payload = map::encode(entries);
-                state.log.prepare(1, false)?;
+                state.log.prepare_upkeep(1, false)?;
                 let header = Header::new(Kind::Dir, disk.id, page.into());
                 state.log.append(header, &payload, true, |_, origin, _| made = origin);
                 self.table.live(made, 1);
@@ -114,6 +116,27 @@ impl Inner {
             forget_address(&self.table, old);
         }
         Ok(())
+    }
+
+    /// For long work under the lock on upkeep: others write meanwhile, and what an opening replays stays bounded.
+    pub fn keep_tail_short(&self) -> Result<(), Error> {
+        let tail = lock(&self.state).books.tail * BLOCK as u64;
+        if tail < self.options.tail_limit { Ok(()) } else { self.checkpoint() }
+    }
+
+    /// The disk is short: waits for the cleaner, or is it. Whether it is worth trying again.
+    pub fn make_room(&self) -> bool {
+        if !self.options.background {
+            return false;
+        }
+        let _one = lock(&self.upkeep);
+        // Somebody may have made room while we waited.
+        if lock(&self.state).log.has_room() {
+            return true;
+        }
+        // A third of what is moved comes back at the least.
+        let how = Cleaning { most: 128 << 20, ..Cleaning::default() };
+        self.clean(how).is_ok_and(|done| done.removed > done.moved) && lock(&self.state).log.has_room()
     }
 
     /// After a write: a long tail is cut short.

@@ -93,11 +93,8 @@ impl Vault {
 impl Inner {
     /// The lock on upkeep is held.
     pub(crate) fn clean(&self, how: Cleaning) -> Result<Cleaned, Error> {
-        // What the cleaner itself needs may come from the reserve that devices don't get.
-        let reserve = lock(&self.state).log.set_reserve(0);
-        let result = self.checkpoint_in_full().and_then(|()| self.clean_files(how));
-        lock(&self.state).log.set_reserve(reserve);
-        result
+        self.checkpoint_in_full()?;
+        self.clean_files(how)
     }
 
     fn clean_files(&self, how: Cleaning) -> Result<Cleaned, Error> {
@@ -160,6 +157,7 @@ impl Inner {
             };
             let count = rest.iter().take(pack::MOST).take_while(fits).count();
             let (some, others) = rest.split_at(count.max(1));
+            self.keep_tail_short()?;
             let recipe = self.write_pack(some)?;
             done.moved += recipe.pieces.iter().map(|(_, _, length)| length).sum::<u64>();
             done.recipes.push(recipe);

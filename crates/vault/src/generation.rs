@@ -153,7 +153,7 @@ impl Vault {
             let rows: Vec<_> = disks.iter().map(|disk| disk.row()).chain(view.root.devices.clone()).collect();
             let deltas = Books { deltas: view.root.deltas.clone(), ..state.books.clone() };
             // Nothing may fail from here on.
-            state.log.prepare(1 + inner.root_room(&deltas, &rows), true)?;
+            state.log.prepare_upkeep(1 + inner.root_room(&deltas, &rows), true)?;
             state.log.append(Header::new(Kind::Mark, 0, 0), &[0; BLOCK], true, |_, _, _| {});
             state.moved();
             let head = state.books.data_head;

@@ -161,7 +161,7 @@ impl Inner {
     /// Writes down what the map gained.
     pub fn write_deltas(&self, state: &mut State) -> Result<(), Error> {
         while !state.books.recent.is_empty() {
-            state.log.prepare(1, false)?;
+            state.log.prepare_upkeep(1, false)?;
             let count = state.books.recent.len().min(RECORDS);
             let payload = Record::encode(&state.books.recent[..count]);
             let mut made = Origin::NONE;
@@ -193,7 +193,7 @@ impl Inner {
     /// Appends a root that says what the books say. Everything that the map gained must be in deltas.
     pub fn write_root(&self, state: &mut State) -> Result<(), Error> {
         let disks: Vec<_> = read(&self.disks).iter().map(|disk| disk.row()).collect();
-        state.log.prepare(self.root_room(&state.books, &disks), true)?;
+        state.log.prepare_upkeep(self.root_room(&state.books, &disks), true)?;
         let current = state.log.current();
         let rows = self.table.all().into_iter().map(|segment| SegmentRow {
             number: segment.number,

@@ -48,6 +48,8 @@ struct Current {
     /// Up to here the file was prepared for small flushes, and how many came lately.
     prepared: u64,
     small: u32,
+    /// Made of the space that is left for upkeep: nobody else may fill it.
+    spared: bool,
 }
 
 struct Pending {
@@ -132,19 +134,14 @@ impl Log {
         self.failed.as_ref().map_or(Ok(()), |why| Err(Error::Failed(why.clone())))
     }
 
-    /// New segments may take the last of the disk's space too.
-    pub fn set_reserve(&mut self, bytes: u64) -> u64 {
-        std::mem::replace(&mut self.reserve, bytes)
-    }
-
-    fn make(&mut self, before: &End, durable: bool, count: usize) -> Result<Current, Error> {
+    fn make(&mut self, before: &End, durable: bool, count: usize, upkeep: bool) -> Result<Current, Error> {
         let store = self.table.store().clone();
         let capacity = self.capacity.max(count as u32).min(SLOTS);
         let whole = segment::offset(capacity);
-        if let Ok(Some(free)) = store.free() {
-            if free < whole + self.reserve {
-                return Err(Error::NoSpace);
-            }
+        let free = store.free().ok().flatten().unwrap_or(u64::MAX);
+        let spared = free < whole.saturating_add(self.reserve);
+        if free < whole || spared && !upkeep {
+            return Err(Error::NoSpace);
         }
         let number = self.next_number;
         if number > Origin::MAX_SEGMENT {
@@ -172,7 +169,13 @@ impl Log {
         let segment = self.table.add(&row)?;
         self.table.opened(&segment, file.clone());
         self.names += 1;
-        Ok(Current { segment, file, next: 0, durable: 0, capacity, buffer, at: 0, prepared: 0, small: 0 })
+        Ok(Current { segment, file, next: 0, durable: 0, capacity, buffer, at: 0, prepared: 0, small: 0, spared })
+    }
+
+    /// Whether a new segment may be made for others than upkeep.
+    pub fn has_room(&self) -> bool {
+        let free = self.table.store().free().ok().flatten().unwrap_or(u64::MAX);
+        free >= segment::offset(self.capacity).saturating_add(self.reserve)
     }
 
     /// Ends the segment that is being written; the next slot begins another.
@@ -189,6 +192,22 @@ impl Log {
 
     /// Makes sure that `count` slots, at most a segment full, can be appended without failing. `together`: in one segment.
     pub fn prepare(&mut self, count: usize, together: bool) -> Result<(), Error> {
+        if let Some(current) = self.current.as_mut().filter(|current| current.spared) {
+            let free = self.table.store().free().ok().flatten().unwrap_or(u64::MAX);
+            current.spared = free < self.reserve;
+            if current.spared {
+                return Err(Error::NoSpace);
+            }
+        }
+        self.prepare_as(count, together, false)
+    }
+
+    /// As [`Log::prepare`], for what makes room or keeps an opening quick: it may take the space that others don't get.
+    pub fn prepare_upkeep(&mut self, count: usize, together: bool) -> Result<(), Error> {
+        self.prepare_as(count, together, true)
+    }
+
+    fn prepare_as(&mut self, count: usize, together: bool, upkeep: bool) -> Result<(), Error> {
         self.usable()?;
         if self.pending.iter().map(|pending| pending.bytes.len()).sum::<usize>() + self.buffered() > BUFFER {
             self.push()?;
@@ -201,7 +220,7 @@ impl Log {
             if let Some(unused) = self.spare.take() {
                 self.table.drop_segment(unused.segment.number);
             }
-            let made = self.make(&self.end(), self.is_durable(), count)?;
+            let made = self.make(&self.end(), self.is_durable(), count, upkeep)?;
             self.close_segment();
             self.current = Some(made);
         } else if count > room && self.spare.as_ref().is_none_or(|spare| (spare.capacity as usize) < count - room) {
@@ -209,7 +228,7 @@ impl Log {
                 self.table.drop_segment(small.segment.number);
             }
             let full = End { slots: self.end().slots + room as u32, ..self.end() };
-            self.spare = Some(self.make(&full, false, count - room)?);
+            self.spare = Some(self.make(&full, false, count - room, upkeep)?);
         }
         Ok(())
     }

@@ -222,7 +222,7 @@ impl StreamWriter {
         {
             let mut state = lock(&inner.state);
             for (nth, records) in self.records.chunks(RECORDS).enumerate() {
-                state.log.prepare(1, false)?;
+                state.log.prepare_upkeep(1, false)?;
                 let header = Header::new(Kind::Index, NO_DEVICE, nth as u64);
                 let payload = Record::encode(records);
                 state.log.append(header, &payload, true, |_, origin, _| index.push(origin));

@@ -72,7 +72,15 @@ impl Vault {
         let _one = lock(&self.inner.upkeep);
         check_size(name, size)?;
         if device.size() > size {
-            device.zero(size, device.size() - size)?;
+            if device.read_only() {
+                return Err(Error::ReadOnly);
+            }
+            let (mut block, end) = (size / BLOCK as u64, device.size() / BLOCK as u64);
+            while block < end {
+                let some = (end - block).min(1 << 30) as u32;
+                device.zero_run(block, some)?;
+                block += u64::from(some);
+            }
         }
         // No delta may reach beyond the end.
         self.inner.checkpoint_in_full()?;
@@ -84,7 +92,7 @@ impl Vault {
             let mut rows: Vec<_> = read(&self.inner.disks).iter().map(|disk| disk.row()).collect();
             rows.push(row);
             let room = self.inner.root_room(&state.books, &rows);
-            state.log.prepare(1 + room, true)?;
+            state.log.prepare_upkeep(1 + room, true)?;
             state.log.append(Header::new(Kind::Mark, 0, 0), &[0; BLOCK], true, |_, _, _| {});
             state.moved();
             write(&device.disk.map).resize(size);

@@ -33,26 +33,41 @@ impl Device {
         }
         if skip == 0 && data.len() % BLOCK == 0 {
             for (nth, batch) in data.chunks(most * BLOCK).enumerate() {
-                self.write_blocks(&mut lock(&self.inner.state), offset / BLOCK as u64 + (nth * most) as u64, batch)?;
+                let first = offset / BLOCK as u64 + (nth * most) as u64;
+                self.with_room(|| self.write_blocks(&mut lock(&self.inner.state), first, batch))?;
             }
         } else {
             // The rest of the first and the last block is as it was: nobody may write in between.
-            for part in split(offset, data, most * BLOCK) {
-                let mut state = lock(&self.inner.state);
-                let (offset, data) = part;
-                let (first, skip) = (offset / BLOCK as u64, (offset % BLOCK as u64) as usize);
-                let mut whole = vec![0; (skip + data.len()).next_multiple_of(BLOCK)];
-                let last = whole.len() - BLOCK;
-                let edges = [(skip != 0, 0), ((skip + data.len()) % BLOCK != 0 && (last != 0 || skip == 0), last)];
-                for (_, at) in edges.into_iter().filter(|(partial, _)| *partial) {
-                    let offset = first * BLOCK as u64 + at as u64;
-                    self.read_any(offset, &mut whole[at..at + BLOCK], true, Some(&mut state))?;
-                }
-                whole[skip..skip + data.len()].copy_from_slice(data);
-                self.write_blocks(&mut state, first, &whole)?;
+            for (offset, data) in split(offset, data, most * BLOCK) {
+                self.with_room(|| self.write_part(offset, data))?;
             }
         }
         self.inner.after_write()
+    }
+
+    fn write_part(&self, offset: u64, data: &[u8]) -> Result<(), Error> {
+        let mut state = lock(&self.inner.state);
+        let (first, skip) = (offset / BLOCK as u64, (offset % BLOCK as u64) as usize);
+        let mut whole = vec![0; (skip + data.len()).next_multiple_of(BLOCK)];
+        let last = whole.len() - BLOCK;
+        let edges = [(skip != 0, 0), ((skip + data.len()) % BLOCK != 0 && (last != 0 || skip == 0), last)];
+        for (_, at) in edges.into_iter().filter(|(partial, _)| *partial) {
+            let offset = first * BLOCK as u64 + at as u64;
+            self.read_any(offset, &mut whole[at..at + BLOCK], true, Some(&mut state))?;
+        }
+        whole[skip..skip + data.len()].copy_from_slice(data);
+        self.write_blocks(&mut state, first, &whole)
+    }
+
+    /// On a full disk the cleaner gets a chance before anybody is told.
+    fn with_room(&self, work: impl Fn() -> Result<(), Error>) -> Result<(), Error> {
+        let mut tries = 0;
+        loop {
+            match work() {
+                Err(Error::NoSpace) if tries < 8 && self.inner.make_room() => tries += 1,
+                other => return other,
+            }
+        }
     }
 
     fn write_blocks(&self, state: &mut State, first: u64, data: &[u8]) -> Result<(), Error> {
@@ -134,18 +149,24 @@ impl Device {
     fn zero_blocks(&self, mut block: u64, mut count: u64) -> Result<(), Error> {
         while count > 0 {
             let some = count.min(1 << 31) as u32;
-            let mut state = lock(&self.inner.state);
-            self.check(block * BLOCK as u64, u64::from(some) * BLOCK as u64)?;
-            state.log.prepare(1, false)?;
-            let mut run = Record { device: self.disk.id, zero: true, count: some, block, origin: Origin::NONE };
-            let payload = Record::encode(&[run]);
-            state.log.append(Header::new(Kind::List, 0, 0), &payload, true, |_, origin, _| run.origin = origin);
-            state.books.tail += 1;
-            self.enter(&mut state, run);
-            state.moved();
+            self.with_room(|| self.zero_run(block, some))?;
             (block, count) = (block + u64::from(some), count - u64::from(some));
         }
         self.inner.after_write()
+    }
+
+    /// At most 8 TiB.
+    pub(crate) fn zero_run(&self, block: u64, count: u32) -> Result<(), Error> {
+        let mut state = lock(&self.inner.state);
+        self.check(block * BLOCK as u64, u64::from(count) * BLOCK as u64)?;
+        state.log.prepare(1, false)?;
+        let mut run = Record { device: self.disk.id, zero: true, count, block, origin: Origin::NONE };
+        let payload = Record::encode(&[run]);
+        state.log.append(Header::new(Kind::List, 0, 0), &payload, true, |_, origin, _| run.origin = origin);
+        state.books.tail += 1;
+        self.enter(&mut state, run);
+        state.moved();
+        Ok(())
     }
 }
 
