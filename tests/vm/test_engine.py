@@ -317,7 +317,7 @@ def test_a_guest_larger_than_the_machine_is_refused(life: Life) -> None:
 def test_a_full_disk_pauses_the_guest_and_it_goes_on_with_room(tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", small], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200m", "tmpfs", small], check=True)
     kept, runtime, size = Kept(small), tmp_path / "run", 64 << 20
     runtime.mkdir(mode=0o700)
     engine = HostedEngine(tmp_path)
@@ -328,7 +328,7 @@ def test_a_full_disk_pauses_the_guest_and_it_goes_on_with_room(tmp_path: Path) -
         try:
             await asyncio.wait_for(machine.paused_by_store.wait(), 30)
             assert (await machine.stats()).status == "io-error"
-            await asyncio.to_thread(run, ["mount", "-o", "remount,size=200m", small])
+            await asyncio.to_thread(run, ["mount", "-o", "remount,size=400m", small])
             await machine.resume()
             with vault.connect("disk") as stream:
                 reader = nbd.Client(stream, "disk")
@@ -346,6 +346,7 @@ def test_a_full_disk_pauses_the_guest_and_it_goes_on_with_room(tmp_path: Path) -
 
     try:
         kept.make([DeviceSpec("disk", size)], {"disk": io.BytesIO(WRITER.ljust(510, b"\0") + b"\x55\xaa")})
+        run(["mount", "-o", "remount,size=100m", small])  # too little for the first segment and what the cleaner keeps
         vault = kept.open(runtime)
         try:
             spec = Spec("full", Arch.AMD64, Firmware.BIOS, 64, 1, (Disk("disk", "sda", size, read_only=False),),

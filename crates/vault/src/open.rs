@@ -87,6 +87,9 @@ impl Vault {
         let anchored = check_anchor(&*anchor, &table, &found, &options)?;
         let Recovered { books, disks, end, highest, orphans, losses, .. } = found;
         let (id, made) = (block.id, block.made);
+        if !read_only {
+            give_back(&*store, &segment::name(end.number));
+        }
         let inner = Inner::assemble(Parts {
             table,
             disks,
@@ -156,6 +159,14 @@ impl Inner {
             views: Mutex::default(),
             bell: Arc::default(),
         })
+    }
+}
+
+/// What a crash left of the space that the last segment had taken in advance: nothing is ever written there. File systems free it
+/// where a length is set, though it stays the same.
+fn give_back(store: &dyn Store, name: &str) {
+    if let Ok(file) = store.open(name) {
+        let _ = file.len().and_then(|length| file.set_len(length));
     }
 }
 
