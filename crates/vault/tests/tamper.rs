@@ -7,8 +7,8 @@ mod harness;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
-use harness::model::{BLOCKS, History, NAMES, Op, made, open};
-use harness::paper::{SLOT, START};
+use harness::model::{BLOCKS, History, NAMES, Op, key, made, open};
+use harness::paper::{Keys, SLOT, START};
 use harness::tape::{Image, Tape};
 use harness::{Dice, on_all_cores};
 use twofold_vault::{Anchored, BLOCK, Error, Vault};
@@ -390,4 +390,35 @@ fn files_that_nobody_asked_for_do_no_harm() {
         vault.flush().unwrap();
     }
     assert!(tape.image().contains_key("notes.txt") && tape.image().contains_key("s-1"));
+}
+
+/// Even a map that is sealed rightly can't pass one block off as another: a slot says itself what it is.
+#[test]
+fn a_block_is_not_taken_for_another() {
+    let (tape, mut history) = made();
+    let mut vault = open(&tape, &history).unwrap();
+    for op in [Op::Write { device: 0, block: 0, count: 20, seed: 1 }, Op::Checkpoint] {
+        history.run(&tape, &mut vault, op).unwrap();
+    }
+    vault.close().unwrap();
+    let earlier = history.states.len() - 1;
+    let victim = Victim { image: tape.image(), anchor: tape.reel().anchor.clone(), history, earlier };
+    let keys = Keys { epoch: key(1), vault: victim.image["vault"][40..56].try_into().unwrap() };
+    let mut swapped = 0;
+    for (name, file) in victim.image.iter().filter(|(name, _)| name.starts_with("s-")) {
+        for index in 0..((file.len() - START) / SLOT) as u32 {
+            let Some(body) = keys.open(file, index).filter(|body| body[0] == 3) else { continue };
+            let entry = |nth: usize| 16 + nth * 8..24 + nth * 8;
+            let differ = |nth: &usize| body[entry(*nth)] != body[entry(nth + 1)];
+            let Some(nth) = (0..20).find(differ) else { continue };
+            let mut other = body.clone();
+            other[entry(nth)].copy_from_slice(&body[entry(nth + 1)]);
+            other[entry(nth + 1)].copy_from_slice(&body[entry(nth)]);
+            let image = changed(&victim.image, name, |file| keys.seal(file, index, &other));
+            let verdict = judge(&victim, image, &format!("{name} slot {index} with entries {nth} swapped"));
+            assert!(matches!(verdict, Verdict::Lost(1 | 2) | Verdict::Whole | Verdict::Older), "{verdict:?}");
+            swapped += usize::from(matches!(verdict, Verdict::Lost(_)));
+        }
+    }
+    assert!(swapped > 0);
 }
