@@ -23,6 +23,8 @@ pub struct Anchored {
     pub slots: u32,
     /// Names the making of that segment.
     pub digest: [u8; 16],
+    /// Its key epoch; 0 in records of an earlier build.
+    pub epoch: u32,
 }
 
 impl std::fmt::Display for Anchored {
@@ -75,7 +77,9 @@ fn decode(bytes: &[u8]) -> Option<Anchored> {
     from.u32()?;
     let (vault, counter, segment, slots) = (from.array()?, from.u64()?, from.u64()?, from.u32()?);
     from.u32()?;
-    Some(Anchored { vault, counter, segment, slots, digest: from.array()? })
+    let digest = from.array()?;
+    from.u64()?;
+    Some(Anchored { vault, counter, segment, slots, digest, epoch: from.u32()? })
 }
 
 impl Anchor for FileAnchor {
@@ -100,7 +104,7 @@ impl Anchor for FileAnchor {
             .u64(record.segment)
             .u32(record.slots)
             .u32(0);
-        out.bytes(&record.digest).u64(time).pad(SUMMED);
+        out.bytes(&record.digest).u64(time).u32(record.epoch).pad(SUMMED);
         let sum = blake3::hash(&out.0);
         out.bytes(sum.as_bytes());
         let beside = self.path.with_extension("new");

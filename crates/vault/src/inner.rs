@@ -280,6 +280,7 @@ impl Inner {
             segment: end.number,
             slots: end.slots,
             digest: digest(&end.salt),
+            epoch: self.table.get(end.number).map_or(0, |segment| segment.epoch),
         };
         let mut anchored = lock(&self.anchored);
         if anchored.as_ref() != Some(&record) {

@@ -1,6 +1,6 @@
 //! Making and opening a vault.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
 use crate::anchor::{Anchor, Anchored, MemoryAnchor};
@@ -209,6 +209,7 @@ fn check_anchor(
         segment: found.end.number,
         slots: found.end.slots,
         digest: digest(&found.end.salt),
+        epoch: table.get(found.end.number).map_or(0, |segment| segment.epoch),
     };
     let known = match anchor.load() {
         Ok(known) => known,
@@ -226,8 +227,13 @@ fn check_anchor(
     if known.vault != here.vault {
         return Err(Error::ForeignAnchor);
     }
-    let other = table.get(known.segment).is_some_and(|segment| digest(&segment.salt) != known.digest);
-    if here.counter < known.counter || (here.segment, here.slots) < (known.segment, known.slots) || other {
+    // Where the log went another way: the segment is another one, or the log left it before what was anchored.
+    let other = table.get(known.segment).is_some_and(|segment| {
+        digest(&segment.salt) != known.digest || segment.slots.load(Ordering::Acquire) < known.slots
+    });
+    let older = here.counter < known.counter || (here.segment, here.slots) < (known.segment, known.slots);
+    // Who has only an older epoch's key can go on from an older copy, but never in the anchored epoch.
+    if older || other || here.epoch < known.epoch {
         return Err(Error::Stale { found: here.to_string(), anchored: known.to_string() });
     }
     Ok(Some(known))

@@ -184,7 +184,10 @@ impl Recovery<'_> {
         let mut end = End { number: segment.number, slots: next, salt: segment.salt };
         loop {
             let follows = successors.get(&segment.number).and_then(|headers| {
-                let continues = |header: &&SegmentHeader| header.before_digest == digest(&segment.salt);
+                // Epochs never go back: an older epoch's key makes nothing that follows.
+                let continues = |header: &&SegmentHeader| {
+                    header.before_digest == digest(&segment.salt) && header.epoch >= segment.epoch
+                };
                 headers.iter().find(continues).filter(|header| header.before_end >= end_in(&end, segment.number))
             });
             let stop = follows.map_or(SLOTS, |header| header.before_end);

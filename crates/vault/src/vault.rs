@@ -55,7 +55,7 @@ impl Vault {
         let base = self.inner.options.bases.get(&spec.name).cloned();
         let disk = Arc::new(Disk::new(&new_row(spec, id, &rows)?, base));
         write(&self.inner.disks).push(disk);
-        let result = self.inner.checkpoint();
+        let result = self.mark().and_then(|()| self.inner.checkpoint());
         if result.is_err() {
             write(&self.inner.disks).retain(|disk| disk.id != id);
         }
@@ -114,11 +114,20 @@ impl Vault {
         let device = self.device(name)?;
         let _one = lock(&self.inner.upkeep);
         let before = device.disk.read_only.swap(read_only, Ordering::AcqRel);
-        let result = self.inner.checkpoint();
+        let result = self.mark().and_then(|()| self.inner.checkpoint());
         if result.is_err() {
             device.disk.read_only.store(before, Ordering::Release);
         }
         result
+    }
+
+    /// The state changes by other means than writing: memory that was suspended before does not fit it any more.
+    fn mark(&self) -> Result<(), Error> {
+        let mut state = lock(&self.inner.state);
+        state.log.prepare_upkeep(1, true)?;
+        state.log.append(Header::new(Kind::Mark, 0, 0), &[0; BLOCK], true, |_, _, _| {});
+        state.moved();
+        state.log.push()
     }
 
     /// Makes everything written to any device durable.
@@ -148,7 +157,8 @@ impl Vault {
         self.inner.table.set_ring(ring);
         lock(&self.inner.state).log.close_segment();
         self.inner.checkpoint()?;
-        self.inner.write_head(true)
+        self.inner.write_head(true)?;
+        self.inner.anchor_now()
     }
 
     /// Bounds what an opening would replay, and the anchor's age, where due. Called by the background thread, or by the
@@ -243,7 +253,7 @@ impl Inner {
         };
         let result = finish();
         // The keys go with the segments and the ring.
-        lock(&self.state).log.close_segment();
+        lock(&self.state).log.let_go();
         self.table.clear();
         self.table.set_ring(Keyring::empty());
         *lock(&self.guard) = None;

@@ -39,7 +39,7 @@ proptest! {
     ) {
         let path = std::env::temp_dir().join(format!("twofold-anchor-{}", std::process::id()));
         let anchor = FileAnchor::new(&path);
-        let record = twofold_vault::Anchored { vault: [1; 16], counter: 2, segment: 3, slots: 4, digest: [5; 16] };
+        let record = twofold_vault::Anchored { vault: [1; 16], counter: 2, segment: 3, slots: 4, digest: [5; 16], epoch: 1 };
         anchor.store(&record).unwrap();
         let mut good = std::fs::read(&path).unwrap();
         let before = good[at];

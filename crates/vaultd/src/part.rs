@@ -5,6 +5,7 @@
 //! digest that the image's manifest names, so that a part of another version is not taken.
 
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use ring::digest::SHA256;
 
 use crate::keys::{self, Ring};
 use crate::said::{Code, Said};
@@ -41,7 +42,8 @@ pub fn seal(ring: &Ring, name: &str, digest: &str, plain: &[u8]) -> Result<Vec<u
 /// Open a sealed part in place; answers the plain bytes.
 ///
 /// # Errors
-/// `Damaged`: torn, forged, of another name or image version, or of another vault.
+/// `Damaged`: torn, forged, of another name or image version, or of another vault. The digest is that of the plain bytes, and
+/// is checked: an older epoch's key, which a lost device may have, seals nothing here that the manifest does not name.
 pub fn open<'a>(ring: &Ring, name: &str, digest: &str, untrusted_sealed: &'a mut [u8]) -> Result<&'a [u8], Said> {
     let damaged = || Said::new(Code::Damaged, format!("The workspace's {name} is damaged on this disk."));
     if untrusted_sealed.len() < OVERHEAD || !untrusted_sealed.starts_with(MAGIC) {
@@ -53,7 +55,8 @@ pub fn open<'a>(ring: &Ring, name: &str, digest: &str, untrusted_sealed: &'a mut
     let bound = Aad::from([&*head, digest.as_bytes()].concat());
     let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| damaged())?;
     let opened = cipher(ring, epoch, name)?.open_in_place(nonce, bound, body).map_err(|_| damaged())?;
-    Ok(opened)
+    let hex: String = ring::digest::digest(&SHA256, opened).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    if hex == digest { Ok(opened) } else { Err(damaged()) }
 }
 
 fn cipher(ring: &Ring, epoch: u32, name: &str) -> Result<LessSafeKey, Said> {
@@ -73,18 +76,21 @@ mod tests {
     fn a_part_opens_under_its_name_and_digest_alone_and_after_a_new_epoch() {
         let device = Secret::random().unwrap();
         let (document, ring) = Document::make("work", &device).unwrap();
-        let sealed = seal(&ring, "kernel", "abc", b"vmlinuz").unwrap();
+        let sha = "42f083196bf0997a4f9c37295e311eb5012aa59e383c15b8ba466070af14cd8f";
+        let sealed = seal(&ring, "kernel", sha, b"vmlinuz").unwrap();
+        let forged = seal(&ring, "kernel", sha, b"vmlinux").unwrap();
         let (_, ring) = document.next(ring, &device).unwrap();
         let open = |name, digest, bytes: &[u8]| open(&ring, name, digest, &mut bytes.to_vec()).map(<[u8]>::to_vec);
-        assert_eq!(open("kernel", "abc", &sealed).unwrap(), b"vmlinuz");
-        assert!(open("initrd", "abc", &sealed).is_err());
-        assert!(open("kernel", "abd", &sealed).is_err());
-        assert!(open("kernel", "abc", &sealed[..sealed.len() - 1]).is_err());
-        assert!(open("kernel", "abc", b"").is_err());
+        assert_eq!(open("kernel", sha, &sealed).unwrap(), b"vmlinuz");
+        assert!(open("initrd", sha, &sealed).is_err());
+        assert!(open("kernel", &sha.replace('a', "b"), &sealed).is_err());
+        assert!(open("kernel", sha, &sealed[..sealed.len() - 1]).is_err());
+        assert!(open("kernel", sha, b"").is_err());
+        assert!(open("kernel", sha, &forged).is_err(), "rightly sealed, and not what the digest says");
         for at in 0..sealed.len() {
             let mut torn = sealed.clone();
             torn[at] ^= 1;
-            assert!(open("kernel", "abc", &torn).is_err(), "byte {at}");
+            assert!(open("kernel", sha, &torn).is_err(), "byte {at}");
         }
     }
 }

@@ -1,0 +1,123 @@
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+use std::sync::Arc;
+use twofold_vault::memory::Memory;
+use twofold_vault::{Anchor, BLOCK, DeviceSpec, Error, Keyring, MemoryAnchor, Options, Store, Vault};
+
+fn options() -> Options {
+    Options { background: false, reserve: 0, segment_slots: 64, ..Options::default() }
+}
+fn old() -> Keyring {
+    Keyring::new(1, [1; 32])
+}
+fn new() -> Keyring {
+    Keyring::new(2, [2; 32]).with(1, [1; 32])
+}
+fn made() -> (Arc<Memory>, Arc<MemoryAnchor>, Vault) {
+    let store = Arc::new(Memory::new());
+    Vault::create(store.clone(), old(), &[DeviceSpec { name: "disk".into(), size: 4 << 20 }]).unwrap();
+    let anchor = Arc::new(MemoryAnchor::default());
+    let vault = Vault::open(store.clone(), old(), anchor.clone(), options()).unwrap();
+    (store, anchor, vault)
+}
+fn write(vault: &Vault, blocks: u64, byte: u8) {
+    for block in 0..blocks {
+        vault.device("disk").unwrap().write(block * BLOCK as u64, &[byte; BLOCK]).unwrap();
+    }
+    vault.flush().unwrap();
+}
+fn first(vault: &Vault) -> u8 {
+    let mut byte = [0];
+    vault.device("disk").unwrap().read(0, &mut byte).unwrap();
+    byte[0]
+}
+fn replaced() -> Options {
+    Options { replace_anchor: true, ..options() }
+}
+
+/// A backup from before the anchor, written elsewhere, is not what was anchored.
+#[test]
+fn a_copy_that_went_another_way_is_refused() {
+    let (store, anchor, vault) = made();
+    write(&vault, 5, 1);
+    let copy = Arc::new(store.kill());
+    write(&vault, 5, 2);
+    vault.tend().unwrap();
+    eprintln!("anchored {:?}", anchor.load().unwrap());
+    let other = Vault::open(copy.clone(), old(), Arc::new(MemoryAnchor::default()), replaced()).unwrap();
+    write(&other, 5, 3);
+    for _ in 0..4 {
+        other.commit("x").unwrap();
+    }
+    eprintln!("copy {:?}", other.info());
+    other.close().unwrap();
+    let result = Vault::open(copy, old(), anchor, options());
+    assert!(matches!(result, Err(Error::Stale { .. })), "opened, block 0 holds {}", first(&result.unwrap()));
+}
+
+/// Whoever has only an old epoch's key (a device that was taken out) makes nothing that a newer epoch's holder takes.
+#[test]
+fn an_old_key_makes_no_new_state() {
+    let (store, anchor, vault) = made();
+    write(&vault, 5, 1);
+    vault.checkpoint().unwrap();
+    let stolen = Arc::new(store.kill());
+    vault.set_keyring(new()).unwrap();
+    write(&vault, 5, 2);
+    vault.close().unwrap();
+    eprintln!("anchored {:?}", anchor.load().unwrap());
+    // The thief goes on from the older copy; a number is skipped so that no anchored segment is met.
+    for number in 3..9u64 {
+        stolen.put(&format!("s-{number:016x}"), Vec::new());
+    }
+    let thief = Vault::open(stolen.clone(), old(), Arc::new(MemoryAnchor::default()), replaced()).unwrap();
+    write(&thief, 5, 66);
+    for _ in 0..4 {
+        thief.commit("x").unwrap();
+    }
+    thief.close().unwrap();
+    let result = Vault::open(stolen, new(), anchor, options());
+    assert!(result.is_err(), "opened under the ring of epoch 2, block 0 holds {}", first(&result.unwrap()));
+}
+
+/// One file of the log's end is lost; later ones prove that it had been flushed.
+#[test]
+fn a_missing_segment_in_the_tail_is_damage() {
+    let (store, anchor, vault) = made();
+    for round in 1..6 {
+        write(&vault, 60, round);
+    }
+    let cut = store.kill();
+    let mut names: Vec<String> = cut.list().unwrap().into_iter().filter(|name| name.starts_with("s-")).collect();
+    names.sort();
+    eprintln!("{names:?} anchored {:?}", anchor.load().unwrap());
+    cut.remove(&names[names.len() - 3]).unwrap();
+    let result = Vault::open(Arc::new(cut), old(), anchor, options());
+    assert!(matches!(result, Err(Error::TailDamaged(_))), "opened, block 0 holds {}", first(&result.unwrap()));
+}
+
+/// The same, where nothing refuses: what was flushed is removed from the disk.
+#[test]
+fn opening_removes_nothing_that_was_flushed() {
+    let (store, anchor, vault) = made();
+    for round in 1..6 {
+        write(&vault, 60, round);
+    }
+    let cut = Arc::new(store.kill());
+    let names = || {
+        let mut names: Vec<String> = cut.list().unwrap().into_iter().filter(|name| name.starts_with("s-")).collect();
+        names.sort();
+        names
+    };
+    let before = names();
+    cut.remove(&before[before.len() - 3]).unwrap();
+    let _ = Vault::open(cut.clone(), old(), anchor, options());
+    assert_eq!(names().len(), before.len() - 1, "{:?} of {before:?} are left", names());
+}
+
+#[test]
+fn another_device_is_another_head() {
+    let (_, _, vault) = made();
+    let head = vault.head();
+    vault.add_device(&DeviceSpec { name: "more".into(), size: 4 << 20 }).unwrap();
+    assert_ne!(vault.head(), head);
+}
