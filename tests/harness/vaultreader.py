@@ -285,7 +285,10 @@ class Vault:
 
     def _successor(self, segment: Segment) -> Segment | None:
         mine = (segment.number, digest(segment.salt)[:16])
-        after = [s for s in self.headers.values() if (s.before[0], s.before[2]) == mine and s.number > segment.number]
+        after = [
+            s for s in self.headers.values()
+            if (s.before[0], s.before[2]) == mine and s.number > segment.number and s.epoch >= segment.epoch
+        ]  # fmt: skip
         return max(after, key=lambda one: one.number, default=None)
 
     def _prove_nothing_later(self, segment: Segment, index: int, why: Broken) -> None:
