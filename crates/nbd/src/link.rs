@@ -127,6 +127,11 @@ impl Link {
         }));
     }
 
+    /// Whether the workers have nothing of this connection.
+    pub fn is_idle(&self) -> bool {
+        lock(&self.flights).count == 0
+    }
+
     /// Waits until the workers have answered everything.
     pub fn settle(&self) {
         let mut flights = lock(&self.flights);

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rustix::net::{RecvFlags, recv};
 
@@ -17,6 +18,8 @@ use crate::wire::{REQUEST_LENGTH, error, flag};
 const INBOX: usize = 512 << 10;
 /// What the inbox may keep between two large writes.
 const KEPT: usize = 4 << 20;
+/// A flush that takes longer keeps no other request waiting the next time.
+const QUICK_FLUSH: Duration = Duration::from_millis(10);
 /// The most ranges in one reply to a status request.
 const MAX_EXTENTS: usize = 4096;
 
@@ -29,11 +32,23 @@ pub struct Session {
     changes: Vec<(u64, bool)>,
     /// Flush requests and changes with FUA, once they are pushed.
     flushes: Vec<u64>,
+    /// The one request of a client that waits for its reply.
+    alone: bool,
+    /// Flushes to hand over before one is tried here again.
+    slow_flushes: u32,
 }
 
 impl Session {
     pub fn new(link: Arc<Link>, contexts: Vec<Context>) -> Self {
-        Self { link, contexts, replies: Replies::default(), changes: Vec::new(), flushes: Vec::new() }
+        Self {
+            link,
+            contexts,
+            replies: Replies::default(),
+            changes: Vec::new(),
+            flushes: Vec::new(),
+            alone: false,
+            slow_flushes: 0,
+        }
     }
 
     /// Serves until the client leaves or breaks the protocol. Everything it asked before is carried out.
@@ -48,7 +63,7 @@ impl Session {
         let mut untrusted_inbox = vec![0; INBOX];
         let mut filled = 0;
         loop {
-            let mut at = 0;
+            let (mut at, mut served) = (0, 0);
             let missing = loop {
                 match Request::parse(&untrusted_inbox[at..filled])
                     .map_err(|broken| io::Error::new(io::ErrorKind::InvalidData, broken.0))?
@@ -62,11 +77,13 @@ impl Session {
                         let end = at + REQUEST_LENGTH + request.payload();
                         let more = filled - end >= REQUEST_LENGTH;
                         self.carry_out(&request, &untrusted_inbox[at + REQUEST_LENGTH..end], more);
-                        at = end;
+                        (at, served) = (end, served + 1);
                     }
                 }
             };
+            self.alone = served == 1 && at == filled && self.link.is_idle();
             self.settle();
+            self.alone = false;
             // Where a large payload is under way, receive no more than it: what comes behind it would have to be moved.
             let partial = filled - at;
             let needed = partial + missing;
@@ -100,7 +117,16 @@ impl Session {
                 }
             }
         }
-        if !self.flushes.is_empty() {
+        if !self.flushes.is_empty() && self.alone && self.slow_flushes == 0 {
+            // Nobody else waits, and another thread would cost more than it is worth, unless the disk is a slow one.
+            let began = Instant::now();
+            let result = self.link.export.flush();
+            for cookie in self.flushes.drain(..) {
+                self.link.outcome(&mut self.replies, cookie, result.as_ref().err());
+            }
+            self.slow_flushes = if began.elapsed() > QUICK_FLUSH { 32 } else { 0 };
+        } else if !self.flushes.is_empty() {
+            self.slow_flushes = self.slow_flushes.saturating_sub(1);
             self.link.flush_later(&mut self.flushes);
         }
         self.link.send(&mut self.replies);
