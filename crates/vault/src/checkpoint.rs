@@ -136,7 +136,7 @@ impl Inner {
         }
         // A third of what is moved comes back at the least.
         let how = Cleaning { most: 128 << 20, ..Cleaning::default() };
-        self.clean(how).is_ok_and(|done| done.removed > done.moved) && lock(&self.state).log.has_room()
+        self.clean(how).is_ok_and(|done| done.removed > done.moved)
     }
 
     /// After a write: a long tail is cut short.

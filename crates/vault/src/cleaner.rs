@@ -124,7 +124,8 @@ impl Inner {
             .filter(|(_, file)| file.live == 0 || file.live as f64 <= (1.0 - least) * file.stored as f64)
             .collect();
         victims.sort_by(|(_, a), (_, b)| b.worth(root).total_cmp(&a.worth(root)));
-        let mut budget = how.most / SLOT as u64;
+        // Packs come before anything goes, and the root that names them needs a place too.
+        let mut budget = how.most.min(lock(&self.state).log.room_for_packs()) / SLOT as u64;
         victims.retain(|(_, file)| {
             let fits = file.live <= budget;
             budget -= if fits { file.live } else { 0 };

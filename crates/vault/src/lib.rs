@@ -32,6 +32,7 @@ pub mod memory;
 mod open;
 mod options;
 mod pack;
+mod proof;
 mod recover;
 mod repair;
 mod root;

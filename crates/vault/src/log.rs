@@ -178,6 +178,12 @@ impl Log {
         free >= segment::offset(self.capacity).saturating_add(self.reserve)
     }
 
+    /// Bytes that new packs may take so that the log can still go on.
+    pub fn room_for_packs(&self) -> u64 {
+        let free = self.table.store().free().ok().flatten().unwrap_or(u64::MAX);
+        free.saturating_sub(segment::offset(self.capacity))
+    }
+
     /// Ends the segment that is being written; the next slot begins another.
     pub fn close_segment(&mut self) {
         let Some(old) = self.current.take() else { return };
@@ -188,6 +194,12 @@ impl Log {
         if old.durable < old.next || old.next == 0 {
             self.earlier.push(old.file);
         }
+    }
+
+    /// Nothing more is written: what was taken in advance is given back, and costs no more than space where it can't be.
+    pub fn let_go(&mut self) {
+        self.close_segment();
+        let _ = self.push();
     }
 
     /// Makes sure that `count` slots, at most a segment full, can be appended without failing. `together`: in one segment.

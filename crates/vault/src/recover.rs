@@ -34,11 +34,11 @@ pub(crate) struct Recovered {
 }
 
 /// The headers of segments above the root, by the predecessor that they name; of several the highest wins.
-type Successors = BTreeMap<u64, Vec<SegmentHeader>>;
+pub(crate) type Successors = BTreeMap<u64, Vec<SegmentHeader>>;
 
-struct Recovery<'a> {
-    table: &'a Arc<Table>,
-    options: &'a Options,
+pub(crate) struct Recovery<'a> {
+    pub table: &'a Arc<Table>,
+    pub options: &'a Options,
     books: Books,
     disks: Vec<Arc<Disk>>,
     may_write: bool,
@@ -255,76 +255,6 @@ impl Recovery<'_> {
         Ok(end)
     }
 
-    /// Whether something later says that the slot at `index` had been durable.
-    fn flushed_beyond(
-        &self,
-        segment: &Arc<Segment>,
-        index: u32,
-        follows: Option<&SegmentHeader>,
-        successors: &Successors,
-    ) -> Result<Option<Damage>, Error> {
-        let damage = || Some(segment.damage(index, "it is not as it was written, yet was durable"));
-        let mut proved = false;
-        read_slots(self.table, segment, index + 1, SLOTS, |_, opened| {
-            proved = opened.is_some_and(|(header, _)| header.durable > index);
-            !proved
-        })?;
-        if proved {
-            return Ok(damage());
-        }
-        let Some(mut header) = follows else { return Ok(None) };
-        loop {
-            if header.flags & AFTER_DURABLE != 0 && (header.before != segment.number || header.before_end > index) {
-                return Ok(damage());
-            }
-            let later = self.table.add(&row(header))?;
-            read_slots(self.table, &later, 0, SLOTS, |_, opened| {
-                proved = opened.is_some_and(|(header, _)| header.flags & EARLIER != 0);
-                !proved
-            })?;
-            self.table.drop_segment(later.number);
-            if proved {
-                return Ok(damage());
-            }
-            let continues = |next: &&SegmentHeader| next.before_digest == digest(&header.salt);
-            match successors.get(&header.number).and_then(|headers| headers.iter().find(continues)) {
-                Some(next) => header = next,
-                None => return Ok(None),
-            }
-        }
-    }
-
-    /// Whether a later segment, which the log does not lead to, says that what it follows was durable.
-    fn cut_off(&self, end: &End, successors: &Successors) -> Result<Option<Damage>, Error> {
-        for header in successors.values().flatten().filter(|header| header.number > end.number) {
-            let here = header.before == end.number && header.before_digest == digest(&end.salt);
-            if here && header.before_end <= end.slots {
-                continue;
-            }
-            let mut proved = header.flags & AFTER_DURABLE != 0;
-            if !proved {
-                let later = self.table.add(&row(header))?;
-                read_slots(self.table, &later, 0, SLOTS, |_, opened| {
-                    proved = opened.is_some_and(|(header, _)| header.flags & EARLIER != 0);
-                    !proved
-                })?;
-                self.table.drop_segment(later.number);
-            }
-            if proved {
-                return Ok(Some(Damage {
-                    file: segment::name(header.before),
-                    segment: header.before,
-                    slot: 0,
-                    device: None,
-                    offset: 0,
-                    length: 0,
-                    why: "it is missing or not as it was written, yet was durable".to_owned(),
-                }));
-            }
-        }
-        Ok(None)
-    }
-
     /// A whole batch takes effect.
     fn finish(&mut self, batch: Batch, at: Origin, segment: &Segment, block: &Superblock) -> Result<(), Error> {
         self.books.tail += batch.slots;
@@ -405,7 +335,7 @@ fn end_in(end: &End, number: u64) -> u32 {
     if end.number == number { end.slots } else { 0 }
 }
 
-fn row(header: &SegmentHeader) -> SegmentRow {
+pub(crate) fn row(header: &SegmentHeader) -> SegmentRow {
     SegmentRow { number: header.number, pack: 0, epoch: header.epoch, slots: 0, live: 0, salt: header.salt }
 }
 
