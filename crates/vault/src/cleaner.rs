@@ -94,6 +94,7 @@ impl Inner {
     /// The lock on upkeep is held.
     pub(crate) fn clean(&self, how: Cleaning) -> Result<Cleaned, Error> {
         self.checkpoint_in_full()?;
+        self.remove_replaced()?;
         self.clean_files(how)
     }
 
@@ -165,13 +166,23 @@ impl Inner {
             rest = others;
         }
         empty.iter().for_each(|number| self.table.drop_segment(*number));
+        lock(&self.replaced).extend(done.gone.iter().cloned());
         self.root_with(|_| Ok(()))?;
-        self.write_head(true)?;
-        // Nothing durable names them any more. What can't be removed now is swept at the next opening.
-        for name in &done.gone {
-            let _ = self.table.store().remove(name);
-        }
+        self.remove_replaced()?;
         Ok(done)
+    }
+
+    /// The newest root is durable and does not name them any more.
+    fn remove_replaced(&self) -> Result<(), Error> {
+        if lock(&self.replaced).is_empty() {
+            return Ok(());
+        }
+        self.write_head(true)?;
+        for name in std::mem::take(&mut *lock(&self.replaced)) {
+            // What can't be removed now is swept at the next opening.
+            let _ = self.table.store().remove(&name);
+        }
+        Ok(())
     }
 
     fn write_pack(&self, segments: &[(Arc<Segment>, Kept)]) -> Result<Recipe, Error> {

@@ -86,6 +86,8 @@ pub(crate) struct Inner {
     pub losses: Vec<Damage>,
     /// Segments from which on the cleaner takes nothing: streams are being written.
     pub pins: Mutex<Vec<u64>>,
+    /// Files that packs have replaced, to be removed once a root that says so is durable.
+    pub replaced: Mutex<Vec<String>>,
     pub views: Mutex<Views>,
     pub bell: Arc<Bell>,
 }

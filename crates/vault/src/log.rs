@@ -136,9 +136,13 @@ impl Log {
 
     fn make(&mut self, before: &End, durable: bool, count: usize, upkeep: bool) -> Result<Current, Error> {
         let store = self.table.store().clone();
-        let capacity = self.capacity.max(count as u32).min(SLOTS);
-        let whole = segment::offset(capacity);
+        let mut capacity = self.capacity.max(count as u32).min(SLOTS);
         let free = store.free().ok().flatten().unwrap_or(u64::MAX);
+        if upkeep && free < segment::offset(capacity) {
+            // A short segment is better than none: with it room is made.
+            capacity = (count as u32).clamp(16, SLOTS);
+        }
+        let whole = segment::offset(capacity);
         let spared = free < whole.saturating_add(self.reserve);
         if free < whole || spared && !upkeep {
             return Err(Error::NoSpace);

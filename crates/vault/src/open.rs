@@ -156,6 +156,7 @@ impl Inner {
             made: parts.made,
             losses: parts.losses,
             pins: Mutex::default(),
+            replaced: Mutex::default(),
             views: Mutex::default(),
             bell: Arc::default(),
         })
