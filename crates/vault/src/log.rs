@@ -182,10 +182,10 @@ impl Log {
         free >= segment::offset(self.capacity).saturating_add(self.reserve)
     }
 
-    /// Bytes that new packs may take so that the log can still go on.
+    /// Bytes that new packs may take so that the log can still go on, if need be in a short segment.
     pub fn room_for_packs(&self) -> u64 {
         let free = self.table.store().free().ok().flatten().unwrap_or(u64::MAX);
-        free.saturating_sub(segment::offset(self.capacity))
+        free.saturating_sub(segment::offset(self.capacity)).max(free / 2)
     }
 
     /// Ends the segment that is being written; the next slot begins another.

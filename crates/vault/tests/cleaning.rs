@@ -133,3 +133,20 @@ fn a_full_disk_refuses_writes_and_cleaning_makes_room() {
     assert_eq!(content(&vault), before);
     disk.write(0, &[8; BLOCK]).unwrap();
 }
+
+#[test]
+fn a_small_disk_is_enough_as_long_as_the_cleaner_can_make_room() {
+    let (store, anchor, vault) = made();
+    vault.close().unwrap();
+    let options = Options { background: true, reserve: 1024 * SLOT as u64, tail_limit: 1 << 20, ..options() };
+    let vault = Vault::open(store.clone(), ring(), anchor, options).unwrap();
+    fill(&vault, 1, 1);
+    store.limit(Some(5000 * SLOT as u64));
+    let (disk, mut dice) = (vault.device("disk").unwrap(), 5u64);
+    for _ in 0..20_000 {
+        dice = dice.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(11);
+        disk.write((dice >> 33) % BLOCKS * BLOCK as u64, &[7; BLOCK]).unwrap();
+    }
+    disk.flush().unwrap();
+    assert!(vault.check(&mut |_, _| {}).unwrap().is_sound());
+}
