@@ -287,6 +287,14 @@ def test_creating_refuses_and_undoes(place: Place, tmp_path: Path) -> None:
     make(new, DeviceSpec("a", 8 << 20), fill=b"x" * 4096)
 
 
+def test_a_killed_makings_anchor_stands_in_nobodys_way(place: Place) -> None:
+    shutil.rmtree(place.where)
+    assert (place.folder / "anchors" / "work").exists()
+    with place.vaults.creating(place.where, place.keys, DEVICES) as filling:
+        filling.fill("system", io.BytesIO(SYSTEM), silent)
+    place.open()
+
+
 def test_destroy(place: Place) -> None:
     assert place.vaults.stored_bytes(place.where) > 4 << 20
     place.vaults.destroy(place.where)

@@ -58,6 +58,8 @@ class SealedVault:
             raise ConflictError(f"There is a vault in {where} already.", safe="It was not touched.") from None
         with ExitStack() as undo:
             undo.callback(shutil.rmtree, where, ignore_errors=True)
+            # One that a making which was killed left behind belongs to a vault that is gone.
+            (self._anchors / keys.workspace).unlink(missing_ok=True)
             undo.callback((self._anchors / keys.workspace).unlink, missing_ok=True)
             args = {"devices": [{"name": each.name, "size": each.size} for each in devices]}
             with Starter() as starter, self._descriptors(where) as fds:
