@@ -26,6 +26,7 @@ class Context(enum.StrEnum):
     LEASE = "lease"
     IMAGE = "image"
     REQUEST = "request"
+    GENERATION = "generation"
 
 
 def message(context: Context, payload: bytes) -> bytes:
