@@ -27,6 +27,8 @@ class Context(enum.StrEnum):
     IMAGE = "image"
     REQUEST = "request"
     GENERATION = "generation"
+    COMMAND = "command"
+    GENERATION = "generation"
 
 
 def message(context: Context, payload: bytes) -> bytes:
