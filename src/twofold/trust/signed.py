@@ -28,7 +28,6 @@ class Context(enum.StrEnum):
     REQUEST = "request"
     GENERATION = "generation"
     COMMAND = "command"
-    GENERATION = "generation"
 
 
 def message(context: Context, payload: bytes) -> bytes:
