@@ -46,10 +46,11 @@ pub fn store(folder: &Path, untrusted_frames: &[u8]) -> Result<usize, Error> {
     Ok(fresh.into_iter().sum())
 }
 
-/// Whether the chunk was new. One that is there with another length is torn and replaced.
+/// Whether the chunk was new. One that is there and is not these bytes is torn or damaged, and replaced.
 fn put(folder: &Path, id: &Id, sealed: &[u8]) -> Result<bool, Error> {
     let to = path(folder, id);
-    if fs::metadata(&to).is_ok_and(|facts| facts.is_file() && facts.len() == sealed.len() as u64) {
+    let whole = |facts: fs::Metadata| facts.is_file() && facts.len() == sealed.len() as u64;
+    if fs::metadata(&to).is_ok_and(whole) && fetch(folder, id).is_ok_and(|there| there == sealed) {
         return Ok(false);
     }
     let home = to.parent().unwrap_or(folder);
@@ -90,7 +91,7 @@ pub fn read(folder: &Path, ids: &[Id]) -> Result<Vec<u8>, Error> {
     Ok(out)
 }
 
-fn fetch(folder: &Path, id: &Id) -> Result<Vec<u8>, Error> {
+pub(crate) fn fetch(folder: &Path, id: &Id) -> Result<Vec<u8>, Error> {
     let file = File::open(path(folder, id))?;
     let mut sealed = Vec::with_capacity(MAX_STORED / 4);
     file.take(MAX_STORED as u64 + 1).read_to_end(&mut sealed)?;

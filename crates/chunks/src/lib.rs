@@ -1,7 +1,8 @@
 //! Cuts images into chunks; hashes, compresses, seals, verifies and opens them.
 //!
 //! Nothing here knows Python, a network or a key's owner. A chunk's life: [`cut`] finds its bounds, [`seal`] makes it an
-//! object that anyone can verify and only a key opens, [`frames`] carries many at once, [`folder`] keeps them.
+//! object that anyone can verify and only a key opens, [`frames`] carries many at once, [`folder`] keeps them,
+//! and a [`source`] gives them out.
 #![forbid(unsafe_code)]
 
 pub mod cut;
@@ -11,6 +12,7 @@ pub mod frames;
 mod parallel;
 pub mod seal;
 pub mod sealer;
+pub mod source;
 
 pub use error::Error;
 

@@ -17,7 +17,13 @@ pub enum Kind {
     Unsupported,
     /// The device is being closed (`ESHUTDOWN`).
     Closing,
+    /// Not now, for want of something that somebody else brings: the server keeps the request, without a thread, until
+    /// [`Export::later`] says that it can be tried again. Of [`Export::read`], [`Export::write`] and [`Export::zero`] alone.
+    Later,
 }
+
+/// Called once, from any thread: the request can be tried again, or failed for good.
+pub type Wake = Box<dyn FnOnce(Option<Failure>) + Send>;
 
 /// A failed request: its kind, the first byte that failed where that is known, and words for a log.
 #[derive(Clone, Debug)]
@@ -185,6 +191,12 @@ pub trait Export: Send + Sync {
     /// Makes every change that was pushed durable: after it a power cut loses none. Called by one thread at a time for
     /// each connection.
     fn flush(&self) -> Result<(), Failure>;
+
+    /// Calls `wake` once what a request lacked that failed with [`Kind::Later`] and this range is there, or will not come. It
+    /// always calls it, in bounded time, and at once where nothing lacks any more.
+    fn later(&self, _offset: u64, _length: u64, wake: Wake) {
+        wake(Some(Failure::new(Kind::Io, "nobody brings what this request lacks")));
+    }
 
     /// The range will be read soon. May do nothing. Called on a worker thread.
     fn cache(&self, _offset: u64, _length: u64) -> Result<(), Failure> {

@@ -17,7 +17,7 @@ mod server;
 mod session;
 mod wire;
 
-pub use export::{Export, Extents, Failure, Kind, Readiness, State};
+pub use export::{Export, Extents, Failure, Kind, Readiness, State, Wake};
 pub use server::Server;
 
 /// The most bytes one read or write request may carry; told to clients as the maximum block size.

@@ -2,7 +2,7 @@
 
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use rustix::net::{SendFlags, send};
@@ -117,14 +117,62 @@ impl Link {
             flights.awaited = true;
             flights = self.landed.wait(flights).unwrap_or_else(PoisonError::into_inner);
         }
-        flights.count += 1;
-        flights.bytes += bytes;
-        drop(flights);
-        let flight = Flight { link: Arc::clone(self), bytes };
+        let flight = self.depart(flights, bytes);
         self.pool.run(Box::new(move |replies| {
             work(&flight.link, replies);
             flight.link.send(replies);
         }));
+    }
+
+    fn depart(self: &Arc<Self>, mut flights: MutexGuard<'_, Flights>, bytes: usize) -> Flight {
+        flights.count += 1;
+        flights.bytes += bytes;
+        Flight { link: Arc::clone(self), bytes }
+    }
+
+    /// Keeps a request, without a thread, until the export says that it can be tried again or not at all; a worker goes on
+    /// with it then. It is beyond the bounds for a moment: the worker that calls this has it still.
+    fn park(
+        self: &Arc<Self>,
+        bytes: usize,
+        (offset, length): (u64, u64),
+        work: impl FnOnce(&Arc<Self>, Option<Failure>, &mut Replies) + Send + 'static,
+    ) {
+        let flight = self.depart(lock(&self.flights), bytes);
+        self.export.later(
+            offset,
+            length,
+            Box::new(move |failure| {
+                let pool = Arc::clone(&flight.link.pool);
+                pool.run(Box::new(move |replies| {
+                    work(&flight.link, failure, replies);
+                    flight.link.send(replies);
+                }));
+            }),
+        );
+    }
+
+    /// Makes a change on a worker, as often as it takes.
+    pub fn change(self: &Arc<Self>, request: Request, change: Change, replies: &mut Replies) {
+        let (offset, length) = (request.offset, u64::from(request.length));
+        let mut result = match &change {
+            Change::Write(data) => self.export.write(offset, data),
+            Change::Zero => self.export.zero(offset, length, request.has(flag::NO_HOLE)),
+        };
+        if let Err(failure) = &result
+            && failure.kind == Kind::Later
+        {
+            let range = failure.range.unwrap_or((offset, length));
+            return self.park(change.bytes(), range, move |link, failure, replies| match failure {
+                None => link.change(request, change, replies),
+                Some(failure) => link.outcome(replies, request.cookie, Some(&failure)),
+            });
+        }
+        result = result.and_then(|()| self.export.push());
+        if request.has(flag::FUA) {
+            result = result.and_then(|()| self.export.flush());
+        }
+        self.outcome(replies, request.cookie, result.err().as_ref());
     }
 
     /// Whether the workers have nothing of this connection.
@@ -195,8 +243,17 @@ impl Link {
         }
     }
 
+    /// Goes on with a read that was kept, on a worker; `failure`: what it lacked does not come.
+    fn read_again(self: &Arc<Self>, mut rest: Rest, whole: bool, failure: Option<Failure>, replies: &mut Replies) {
+        if let Some(failure) = failure {
+            let length = if whole { rest.length } else { rest.length.min(CHUNK) };
+            self.read_around(&mut rest, length, whole, &failure, replies);
+        }
+        self.read_on(rest, whole, true, replies);
+    }
+
     /// Puts the chunks of a read behind each other, sending full buffers. Answers what is left where it would have to wait.
-    fn read_on(&self, mut rest: Rest, whole: bool, wait: bool, replies: &mut Replies) -> Option<Rest> {
+    fn read_on(self: &Arc<Self>, mut rest: Rest, whole: bool, wait: bool, replies: &mut Replies) -> Option<Rest> {
         let structured = self.terms.structured;
         let cookie = rest.cookie;
         while rest.length > 0 {
@@ -220,6 +277,12 @@ impl Link {
                 Ok(Readiness::WouldBlock) => {
                     replies.cut(before);
                     return Some(rest);
+                }
+                Err(failure) if failure.kind == Kind::Later => {
+                    replies.cut(before);
+                    let range = failure.range.unwrap_or((rest.offset, length as u64));
+                    self.park(0, range, move |link, failure, replies| link.read_again(rest, whole, failure, replies));
+                    return None;
                 }
                 Err(failure) => {
                     replies.cut(before);
@@ -263,6 +326,22 @@ impl Link {
         let done = passed == rest.length;
         replies.error(cookie, true, done, failure.kind.number(), Some(from), &failure.text);
         rest.pass(passed);
+    }
+}
+
+/// A change that a worker makes: what it writes, or zeroes.
+pub enum Change {
+    Write(Vec<u8>),
+    Zero,
+}
+
+impl Change {
+    /// Copied for it.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Write(data) => data.len(),
+            Self::Zero => 0,
+        }
     }
 }
 

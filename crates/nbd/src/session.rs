@@ -9,7 +9,7 @@ use rustix::net::{RecvFlags, recv};
 use crate::MAX_PAYLOAD;
 use crate::export::{Extents, Failure};
 use crate::handshake::Context;
-use crate::link::{CHUNK, Link};
+use crate::link::{CHUNK, Change, Link};
 use crate::replies::Replies;
 use crate::request::{Command, Request};
 use crate::wire::{REQUEST_LENGTH, error, flag};
@@ -144,10 +144,11 @@ impl Session {
             Command::Read if length == 0 => self.replies.simple(cookie, 0),
             Command::Read => link.read(request, more, &mut self.replies),
             Command::Write if link.export.write_may_block(offset, length) => {
-                self.write_later(request, payload.to_vec())
+                self.change_later(request, Change::Write(payload.to_vec()));
             }
             Command::Write => self.changed(request, self.link.export.write(offset, payload)),
             Command::Trim => self.changed(request, self.link.export.trim(offset, length)),
+            Command::Zero if link.export.write_may_block(offset, length) => self.change_later(request, Change::Zero),
             Command::Zero => {
                 let no_hole = request.has(flag::NO_HOLE);
                 self.changed(request, self.link.export.zero(offset, length, no_hole));
@@ -173,16 +174,9 @@ impl Session {
         }
     }
 
-    fn write_later(&self, request: &Request, data: Vec<u8>) {
-        let Request { cookie, offset, .. } = *request;
-        let durable = request.has(flag::FUA);
-        self.link.dispatch(data.len(), move |link, replies| {
-            let mut result = link.export.write(offset, &data).and_then(|()| link.export.push());
-            if durable {
-                result = result.and_then(|()| link.export.flush());
-            }
-            link.outcome(replies, cookie, result.err().as_ref());
-        });
+    fn change_later(&self, request: &Request, change: Change) {
+        let request = *request;
+        self.link.dispatch(change.bytes(), move |link, replies| link.change(request, change, replies));
     }
 
     fn status(&mut self, request: &Request) {

@@ -92,7 +92,7 @@ pub mod error {
 impl Kind {
     pub(crate) fn number(self) -> u32 {
         match self {
-            Self::Io => error::IO,
+            Self::Io | Self::Later => error::IO, // the latter is not sent: the server keeps such a request
             Self::NoSpace => error::NO_SPACE,
             Self::ReadOnly => error::PERM,
             Self::Invalid => error::INVALID,

@@ -15,8 +15,10 @@ const STEP: usize = 256;
 /// What a range of a device is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RangeKind {
-    /// Never written: what the base says, zeroes without one. Takes no space.
+    /// Never written, and nothing in the base: zeroes. Takes no space.
     Hole,
+    /// Never written: what the base says. Takes no space.
+    Base,
     /// Made zeroes. Takes no space.
     Zero,
     /// Written.
@@ -151,8 +153,10 @@ impl Device {
                 }
                 let out = &mut part[at * BLOCK..(at + run) * BLOCK];
                 match &self.disk.base {
-                    Some(_) if first == 0 && !wait => return Err(Error::WouldBlock),
-                    Some(base) if first == 0 => base.read((block + at as u64) * BLOCK as u64, out)?,
+                    Some(base) if first == 0 => {
+                        let offset = (block + at as u64) * BLOCK as u64;
+                        if wait { base.read(offset, out)? } else { base.try_read(offset, out)? }
+                    }
                     _ => out.fill(0),
                 }
             } else {
@@ -243,9 +247,16 @@ impl Device {
     /// [`Error::OutOfRange`]; [`Error::Damaged`] where the map is.
     pub fn status(&self, offset: u64, length: u64, most: usize) -> Result<Vec<Range>, Error> {
         self.check(offset, length)?;
-        let kind = |entry| match entry {
-            0 => RangeKind::Hole,
-            entry if entry & ZERO != 0 => RangeKind::Zero,
+        // What the base said last, and up to which byte that holds.
+        let mut said = (RangeKind::Hole, if self.disk.base.is_some() { 0 } else { u64::MAX });
+        let mut kind = |entry, at: u64| match (entry, &self.disk.base) {
+            (0, Some(base)) if at >= said.1 => {
+                let (data, length) = base.extent(at);
+                said = (if data { RangeKind::Base } else { RangeKind::Hole }, at.saturating_add(length));
+                said.0
+            }
+            (0, _) => said.0,
+            (entry, _) if entry & ZERO != 0 => RangeKind::Zero,
             _ => RangeKind::Data,
         };
         let mut ranges: Vec<Range> = Vec::new();
@@ -256,7 +267,7 @@ impl Device {
             let count = (behind - block).min(STEP as u64) as usize;
             self.disk.entries(&self.inner.table, block, &mut entries[..count], true)?;
             for entry in &entries[..count] {
-                let (kind, full) = (kind(*entry), ranges.len() == most);
+                let (kind, full) = (kind(*entry, block * BLOCK as u64), ranges.len() == most);
                 match ranges.last_mut() {
                     Some(last) if last.kind == kind => last.length += BLOCK as u64,
                     _ if full => return Ok(ranges),

@@ -12,11 +12,26 @@ use crate::table::Table;
 
 /// What a device's blocks are as long as they were never written: an image version, read when first asked for.
 pub trait Base: Send + Sync {
-    /// Fills `buffer` (whole blocks) from `offset`; bytes beyond the base's end are zeroes.
+    /// Fills `buffer` (whole blocks) from `offset`; bytes beyond the base's end are zeroes. It may wait for a disk, never for
+    /// a network: it can be called while all writing stands still.
     ///
     /// # Errors
-    /// What the image's source says.
+    /// [`Error::Away`]: not on this machine now; the bytes before the range that it names can be had.
     fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), Error>;
+
+    /// As [`Base::read`], but never waits.
+    ///
+    /// # Errors
+    /// [`Error::WouldBlock`] where it would have to.
+    fn try_read(&self, _offset: u64, _buffer: &mut [u8]) -> Result<(), Error> {
+        Err(Error::WouldBlock)
+    }
+
+    /// Whether there is anything but zeroes at `offset`, and for how many bytes from there on the answer is the same (at
+    /// least one block).
+    fn extent(&self, _offset: u64) -> (bool, u64) {
+        (true, u64::MAX)
+    }
 }
 
 pub(crate) struct Disk {
@@ -193,7 +208,7 @@ impl Disk {
 
 /// An entry is in the map no more.
 pub(crate) fn forget(table: &Table, entry: u64) {
-    if entry != 0 && entry & crate::slot::ZERO == 0 {
+    if entry != 0 && entry & crate::slot::ZERO == 0 && entry > table.kept.load(Ordering::Relaxed) {
         table.live(Origin(entry), -1);
     }
 }

@@ -77,8 +77,17 @@ pub enum Error {
     Invalid(String),
     /// The data is not in memory; ask again where waiting is allowed.
     WouldBlock,
+    /// These bytes of the device's base, from the first on that was asked for, are not on this machine now.
+    Away {
+        /// The first of them.
+        offset: u64,
+        /// How many.
+        length: u64,
+    },
     /// The devices were written since the stream was stored.
     Outdated(String),
+    /// Whoever asked for it asked to stop; nothing was changed.
+    Cancelled,
     /// The vault was closed.
     Closed,
     /// The disk failed while something was made durable. Nothing more is written until the vault is opened again, which
@@ -136,7 +145,11 @@ impl fmt::Display for Error {
             Self::Unknown(what) => write!(out, "there is no {what}"),
             Self::Invalid(why) => out.write_str(why),
             Self::WouldBlock => out.write_str("it would have to wait for the disk"),
+            Self::Away { offset, length } => {
+                write!(out, "{length} bytes of the image at {offset} are not on this machine now")
+            }
             Self::Outdated(name) => write!(out, "the disks were written since {name} was stored; it is not to be used"),
+            Self::Cancelled => out.write_str("it was cancelled; nothing was changed"),
             Self::Closed => out.write_str("the vault is closed"),
             Self::Failed(why) => {
                 write!(out, "the disk failed earlier ({why}); open the vault again: all that was acknowledged is there")

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use twofold_nbd::{Export, Extents, Failure, Kind, Readiness, State};
+use twofold_nbd::{Export, Extents, Failure, Kind, Readiness, State, Wake};
 use twofold_vault as vault;
 
+use crate::base::ChunkBase;
 use crate::opened::Alarm;
 
 const BLOCK: u64 = 4096;
@@ -16,14 +17,33 @@ const RANGES: usize = 4096;
 pub struct Disk {
     vault: vault::Vault,
     device: Arc<vault::Device>,
+    base: Option<Arc<ChunkBase>>,
     closing: Arc<AtomicBool>,
     alarm: Alarm,
 }
 
 impl Disk {
     /// `closing`, once set, refuses every request; `alarm` is told of a full disk and of damage.
-    pub fn new(vault: vault::Vault, device: Arc<vault::Device>, closing: Arc<AtomicBool>, alarm: Alarm) -> Self {
-        Self { vault, device, closing, alarm }
+    pub fn new(
+        vault: vault::Vault,
+        device: Arc<vault::Device>,
+        base: Option<Arc<ChunkBase>>,
+        closing: Arc<AtomicBool>,
+        alarm: Alarm,
+    ) -> Self {
+        Self { vault, device, base, closing, alarm }
+    }
+
+    /// Have at hand what a change of a part of a block needs of the rest: the change itself must not wait for a network.
+    fn edges(&self, offset: u64, length: u64) -> Result<(), Failure> {
+        let end = offset + length;
+        if self.base.is_some() {
+            let mut block = [0; BLOCK as usize];
+            for edge in [offset, end].into_iter().filter(|edge| edge % BLOCK != 0) {
+                self.device.read(edge - edge % BLOCK, &mut block).map_err(|error| self.failure(error))?;
+            }
+        }
+        Ok(())
     }
 
     fn open(&self) -> Result<(), Failure> {
@@ -48,6 +68,7 @@ impl Disk {
                     Failure::new(Kind::Io, text)
                 }
             }
+            vault::Error::Away { offset, length } => Failure::at(Kind::Later, offset, length, text),
             vault::Error::ReadOnly => Failure::new(Kind::ReadOnly, text),
             vault::Error::OutOfRange | vault::Error::Invalid(_) => Failure::new(Kind::Invalid, text),
             vault::Error::Closed => Failure::new(Kind::Closing, text),
@@ -85,6 +106,7 @@ impl Export for Disk {
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), Failure> {
         self.open()?;
+        self.edges(offset, data.len() as u64)?;
         self.device.write(offset, data).map_err(|error| self.failure(error))
     }
 
@@ -95,12 +117,20 @@ impl Export for Disk {
 
     fn zero(&self, offset: u64, length: u64, _no_hole: bool) -> Result<(), Failure> {
         self.open()?;
+        self.edges(offset, length)?;
         self.device.zero(offset, length).map_err(|error| self.failure(error))
     }
 
     fn trim(&self, offset: u64, length: u64) -> Result<(), Failure> {
         self.open()?;
         self.device.trim(offset, length).map_err(|error| self.failure(error))
+    }
+
+    fn later(&self, offset: u64, length: u64, wake: Wake) {
+        match &self.base {
+            Some(base) => base.later(offset, length, wake),
+            None => wake(None),
+        }
     }
 
     fn push(&self) -> Result<(), Failure> {
@@ -116,7 +146,7 @@ impl Export for Disk {
         let end = offset + length;
         for range in self.device.status(offset, length, RANGES).map_err(|error| self.failure(error))? {
             let state = match range.kind {
-                vault::RangeKind::Data => State::Data,
+                vault::RangeKind::Data | vault::RangeKind::Base => State::Data,
                 vault::RangeKind::Zero | vault::RangeKind::Hole => State::Hole,
             };
             // They reach to block borders, the request need not.

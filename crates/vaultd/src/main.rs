@@ -6,12 +6,15 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod base;
 mod check;
 mod device;
 mod export;
 mod harden;
 mod hex;
 mod hpke;
+mod image;
+mod index;
 mod keys;
 mod lease;
 mod memory;
@@ -21,6 +24,7 @@ mod said;
 mod secret;
 mod service;
 mod verbs;
+mod wants;
 mod wire;
 
 use std::os::fd::AsFd;

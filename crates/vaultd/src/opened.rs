@@ -16,6 +16,7 @@ use twofold_vault::{DeviceSpec, FileAnchor, Folder, Keyring, Options, Vault};
 
 use crate::check;
 use crate::export::Disk;
+use crate::image::Image;
 use crate::keys::Ring;
 use crate::memory::{self, Progress};
 use crate::said::{Code, Said};
@@ -77,6 +78,7 @@ pub struct Opened {
     ring: Ring,
     server: Arc<Server>,
     closing: Arc<AtomicBool>,
+    image: Option<Image>,
     // Their paths name these descriptors.
     _folders: [OwnedFd; 2],
 }
@@ -91,6 +93,8 @@ pub struct Place {
     pub anchors: OwnedFd,
     /// Its keys.
     pub ring: Ring,
+    /// What its devices are where they were never written.
+    pub image: Option<Image>,
 }
 
 impl Opened {
@@ -104,10 +108,11 @@ impl Opened {
 
     /// Open a vault. `accept`: as it is, although it is older than its anchor or the anchor is lost; somebody said so.
     pub fn open(place: Place, accept: bool, service: Weak<Service>) -> Result<Self, Said> {
-        let Place { workspace, folder, anchors, ring } = place;
+        let Place { workspace, folder, anchors, ring, image } = place;
         let store = Arc::new(Folder::new(path(&folder)));
         let anchor = Arc::new(FileAnchor::new(format!("{}/{workspace}", path(&anchors))));
-        let options = Options { reserve: RESERVE, replace_anchor: accept, ..Options::default() };
+        let bases = image.as_ref().map(Image::bases).unwrap_or_default();
+        let options = Options { reserve: RESERVE, replace_anchor: accept, bases, ..Options::default() };
         let vault = Vault::open(store, keyring(&ring)?, anchor, options)?;
         if accept {
             // Whether it was lived already can't be told any more.
@@ -115,10 +120,11 @@ impl Opened {
         }
         let (server, closing, alarm) = (Server::new(WORKERS), Arc::default(), Alarm::new(service));
         for info in vault.devices() {
-            let disk = Disk::new(vault.clone(), vault.device(&info.name)?, Arc::clone(&closing), alarm.clone());
+            let base = image.as_ref().and_then(|image| image.base(&info.name));
+            let disk = Disk::new(vault.clone(), vault.device(&info.name)?, base, Arc::clone(&closing), alarm.clone());
             server.insert(&info.name, Arc::new(disk));
         }
-        Ok(Self { workspace, vault, ring, server, closing, _folders: [folder, anchors] })
+        Ok(Self { workspace, vault, ring, server, closing, image, _folders: [folder, anchors] })
     }
 
     /// Serve NBD on a listening socket, for ever; peers of another user are hung up on.
@@ -145,6 +151,14 @@ impl Opened {
             }
         })?;
         Ok(theirs)
+    }
+
+    /// Where its base comes from.
+    ///
+    /// # Errors
+    /// `NotFound`: it has none.
+    pub fn image(&self) -> Result<&Image, Said> {
+        self.image.as_ref().ok_or_else(|| Said::new(Code::NotFound, "This store holds all of its disks itself."))
     }
 
     /// The keys, for boot parts.
@@ -184,6 +198,7 @@ impl Opened {
             "map_memory": info.map_memory,
             "made": info.made,
             "anchored": info.anchored.map(|anchored| anchored.to_string()),
+            "base": self.image.as_ref().map(Image::status),
         }))
     }
 
@@ -296,6 +311,9 @@ impl Opened {
 
     /// Hang up on all clients, make everything durable, drop the vault's keys. Idempotent.
     pub fn close(&self) -> Result<(), Said> {
+        if let Some(image) = &self.image {
+            image.wants.close();
+        }
         self.server.close();
         self.closing.store(true, Ordering::Release);
         Ok(self.vault.close()?)

@@ -4,6 +4,10 @@
 //! AES-256-GCM; the key is the part's of that epoch (`docs/keys.md`), the associated data the file's first 19 bytes and the
 //! digest that the image's manifest names, so that a part of another version is not taken.
 
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use ring::digest::SHA256;
 
@@ -57,6 +61,16 @@ pub fn open<'a>(ring: &Ring, name: &str, digest: &str, untrusted_sealed: &'a mut
     let opened = cipher(ring, epoch, name)?.open_in_place(nonce, bound, body).map_err(|_| damaged())?;
     let hex: String = ring::digest::digest(&SHA256, opened).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
     if hex == digest { Ok(opened) } else { Err(damaged()) }
+}
+
+/// All bytes of a file that came as a descriptor, at most `limit`.
+pub fn whole(file: OwnedFd, limit: usize) -> Result<Vec<u8>, Said> {
+    let mut bytes = Vec::new();
+    File::from(file).take(limit as u64 + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > limit {
+        return Err(Said::bad("The part is larger than any we know."));
+    }
+    Ok(bytes)
 }
 
 fn cipher(ring: &Ring, epoch: u32, name: &str) -> Result<LessSafeKey, Said> {

@@ -252,6 +252,11 @@ impl Service {
         if request.verb == "watch" {
             verbs::none(request.args)?;
             self.watch(writer.twin()?);
+            if let Ok(opened) = self.opened()
+                && let Ok(image) = opened.image()
+            {
+                image.wants.remind(); // what a watcher before this one was told may have died with it
+            }
             return Ok(Answer::body(json!({})));
         }
         verbs::call(self, request, fds, starter, &mut progress)

@@ -1,7 +1,7 @@
 //! The verbs of the control protocol (`docs/protocol.md`, chapter 4): validate, then act.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::device;
 use crate::hex;
 use crate::hpke;
+use crate::image::{Image, ImageArgs};
 use crate::keys::Document;
 use crate::lease::Lease;
 use crate::memory::{Progress, holding};
@@ -107,6 +108,20 @@ fn opened(vault: &Opened, verb: &str, args: Value, fds: Vec<OwnedFd>, progress: 
             Ok(Answer::with(json!({}), vec![vault.open_memory(progress)?]))
         }
         "consume_memory" => none(args).and_then(|()| vault.consume_memory()).map(|()| Answer::body(json!({}))),
+        "arrived" => {
+            let Ids { ids } = parse(args)?;
+            vault.image()?.wants.arrived(&Image::ids(&ids)?);
+            Ok(Answer::body(json!({})))
+        }
+        "absent" => {
+            let Absent { ids, why } = parse(args)?;
+            vault.image()?.wants.absent(&Image::ids(&ids)?, &why);
+            Ok(Answer::body(json!({})))
+        }
+        "touched" => {
+            let Touched { from } = parse(args)?;
+            Ok(Answer::body(vault.image()?.touched(from)))
+        }
         "seal_part" => seal_part(vault, args, fds),
         "open_part" => open_part(vault, args, fds),
         _ => Err(Said::new(Code::Usage, "There is no such verb.")),
@@ -165,6 +180,26 @@ struct Part {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct Ids {
+    ids: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Absent {
+    ids: Vec<String>,
+    why: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Touched {
+    #[serde(default)]
+    from: usize,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Workspace {
     workspace: String,
 }
@@ -193,6 +228,8 @@ struct Opening {
     lease: Lease,
     #[serde(default)]
     accept: bool,
+    #[serde(default)]
+    image: Option<ImageArgs>,
 }
 
 /// Make or read the device's wrapping key in the folder that came as a descriptor; its public half.
@@ -233,9 +270,17 @@ fn create(service: &Arc<Service>, args: Value, fds: Vec<OwnedFd>) -> Result<Answ
 }
 
 fn open(service: &Arc<Service>, args: Value, mut fds: Vec<OwnedFd>) -> Result<Answer, Said> {
-    let Opening { workspace, keys, lease, accept } = parse(args)?;
-    let listeners = if fds.len() > 3 { fds.split_off(3) } else { Vec::new() };
-    let place = place(workspace, &keys, exactly(fds)?)?;
+    let Opening { workspace, keys, lease, accept, image } = parse(args)?;
+    let mut rest = if fds.len() > 3 { fds.split_off(3) } else { Vec::new() };
+    let mut place = place(workspace, &keys, exactly(fds)?)?;
+    let chunks = image.as_ref().map_or(Ok(0), ImageArgs::descriptors)?;
+    if rest.len() < chunks {
+        return Err(Said::new(Code::Usage, "The image's descriptors are missing."));
+    }
+    let listeners = rest.split_off(chunks);
+    if let Some(image) = image {
+        place.image = Some(Image::open(&image, rest, &place.ring, Arc::downgrade(service))?);
+    }
     service.hold(lease)?;
     let opened = service.open(|| Opened::open(place, accept, Arc::downgrade(service)))?;
     let mut listeners = listeners.into_iter().map(UnixListener::from);
@@ -252,7 +297,7 @@ fn open(service: &Arc<Service>, args: Value, mut fds: Vec<OwnedFd>) -> Result<An
 fn place(workspace: String, keys: &str, [folder, anchors, key_file]: [OwnedFd; 3]) -> Result<Place, Said> {
     let device = device::read(File::from(key_file))?;
     let (_, ring) = Document::open(keys.as_bytes(), &workspace, &device)?;
-    Ok(Place { workspace, folder, anchors, ring })
+    Ok(Place { workspace, folder, anchors, ring, image: None })
 }
 
 fn status(service: &Arc<Service>, args: Value) -> Result<Answer, Said> {
@@ -273,7 +318,7 @@ fn status(service: &Arc<Service>, args: Value) -> Result<Answer, Said> {
 fn seal_part(vault: &Opened, args: Value, fds: Vec<OwnedFd>) -> Result<Answer, Said> {
     let Part { name, digest } = parse(args)?;
     let [plain, to] = exactly(fds)?;
-    let sealed = part::seal(vault.ring(), &name, &digest, &whole(plain, part::LARGEST)?)?;
+    let sealed = part::seal(vault.ring(), &name, &digest, &part::whole(plain, part::LARGEST)?)?;
     let mut to = File::from(to);
     to.write_all(&sealed)?;
     to.sync_data()?;
@@ -283,18 +328,9 @@ fn seal_part(vault: &Opened, args: Value, fds: Vec<OwnedFd>) -> Result<Answer, S
 fn open_part(vault: &Opened, args: Value, fds: Vec<OwnedFd>) -> Result<Answer, Said> {
     let Part { name, digest } = parse(args)?;
     let [sealed] = exactly(fds)?;
-    let mut untrusted_sealed = whole(sealed, part::LARGEST + part::OVERHEAD)?;
+    let mut untrusted_sealed = part::whole(sealed, part::LARGEST + part::OVERHEAD)?;
     let plain = part::open(vault.ring(), &name, &digest, &mut untrusted_sealed)?;
     Ok(Answer::with(json!({}), vec![holding("twofold-part", plain)?]))
-}
-
-fn whole(file: OwnedFd, limit: usize) -> Result<Vec<u8>, Said> {
-    let mut bytes = Vec::new();
-    File::from(file).take(limit as u64 + 1).read_to_end(&mut bytes)?;
-    if bytes.len() > limit {
-        return Err(Said::bad("The part is larger than any we know."));
-    }
-    Ok(bytes)
 }
 
 /// A verb without arguments.
