@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import socket
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import Any
 import anyio
 import httpx
 
+from tests.harness.postgres import Postgres, name_of
 from twofold.model.canonical import canonical
 from twofold.platform.run import spawn
 from twofold.server.app import application
@@ -26,6 +28,30 @@ from twofold.trust.https import API
 
 ADMIN, PASSWORD = "admin", "correct horse battery"
 NAME = "https://localhost:8443"
+
+
+class Backend:
+    """Where servers of tests keep their tables: a file of each, or a database of each in a real PostgreSQL."""
+
+    def __init__(self, cluster: Postgres | None = None) -> None:
+        self.cluster = cluster
+
+    def url(self) -> str:
+        """A new, empty database; "" is a file in the server's folder."""
+        return self.cluster.make() if self.cluster else ""
+
+    def make(self, folder: Path, objects: str = "") -> Local:
+        init(folder, ADMIN, PASSWORD, company="ACME", database=self.url(), objects=objects)
+        return Local(folder)
+
+    def copy(self, folder: Path, to: Path, token: str) -> Local:
+        """A server like the one in `folder`, which must be closed."""
+        shutil.copytree(folder, to)
+        if self.cluster:
+            path = to / "server.json"
+            held = json.loads(path.read_bytes())
+            path.write_bytes(canonical(held | {"database": self.cluster.make(name_of(held["database"]))}))
+        return Local(to, token)
 
 
 class Local:

@@ -1,20 +1,60 @@
-"""What a workspace may do. Default deny; a document with an unknown or contradictory rule is refused whole."""
+"""What a workspace may do. Default deny; a document with an unknown or contradictory rule is refused whole.
+
+Rules come from four scopes. One rule of precedence: the narrowest scope that says something about a rule decides it alone, from
+the workspace (one grant) over its user and its pool to everybody; where no scope speaks, the default holds.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import enum
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from twofold.model.errors import BadInputError
 
+DEFER_SECONDS = 2 * 3600  # how long one "later" lasts, as in View
+_FIRST = frozenset(  # what leases of the first schema can carry
+    ("offline_seconds", "heartbeat_seconds", "clipboard_to_work", "clipboard_from_work", "sound_out", "sound_in",
+     "files_to_work", "files_from_work", "usb", "screenshots", "network")
+)  # fmt: skip
+
+
+class Scope(enum.StrEnum):
+    """Widest first."""
+
+    GLOBAL = "global"
+    POOL = "pool"
+    USER = "user"
+    WORKSPACE = "workspace"
+
 
 @dataclass(frozen=True)
 class Policy:
-    """Times in seconds. Every permission is off unless the company turns it on."""
+    """Times in seconds, dates in Unix seconds; 0 is never where nothing else is said. Permissions to take data across, or to
+    widen the machine, are off unless the company turns them on."""
 
-    offline_seconds: int = 7 * 86400
+    offline_seconds: int = 7 * 86400  # without the server, then the workspace is suspended and locked
+    erase_seconds: int = 0  # without the server, then its keys are destroyed; above offline_seconds
     heartbeat_seconds: int = 300
+    ends: int = 0  # the day on which the workspace ends, as a grant may end
+    checkout: bool = True  # may be taken to a device, and run there
+    checkin: bool = True  # the person may give it back
+    discard: bool = True  # the person may give it back without what is new
+    replicate: bool = True  # the person may back up when they like
+    replicate_seconds: int = 12 * 3600  # from start to start of backing up by itself
+    replicate_metered: bool = False  # by itself also where the network is paid for by volume
+    defer: bool = False  # the person may put a back up off by two hours
+    keep_points: int = 10  # points of the past that the server keeps, at least the newest
+    keep_days: int = 30  # younger ones are all kept
+    devices: int = 0  # devices that one user may have enrolled; 0: any number
+    unlock_failures: int = 5  # then it is locked until its administrator unlocks it
+    erase_failures: int = 0  # then its keys are destroyed; above unlock_failures
+    recovery: bool = False  # keys are wrapped for the company's recovery key as well
+    hypervisor: bool = False  # starts only where our own hypervisor is below it
+    tpm: bool = False  # starts only where a TPM keeps the key
+    attested: bool = False  # starts only where the machine's start was attested
     clipboard_to_work: bool = False
     clipboard_from_work: bool = False
     sound_out: bool = True
@@ -28,29 +68,96 @@ class Policy:
     def to_wire(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
+    def said(self) -> dict[str, Any]:
+        """The rules that are not at their defaults: what a scope must say to get this policy."""
+        return {name: value for name, value in self.to_wire().items() if value != getattr(_DEFAULT, name)}
+
+    def beyond_first(self) -> list[str]:
+        """Rules that are not at their defaults and that a lease of the first schema cannot carry."""
+        return sorted(self.said().keys() - _FIRST)
+
+    def to_wire_first(self) -> dict[str, Any]:
+        return {name: value for name, value in self.to_wire().items() if name in _FIRST}
+
     @classmethod
     def from_wire(cls, untrusted_policy: object) -> Policy:
         """Validate a policy document. Anything not understood refuses the whole: a rule that is ignored protects nobody."""
-        if not isinstance(untrusted_policy, dict):
-            raise BadInputError("The policy is not a document of rules.")
-        fields = {f.name: f for f in dataclasses.fields(cls)}
-        unknown = sorted(str(key)[:40] for key in untrusted_policy.keys() - fields.keys())
-        if unknown:
-            raise BadInputError(
-                f"The policy has rules this version does not know: {', '.join(unknown)}.",
-                next="Update Twofold or mend the policy.",
-            )
-        for name, value in untrusted_policy.items():
-            kind = type(fields[name].default)
-            if type(value) is not kind:
-                raise BadInputError(f"The policy's rule {name} must be {kind.__name__}, not {type(value).__name__}.")
-        policy = cls(**untrusted_policy)
-        if policy.network != "none":
-            raise BadInputError(
-                "The policy asks for a network, which this version cannot confine.", next="Set network to 'none'."
-            )
-        if not 60 <= policy.heartbeat_seconds <= policy.offline_seconds:
-            raise BadInputError(
-                "The policy contradicts itself: heartbeat_seconds must lie between 60 and offline_seconds."
-            )
+        policy = cls(**rules(untrusted_policy))
+        for off, why in (
+            (
+                policy.network != "none",
+                "it asks for a network, which this version cannot confine: set network to 'none'",
+            ),
+            (
+                not 60 <= policy.heartbeat_seconds <= policy.offline_seconds,
+                "heartbeat_seconds must lie between 60 and offline_seconds",
+            ),
+            (0 < policy.erase_seconds <= policy.offline_seconds, "erase_seconds must be above offline_seconds"),
+            (0 < policy.replicate_seconds < 300, "replicate_seconds must be 0 or at least 300"),
+            (
+                0 < policy.erase_failures <= policy.unlock_failures,
+                "erase_failures must be above unlock_failures: first lock, then erase",
+            ),
+            (
+                policy.erase_failures > 0 and policy.unlock_failures == 0,
+                "erase_failures needs unlock_failures: first lock, then erase",
+            ),
+            (policy.keep_points < 1, "keep_points must be at least 1"),
+        ):
+            if off:
+                raise BadInputError(f"The policy contradicts itself: {why}.", safe="Nothing was changed.")
         return policy
+
+
+_DEFAULT = Policy()
+
+
+def rules(untrusted_rules: object) -> dict[str, Any]:
+    """Validate what one scope says: any of the rules, each of its type. Whether they go together is `Policy.from_wire`'s to say.
+
+    Raises:
+        BadInputError: a rule is unknown or of another type.
+    """
+    if not isinstance(untrusted_rules, dict):
+        raise BadInputError("The policy is not a document of rules.")
+    unknown = sorted(str(key)[:40] for key in untrusted_rules.keys() - _DEFAULT.to_wire().keys())
+    if unknown:
+        raise BadInputError(
+            f"The policy has rules this version does not know: {', '.join(unknown)}.",
+            next="Update Twofold or mend the policy.",
+        )
+    for name, value in untrusted_rules.items():
+        kind = type(getattr(_DEFAULT, name))
+        if type(value) is not kind:
+            raise BadInputError(f"The policy's rule {name} must be {kind.__name__}, not {type(value).__name__}.")
+        if type(value) is int and not 0 <= value < 1 << 40:
+            raise BadInputError(f"The policy's rule {name} is not a count.")
+    return dict(untrusted_rules)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What holds, and why: `scope` is empty where no scope speaks and the default holds; `name` is the pool, user or grant."""
+
+    rule: str
+    value: int | str | bool
+    scope: str
+    name: str
+
+
+def explained(scopes: Iterable[tuple[Scope, str, Mapping[str, Any]]]) -> tuple[Policy, tuple[Rule, ...]]:
+    """The policy that scopes make together, and where each rule's value comes from. `scopes` come in any order, each with its
+    name and what it says (`rules`).
+
+    Raises:
+        BadInputError: together they contradict themselves.
+    """
+    order = list(Scope)
+    decided: dict[str, tuple[Any, Scope, str]] = {}
+    for scope, name, said in sorted(scopes, key=lambda row: order.index(row[0])):
+        decided |= {rule: (value, scope, name) for rule, value in said.items()}
+    policy = Policy.from_wire({rule: value for rule, (value, _, _) in decided.items()})
+    return policy, tuple(
+        Rule(rule, value, *(decided[rule][1:] if rule in decided else ("", "")))
+        for rule, value in policy.to_wire().items()
+    )

@@ -23,6 +23,10 @@ def main() -> int:
     new.add_argument("--admin", default="admin")
     new.add_argument("--company", default="Work")
     new.add_argument("--name", action="append", default=[], help="a host name or address that it answers to")
+    new.add_argument(
+        "--database", default="", help="postgresql+psycopg://user@host/database; a file where there is none"
+    )
+    new.add_argument("--objects", default="", help="s3://bucket/prefix?endpoint=URL; a folder where there is none")
     run = verbs.add_parser("run", help="run the server")
     run.add_argument("--host", default="127.0.0.1")
     run.add_argument("--port", type=int, default=8443)
@@ -31,7 +35,8 @@ def main() -> int:
     try:
         if args.verb == "init":
             password = os.environ.pop("TWOFOLD_PASSWORD", None) or sys.stdin.readline().rstrip("\n")
-            sys.stdout.write(init(args.home, args.admin, password, args.company, args.name).pin + "\n")
+            made = init(args.home, args.admin, password, args.company, args.name, args.database, args.objects)
+            sys.stdout.write(made.pin + "\n")
         elif args.verb == "openapi":
             sys.stdout.write(json.dumps(routes().openapi(), indent=1, sort_keys=True) + "\n")
         else:

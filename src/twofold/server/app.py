@@ -6,17 +6,30 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from sqlalchemy.exc import DataError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from twofold import __version__
 from twofold.model.errors import BadInputError, NotFoundError, RefusedError, TwofoldError
 from twofold.server.accounts import Limiter
+from twofold.server.commands import Bell
 from twofold.server.context import Server
 from twofold.server.database import Database
 from twofold.server.gate import STATUS, Gate, UnknownError
 from twofold.server.home import Home
-from twofold.server.routes import accounts, device, devices, enrolment, grants, images
+from twofold.server.objects import opened
+from twofold.server.routes import (
+    accounts,
+    device,
+    device_images,
+    devices,
+    enrolment,
+    grants,
+    images,
+    vaults,
+    workspaces,
+)
 from twofold.trust.https import API
 
 _log = structlog.get_logger("twofold.server")
@@ -25,10 +38,12 @@ _log = structlog.get_logger("twofold.server")
 def routes() -> FastAPI:
     """The bare application, as `docs/openapi-v1.json` describes it. It serves no documentation of itself."""
     app = FastAPI(title="Twofold", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
-    for module in (accounts, images, grants, devices, enrolment, device):
+    for module in (accounts, images, grants, devices, enrolment, device, device_images, vaults, workspaces):
         app.include_router(module.router, prefix=API)
     app.add_exception_handler(TwofoldError, _said)
     app.add_exception_handler(RequestValidationError, _malformed)
+    for kind in (DataError, UnicodeEncodeError, OverflowError):
+        app.add_exception_handler(kind, _unstorable)
     app.add_exception_handler(HTTPException, _other)
     app.add_exception_handler(Exception, _unforeseen)
     return app
@@ -37,7 +52,9 @@ def routes() -> FastAPI:
 def application(home: Home, database: Database) -> ASGIApp:
     """The whole server."""
     app = routes()
-    app.state.twofold = Server(home, database, guesses=Limiter(5), guesses_from=Limiter(30))
+    app.state.twofold = Server(
+        home, database, opened(home.objects), Bell(), guesses=Limiter(5), guesses_from=Limiter(30)
+    )
     return Gate(app, home, database)
 
 
@@ -55,6 +72,11 @@ async def _malformed(_request: Request, error: Exception) -> JSONResponse:
     # Where and why, never what: a password in the wrong field must not come back or reach a log.
     faults = [f"{'.'.join(map(str, fault['loc'][1:]))}: {fault['msg']}" for fault in error.errors()[:3]]
     return _answer(BadInputError(f"The request is malformed. {'; '.join(faults)}"[:500]))
+
+
+async def _unstorable(_request: Request, _error: Exception) -> JSONResponse:
+    # Text with characters, or numbers of a size, that a database has no room for: nothing is called that.
+    return _answer(BadInputError("The request has characters or numbers that cannot be stored."))
 
 
 async def _other(_request: Request, error: Exception) -> JSONResponse:

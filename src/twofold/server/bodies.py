@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -27,8 +27,31 @@ class NewUser(Body):
     admin: bool = False
 
 
-class NewPublisher(Body):
-    public: Hex32
+class Document(Body):
+    """What a role says, base64; its signatures are checked before anything else of it is believed."""
+
+    document: Annotated[str, Field(max_length=8 << 20)]
+
+
+class NewVersion(Body):
+    """`index` is the sealed index, `targets` the list that names it (base64), `chunks` the ids and stored bytes of its chunks."""
+
+    manifest: dict[str, Any]
+    chunks: Annotated[dict[Hex32, Annotated[int, Field(gt=28, lt=1 << 20)]], Field(max_length=4 << 20)]
+    index: str
+    targets: Annotated[str, Field(max_length=8 << 20)]
+
+
+class Halt(Body):
+    halted: bool
+
+
+class Started(Body):
+    """How a start of this version went on the device that says so."""
+
+    image: Name
+    version: Annotated[int, Field(ge=1, lt=1 << 31)]
+    good: bool
 
 
 class Ids(Body):
@@ -39,13 +62,6 @@ class FewIds(Body):
     ids: Annotated[list[Hex32], Field(min_length=1, max_length=256)]
 
 
-class Signed(Body):
-    """A signed document; its signature is checked before its payload is read."""
-
-    payload: str
-    signatures: Annotated[list[dict[str, str]], Field(min_length=1, max_length=8)]
-
-
 class NewGrant(Body):
     user: Name
     image: Name
@@ -53,6 +69,7 @@ class NewGrant(Body):
     title: Text60
     colour: Name
     policy: dict[str, Any]
+    pool: Annotated[str, Field(max_length=40)] = ""
     ends: Annotated[int, Field(ge=0, lt=1 << 40)] = 0
 
 
@@ -68,9 +85,121 @@ class Enrol(Body):
     wrap_public: Hex32
 
 
-class Workspace(Body):
+class Signed(Body):
+    """A signed document; its signature is checked before its payload is read."""
+
+    payload: str
+    signatures: Annotated[list[dict[str, str]], Field(min_length=1, max_length=8)]
+
+
+class Speaks(Body):
+    """`speaks` names the extensions that the device knows; without it, it gets what the first protocol had."""
+
+    speaks: Annotated[list[Name], Field(max_length=16)] = []
+
+
+class CheckOut(Speaks):
     workspace: Name
 
 
-class Empty(Body):
-    pass
+Token = Annotated[int, Field(ge=1, lt=1 << 53)]
+
+
+class Leave(Body):
+    """`token` and `generation` are what a device of the extension says; without them the lease is given back as it is."""
+
+    workspace: Name
+    token: Token | None = None
+    generation: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] | None = None
+
+
+class Discard(Body):
+    workspace: Name
+    token: Token
+
+
+class Transfer(Body):
+    verb: Literal["check-out", "replicate", "check-in"]
+    state: Literal["running", "paused", "waiting"]
+    done: Annotated[int, Field(ge=0, lt=1 << 53)] = 0
+    total: Annotated[int, Field(ge=0, lt=1 << 53)] = 0
+
+
+class Told(Body):
+    workspace: Name
+    token: Token
+    run: Annotated[str, Field(max_length=20)] = ""
+    verified: Annotated[int, Field(ge=0, lt=1 << 53)] = 0
+    transfer: Transfer | None = None
+    lease: dict[str, Any] | None = None
+
+
+class Receipt(Body):
+    command: Annotated[int, Field(ge=1, lt=1 << 53)]
+    result: Literal["done", "failed"]
+    detail: Annotated[str, Field(max_length=2000)] = ""
+
+
+class Heartbeat(Speaks):
+    workspaces: Annotated[list[Told], Field(max_length=64)] = []
+    receipts: Annotated[list[Receipt], Field(max_length=64)] = []
+
+
+class Wait(Body):
+    seconds: Annotated[int, Field(ge=0, le=50)]
+    since: Annotated[int, Field(ge=0, lt=1 << 40)] = 0
+
+
+class File(Body):
+    digest: Hex32
+    size: Annotated[int, Field(ge=1, lt=1 << 40)]
+
+
+class Files(Body):
+    workspace: Name
+    token: Token
+    objects: Annotated[list[File], Field(max_length=4096)]
+    lease: dict[str, Any] | None = None
+
+
+class Commit(Body):
+    workspace: Name
+    token: Token
+    head: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")]
+    generation: Signed
+    keys: dict[str, Any] | None = None
+    lease: dict[str, Any] | None = None
+
+
+class Wrap(Body):
+    epoch: Annotated[int, Field(ge=1, lt=1 << 32)]
+    kind: Annotated[Literal["device", "user", "company"], Field(alias="for")]
+    id: Hex32
+    sealed: Annotated[str, Field(pattern="^[0-9a-f]{2,1024}$")]
+
+
+class Wraps(Body):
+    wraps: Annotated[list[Wrap], Field(min_length=1, max_length=64)]
+
+
+class DeviceWraps(Wraps):
+    workspace: Name
+
+
+class Break(Body):
+    loss: Hex32
+    why: Annotated[str, Field(max_length=100)] = ""
+
+
+class Restore(Body):
+    generation: Hex32
+    head: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")]
+
+
+class Ask(Body):
+    verb: Literal["lock", "unlock", "wipe", "replicate", "discard", "replicate-discard"]
+    device: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = ""
+
+
+class Said(Body):
+    rules: dict[str, Any]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 from fastapi import Depends, Request
 
@@ -12,6 +12,10 @@ from twofold.server.accounts import Limiter
 from twofold.server.database import Database
 from twofold.server.gate import Caller, UnknownError
 from twofold.server.home import Home
+from twofold.server.objects import Objects
+
+if TYPE_CHECKING:
+    from twofold.server.commands import Bell
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,8 @@ class Server:
 
     home: Home
     database: Database
+    objects: Objects
+    bell: Bell
     guesses: Limiter
     guesses_from: Limiter
 

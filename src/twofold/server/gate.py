@@ -17,12 +17,11 @@ import anyio
 import structlog
 from anyio.to_thread import run_sync
 from sqlalchemy import delete
-from sqlalchemy.dialects.sqlite import insert
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from twofold.model.errors import BadInputError, RefusedError, TimedOutError, TwofoldError
 from twofold.server.accounts import digest
-from twofold.server.database import Database
+from twofold.server.database import Database, insert_new
 from twofold.server.home import Home
 from twofold.server.tables import Device, Nonce, Token
 from twofold.trust import request
@@ -31,7 +30,8 @@ from twofold.trust.keys import VerifyKey
 
 PUBLIC = {("GET", f"{API}/authority"), ("POST", f"{API}/login"), ("POST", f"{API}/enrol")}
 ANY_USER = {f"{API}/whoami", f"{API}/logout"}
-_SMALL, _INDEX, _CHUNKS = 1 << 20, 256 << 20, 72 << 20
+_SMALL, _MANIFEST, _INDEX, _CHUNKS = 1 << 20, 16 << 20, 256 << 20, 72 << 20
+_STREAMED = f"{API}/device/objects/"
 _BODY_SECONDS = 120
 
 STATUS = {
@@ -101,15 +101,15 @@ class Gate:
             caller, body = await self._admit(scope, receive)
             who = caller.actor if caller else who
             scope["twofold.caller"] = caller
-            await self._app(scope, _replay(body, receive), answer)
+            await self._app(scope, receive if body is None else _replay(body, receive), answer)
         except TwofoldError as no:
             await refuse(no, answer)
         finally:
             took = round((time.monotonic() - started) * 1000)
             _log.info("request", method=scope["method"], path=scope["path"], status=status, ms=took, who=who)
 
-    async def _admit(self, scope: Scope, receive: Receive) -> tuple[Caller | None, bytes]:
-        """Validate, authenticate, authorise."""
+    async def _admit(self, scope: Scope, receive: Receive) -> tuple[Caller | None, bytes | None]:
+        """Validate, authenticate, authorise. A body of None is still to come."""
         untrusted_headers: dict[str, str] = {}
         for raw_name, value in scope["headers"]:
             name = raw_name.decode("latin-1").lower()
@@ -135,7 +135,9 @@ class Gate:
         except RefusedError as off:
             raise UnknownError(_WHO) from off
         key, caller = await run_sync(self._device, claim.device)
-        body = await _body(receive, untrusted_headers, _SMALL)
+        streams = method == "PUT" and path.startswith(_STREAMED)
+        # A file on its way proves itself by the digest in its signed path; its route takes it piece by piece.
+        body = b"" if streams else await _body(receive, untrusted_headers, _limit(path))
         query = scope["query_string"].decode("latin-1")
         target = scope["raw_path"].decode("latin-1") + (f"?{query}" if query else "")
         try:
@@ -146,7 +148,7 @@ class Gate:
         if not path.startswith(f"{API}/device/"):
             raise RefusedError("This device may not do that.")
         _check_kind(method, path, untrusted_headers)
-        return caller, body
+        return caller, None if streams else body
 
     def _same_site(self, untrusted_headers: dict[str, str]) -> None:
         """Refuse what a web page of another site makes a browser send: by name (DNS rebinding) and by origin."""
@@ -186,7 +188,7 @@ class Gate:
             session.execute(delete(Nonce).where(Nonce.time < now - 3 * request.WINDOW))
             row = {"device_id": claim.device, "nonce": claim.nonce, "time": now}
             # One statement both asks and remembers; no row comes back for a nonce that was there.
-            taken = insert(Nonce).values(**row).on_conflict_do_nothing().returning(Nonce.nonce)
+            taken = insert_new(session, Nonce).values(**row).on_conflict_do_nothing().returning(Nonce.nonce)
             if session.scalar(taken) is None:
                 raise UnknownError(_WHO)
             device = session.get_one(Device, claim.device)
@@ -202,13 +204,19 @@ _ONCE = {"host", "origin", "authorization", "content-type", "content-length", "s
 def _limit(path: str) -> int:
     if path == f"{API}/chunks":
         return _CHUNKS
+    if path in (f"{API}/device/generations", f"{API}/device/objects/missing"):
+        return _MANIFEST
     return _INDEX if path.startswith(f"{API}/images/") else _SMALL
 
 
 def _check_kind(method: str, path: str, untrusted_headers: dict[str, str]) -> None:
     """Only what no HTML form and no simple cross-site request can send."""
-    wanted = "application/octet-stream" if path == f"{API}/chunks" else "application/json"
-    if method == "POST" and untrusted_headers.get("content-type", "").partition(";")[0].strip().lower() != wanted:
+    streams = path == f"{API}/chunks" or (method == "PUT" and path.startswith(_STREAMED))
+    wanted = "application/octet-stream" if streams else "application/json"
+    if (
+        method in ("POST", "PUT")
+        and untrusted_headers.get("content-type", "").partition(";")[0].strip().lower() != wanted
+    ):
         raise BadInputError(f"The body must be {wanted}.")
 
 

@@ -1,8 +1,9 @@
 """The server's folder, mode 0700:
 
-server.json         company, the names it answers to
+server.json         company, the names it answers to, the database's and the store's URL where they lie elsewhere
 server.db           SQLite (WAL)
-objects/            sealed chunks, `ab/<id>`
+objects/            sealed chunks and vaults' files (`server.objects`)
+uploads/            what is on its way into objects
 signing.pem         signs leases; its public half is pinned by devices
 authority.der|.key  the authority that devices pin
 tls.crt|.key        the certificate under it, renewed at start
@@ -29,20 +30,19 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 @dataclass(frozen=True)
 class Home:
-    """`names` are the host names and addresses that the server answers to; any other Host header is refused."""
+    """`names` are the host names and addresses that the server answers to; any other Host header is refused. `database` and
+    `objects` are places in the folder, or URLs (`server.database.locate`, `server.objects.opened`)."""
 
     folder: Path
     company: str
     names: tuple[str, ...]
     signing: SigningKey
+    database: Path | str
+    objects: Path | str
 
     @property
-    def database(self) -> Path:
-        return self.folder / "server.db"
-
-    @property
-    def objects(self) -> Path:
-        return self.folder / "objects"
+    def uploads(self) -> Path:
+        return self.folder / "uploads"
 
     @property
     def authority(self) -> bytes:
@@ -53,7 +53,7 @@ class Home:
         return pin(self.authority)
 
 
-def make(folder: Path, company: str, names: Sequence[str] = ()) -> Home:
+def make(folder: Path, company: str, names: Sequence[str] = (), database: str = "", objects: str = "") -> Home:
     """Make a server's folder. The configuration is written last: without it there is no server, and `make` may be called again.
 
     Raises:
@@ -65,11 +65,14 @@ def make(folder: Path, company: str, names: Sequence[str] = ()) -> Home:
     own = [name for name in (socket.gethostname().lower(),) if "_" not in name]
     answered = tuple(dict.fromkeys(place(_url(name)).host for name in (*LOOPBACK, *own, *names)))
     shown = title(company, "a company's name")
-    private(folder / "objects")
+    for name in ("objects", "uploads"):
+        private(folder / name)
     SigningKey.make().save(folder / "signing.pem")
     make_authority(folder, shown)
     ensure_certificate(folder, answered)
-    write_private(folder / "server.json", canonical({"schema": 1, "company": shown, "names": list(answered)}))
+    elsewhere = {name: url for name, url in (("database", database), ("objects", objects)) if url}
+    written = {"schema": 1, "company": shown, "names": list(answered)} | elsewhere
+    write_private(folder / "server.json", canonical(written))
     return load(folder)
 
 
@@ -85,9 +88,18 @@ def load(folder: Path) -> Home:
     try:
         held = json.loads((folder / "server.json").read_bytes())
         company, names = title(held["company"], "a company's name"), tuple(map(str, held["names"]))
+        database, objects = (str(held.get(name, "")) for name in ("database", "objects"))
     except (ValueError, KeyError, TypeError) as off:
         raise DamagedError(f"{folder / 'server.json'} cannot be read.", next="Restore it from a copy.") from off
-    return Home(folder, company, names, SigningKey.load(folder / "signing.pem"))
+    private(folder / "uploads")
+    return Home(
+        folder,
+        company,
+        names,
+        SigningKey.load(folder / "signing.pem"),
+        database or folder / "server.db",
+        objects or folder / "objects",
+    )
 
 
 def _url(name: str) -> str:

@@ -26,26 +26,39 @@ from twofold.server.accounts import password_hash
 from twofold.server.certificates import ensure_certificate
 from twofold.server.database import Database
 from twofold.server.home import Home, load, make
+from twofold.server.objects import opened
 from twofold.server.tables import User
 
 # Without local variables: they hold passwords and tokens.
 _TRACES = ExceptionDictTransformer(show_locals=False, max_frames=12)
 
 
-def init(folder: Path, admin: str, password: str, company: str = "Work", names: Sequence[str] = ()) -> Home:
-    """Make a server in `folder` with one administrator. `names` are further host names or addresses that it answers to.
+def init(
+    folder: Path,
+    admin: str,
+    password: str,
+    company: str = "Work",
+    names: Sequence[str] = (),
+    database: str = "",
+    objects: str = "",
+) -> Home:
+    """Make a server in `folder` with one administrator. `names` are further host names or addresses that it answers to,
+    `database` and `objects` URLs of where they lie if not in the folder.
 
     Raises:
         ConflictError: there is one already.
-        BadInputError: a name is off, or the password has fewer than 12 characters.
+        BadInputError: a name or URL is off, or the password has fewer than 12 characters.
+        DamagedError: the database cannot be used.
     """
     user, hashed = slug(admin, "a user"), password_hash(password)
     if (folder / "server.json").exists():
         raise ConflictError(f"There is a server in {folder} already.", safe="Nothing was changed.")
+    if objects:
+        opened(objects)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    database = Database(folder / "server.db")
-    database.upgrade()
-    with database.write() as session:
+    held_in = Database(database or folder / "server.db")
+    held_in.upgrade()
+    with held_in.write() as session:
         # A former try may have come as far as this; the configuration, written last, is what makes it a server.
         held = session.scalar(select(User).where(User.name == user))
         if held is None:
@@ -53,8 +66,8 @@ def init(folder: Path, admin: str, password: str, company: str = "Work", names: 
             audit.record(session, "init", "create user", f"{user}, administrator")
         else:
             held.password = hashed
-    database.close()
-    return make(folder, company, names)
+    held_in.close()
+    return make(folder, company, names, database, objects)
 
 
 def serve(folder: Path, host: str = "127.0.0.1", port: int = 8443) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from sqlalchemy import ForeignKey, LargeBinary, String, Text, UniqueConstraint
+from sqlalchemy import BigInteger, ForeignKey, Integer, LargeBinary, String, Text, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+# Times outgrow 32 bits in 2038 and sizes long before; SQLite numbers rows by itself only in a column called INTEGER.
+COUNT = BigInteger().with_variant(Integer, "sqlite")
 
 
 class Base(DeclarativeBase):
-    pass
+    type_annotation_map = {int: COUNT}  # noqa: RUF012 - SQLAlchemy's own name and form
 
 
 class User(Base):
@@ -30,7 +33,7 @@ class Token(Base):
 
 
 class Publisher(Base):
-    """A key whose images are taken and that devices pin."""
+    """A key that signs targets, as the root said when it came."""
 
     __tablename__ = "publishers"
     key: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -45,19 +48,55 @@ class Image(Base):
 
 
 class Version(Base):
-    """`document` is the signed index as it came, `manifest` the manifest in it, `bytes` its sealed chunks, each once."""
+    """`sha256` (hex) is that of its sealed index, `manifest` the manifest in it, `bytes` its sealed chunks, each once."""
 
     __tablename__ = "versions"
     __table_args__ = (UniqueConstraint("image_id", "version"),)
     id: Mapped[int] = mapped_column(primary_key=True)
     image_id: Mapped[int] = mapped_column(ForeignKey("images.id"))
     version: Mapped[int]
-    document: Mapped[str] = mapped_column(Text, deferred=True)
+    sha256: Mapped[str] = mapped_column(String(64))
     manifest: Mapped[str] = mapped_column(Text)
     publisher: Mapped[str] = mapped_column(ForeignKey("publishers.key"))
     bytes: Mapped[int]
     published: Mapped[int]
     image: Mapped[Image] = relationship(lazy="joined")
+
+
+class Index(Base):
+    """A version's sealed index, as its publisher sent it."""
+
+    __tablename__ = "indexes"
+    version_id: Mapped[int] = mapped_column(ForeignKey("versions.id"), primary_key=True)
+    body: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class Rollout(Base):
+    """A version that somebody, or too many failed starts, has stopped: nobody begins with it. `halted` is when, 0: goes on."""
+
+    __tablename__ = "rollouts"
+    version_id: Mapped[int] = mapped_column(ForeignKey("versions.id"), primary_key=True)
+    halted: Mapped[int]
+    why: Mapped[str] = mapped_column(String(200))
+
+
+class Start(Base):
+    """How a version's last start on a device went."""
+
+    __tablename__ = "starts"
+    version_id: Mapped[int] = mapped_column(ForeignKey("versions.id"), primary_key=True)
+    device_id: Mapped[str] = mapped_column(ForeignKey("devices.id"), primary_key=True)
+    good: Mapped[bool]
+    at: Mapped[int]
+
+
+class Role(Base):
+    """Every version of the documents of python-tuf's roles, byte for byte (`twofold.server.roles`)."""
+
+    __tablename__ = "roles"
+    name: Mapped[str] = mapped_column(String(20), primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True)
+    body: Mapped[str] = mapped_column(Text)
 
 
 class VersionChunk(Base):
@@ -70,7 +109,7 @@ class VersionChunk(Base):
 
 
 class Grant(Base):
-    """One user may have one workspace from one image. `ends` 0 means never; `policy` is JSON."""
+    """One user may have one workspace from one image. `ends` 0 means never; `policy` is JSON, what this scope says."""
 
     __tablename__ = "grants"
     __table_args__ = (
@@ -84,6 +123,7 @@ class Grant(Base):
     workspace: Mapped[str] = mapped_column(String(40))
     title: Mapped[str] = mapped_column(String(60))
     colour: Mapped[str] = mapped_column(String(20))
+    pool: Mapped[str] = mapped_column(String(40))
     policy: Mapped[str] = mapped_column(Text)
     ends: Mapped[int]
     created: Mapped[int]
@@ -126,7 +166,9 @@ class Nonce(Base):
 
 
 class Lease(Base):
-    """Who holds a grant's workspace. `token` grows with each new holder and never shrinks (fencing)."""
+    """Who holds a grant's workspace. `token` grows with each new holder and never shrinks (fencing). `head` is the newest
+    generation of its one line of history, `epoch` that line's highest key epoch, `keys` the wrapped keys that open it (JSON).
+    `seen` is the holder's last heartbeat, `told` what it said then (JSON), `since` when it took the lease."""
 
     __tablename__ = "leases"
     grant_id: Mapped[int] = mapped_column(ForeignKey("grants.id"), primary_key=True)
@@ -135,9 +177,119 @@ class Lease(Base):
     device_id: Mapped[str | None] = mapped_column(ForeignKey("devices.id"))
     version_id: Mapped[int | None] = mapped_column(ForeignKey("versions.id"))
     issued: Mapped[int]
+    head: Mapped[str | None] = mapped_column(String(64))
+    epoch: Mapped[int]
+    keys: Mapped[str] = mapped_column(Text)
+    since: Mapped[int]
+    seen: Mapped[int]
+    told: Mapped[str] = mapped_column(Text)
     grant: Mapped[Grant] = relationship(lazy="joined")
     device: Mapped[Device | None] = relationship(lazy="joined")
     version: Mapped[Version | None] = relationship(lazy="joined")
+
+
+class Holder(Base):
+    """Who held which token, and how that ended: "" while it lasts, `checked-in`, `discarded`, `broken`."""
+
+    __tablename__ = "holders"
+    grant_id: Mapped[int] = mapped_column(ForeignKey("grants.id"), primary_key=True)
+    token: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    device_id: Mapped[str] = mapped_column(ForeignKey("devices.id"))
+    epoch: Mapped[int]
+    since: Mapped[int]
+    until: Mapped[int]
+    how: Mapped[str] = mapped_column(String(20))
+
+
+class Generation(Base):
+    """A point of a workspace's past. `kind` is `line`, `branch` or `restore`; `parent` what it was built upon, `content` the
+    manifest that it is (its own id, or what a restore put there). `dropped` 0: its objects are kept."""
+
+    __tablename__ = "generations"
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    grant_id: Mapped[int] = mapped_column(ForeignKey("grants.id"), index=True)
+    kind: Mapped[str] = mapped_column(String(10))
+    parent: Mapped[str] = mapped_column(String(64))
+    content: Mapped[str] = mapped_column(String(64))
+    token: Mapped[int]
+    device_id: Mapped[str | None] = mapped_column(ForeignKey("devices.id"))
+    vault: Mapped[str] = mapped_column(String(32))
+    number: Mapped[int]
+    epoch: Mapped[int]
+    time: Mapped[int]
+    committed: Mapped[int]
+    bytes: Mapped[int]
+    dropped: Mapped[int]
+    document: Mapped[str] = mapped_column(Text, deferred=True)
+    keys: Mapped[str] = mapped_column(Text, deferred=True)
+    device: Mapped[Device | None] = relationship(lazy="joined")
+
+
+class Sealed(Base):
+    """A file of a vault that is here whole, by its BLAKE3; `key` is its name in the store."""
+
+    __tablename__ = "sealed"
+    grant_id: Mapped[int] = mapped_column(ForeignKey("grants.id"), primary_key=True)
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    token: Mapped[int]
+    size: Mapped[int]
+    key: Mapped[str] = mapped_column(String(200))
+    created: Mapped[int]
+
+
+class Needed(Base):
+    """Which files a kept generation needs."""
+
+    __tablename__ = "needed"
+    __table_args__ = ({"sqlite_with_rowid": False},)
+    generation: Mapped[str] = mapped_column(ForeignKey("generations.id"), primary_key=True)
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True, index=True)
+    size: Mapped[int]
+
+
+class Command(Base):
+    """What an administrator asked of a device. `state`: `waiting`, `given`, `done`, `failed`, `withdrawn`; `receipt` is JSON."""
+
+    __tablename__ = "commands"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    grant_id: Mapped[int] = mapped_column(ForeignKey("grants.id"))
+    device_id: Mapped[str] = mapped_column(ForeignKey("devices.id"), index=True)
+    token: Mapped[int]
+    verb: Mapped[str] = mapped_column(String(20))
+    state: Mapped[str] = mapped_column(String(10))
+    asked: Mapped[int]
+    asked_by: Mapped[str] = mapped_column(String(80))
+    given: Mapped[int]
+    ended: Mapped[int]
+    receipt: Mapped[str] = mapped_column(Text)
+
+
+class Rules(Base):
+    """What a scope wider than a grant says (JSON). `name` is "" for everybody."""
+
+    __tablename__ = "rules"
+    scope: Mapped[str] = mapped_column(String(10), primary_key=True)
+    name: Mapped[str] = mapped_column(String(40), primary_key=True)
+    said: Mapped[str] = mapped_column(Text)
+    changed: Mapped[int]
+
+
+class Done(Base):
+    """The answer to a request with an idempotency key, for a day, sealed with that key, of which only the digest is here."""
+
+    __tablename__ = "done"
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    request: Mapped[str] = mapped_column(String(64))
+    sealed: Mapped[bytes] = mapped_column(LargeBinary)
+    created: Mapped[int] = mapped_column(index=True)
+
+
+class Fact(Base):
+    """A number about the server itself: `token_floor`, below which no new token may lie."""
+
+    __tablename__ = "facts"
+    name: Mapped[str] = mapped_column(String(20), primary_key=True)
+    value: Mapped[int]
 
 
 class Audit(Base):

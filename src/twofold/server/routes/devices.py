@@ -12,23 +12,26 @@ from twofold.server import audit
 from twofold.server.accounts import digest, new_code
 from twofold.server.bodies import NewInvitation
 from twofold.server.context import TheCaller, TheServer, nothing
+from twofold.server.once import TheOnce
 from twofold.server.tables import Audit, Device, Invitation, Lease, User
 
 router = APIRouter(tags=["devices"])
 
 
 @router.post("/invitations", status_code=201)
-def invite(body: NewInvitation, caller: TheCaller, server: TheServer) -> dict[str, Any]:
+def invite(body: NewInvitation, caller: TheCaller, server: TheServer, once: TheOnce) -> dict[str, Any]:
     """A one-time code with which one device of this user enrols. It is shown once and stored as a digest."""
     code, now = new_code(), int(time.time())
     with server.database.write() as session:
+        if (former := once.former(session)) is not None:
+            return dict(former)
         user = session.scalar(select(User).where(User.name == body.user))
         if user is None:
             raise nothing("user")
         session.execute(delete(Invitation).where(Invitation.expires < now))
         session.add(Invitation(digest=digest(code), user_id=user.id, expires=now + body.hours * 3600, used=0))
         audit.record(session, caller.actor, "invite device", f"of {user.name}")
-    return {"code": code, "expires": now + body.hours * 3600}
+        return once.keep(session, {"code": code, "expires": now + body.hours * 3600})
 
 
 @router.get("/devices")

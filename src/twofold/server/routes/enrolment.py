@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from typing import Any
 
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request, Response
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 
 from twofold.model.errors import ConflictError, RefusedError
 from twofold.model.names import title
-from twofold.server import audit
+from twofold.server import audit, policies, roles
 from twofold.server.accounts import digest
 from twofold.server.bodies import Enrol
 from twofold.server.context import Address, TheServer
 from twofold.server.gate import UnknownError
-from twofold.server.tables import Device, Invitation, Publisher, User
+from twofold.server.tables import Device, Invitation, User
 from twofold.trust import request as signed
 from twofold.trust.keys import VerifyKey
 
@@ -55,6 +56,14 @@ def _enrol(body: Enrol, key: VerifyKey, server: TheServer, address: str) -> dict
         user = session.get_one(User, owner)
         device = session.get(Device, key.id)
         if device is None:
+            count = select(func.count(Device.id)).where(Device.user_id == owner, Device.revoked == 0)
+            most = policies.of_user(session, user.name).devices
+            if most and (session.scalar(count) or 0) >= most:
+                raise RefusedError(
+                    f"{user.name} has {most} devices, which is the most that your company allows.",
+                    safe="The invitation can still be used.",
+                    next="Ask your administrator to revoke one that is not used any more.",
+                )
             device = Device(id=key.id, user_id=owner, public=body.public, enrolled=now)
             session.add(device)
         elif device.user_id != owner:
@@ -65,5 +74,6 @@ def _enrol(body: Enrol, key: VerifyKey, server: TheServer, address: str) -> dict
             "company": server.home.company,
             "user": user.name,
             "server_key": server.home.signing.verify_key.public.hex(),
-            "publishers": list(session.scalars(select(Publisher.public).order_by(Publisher.created))),
+            # The device knows by its invitation which of these it pins.
+            "roots": [base64.b64encode(root).decode() for root in roles.last_roots(session)],
         }

@@ -12,12 +12,13 @@ from sqlalchemy import or_, select
 from twofold.model.canonical import canonical
 from twofold.model.errors import ConflictError
 from twofold.model.names import colour, slug, title
-from twofold.model.policy import Policy
+from twofold.model.policy import Policy, rules
 from twofold.model.workspace import Custody
-from twofold.server import audit
+from twofold.server import audit, policies
 from twofold.server.bodies import NewGrant
 from twofold.server.context import TheCaller, TheServer, nothing
-from twofold.server.tables import Grant, Image, Lease, User
+from twofold.server.once import TheOnce
+from twofold.server.tables import Grant, Holder, Image, Lease, User
 
 router = APIRouter(tags=["grants"])
 
@@ -29,15 +30,18 @@ def list_grants(server: TheServer) -> dict[str, Any]:
 
 
 @router.post("/grants", status_code=201)
-def add_grant(body: NewGrant, caller: TheCaller, server: TheServer) -> dict[str, Any]:
+def add_grant(body: NewGrant, caller: TheCaller, server: TheServer, once: TheOnce) -> dict[str, Any]:
     """Let a user check out a workspace. No two workspaces of one user share a name or a colour: they must not look alike."""
     workspace, shown, tint = (
         slug(body.workspace, "a workspace"),
         title(body.title, "a workspace's name"),
         colour(body.colour),
     )
-    policy = Policy.from_wire(body.policy)
+    said, pool = rules(body.policy), slug(body.pool, "a pool") if body.pool else ""
+    Policy.from_wire(said)
     with server.database.write() as session:
+        if (former := once.former(session)) is not None:
+            return dict(former)
         user = session.scalar(select(User).where(User.name == body.user))
         image = session.scalar(select(Image).where(Image.name == body.image))
         if user is None or image is None:
@@ -52,24 +56,28 @@ def add_grant(body: NewGrant, caller: TheCaller, server: TheServer) -> dict[str,
             )
         grant = Grant(
             user_id=user.id, image_id=image.id, workspace=workspace, title=shown, colour=tint,
-            policy=canonical(policy.to_wire()).decode(), ends=body.ends, created=int(time.time()),
+            policy=canonical(said).decode(), ends=body.ends, created=int(time.time()), pool=pool or image.name,
         )  # fmt: skip
         session.add(grant)
         session.flush()
-        session.add(Lease(grant_id=grant.id, custody=Custody.CHECKED_IN, token=0, issued=0))
+        nobody = {"token": 0, "issued": 0, "epoch": 0, "keys": "", "since": 0, "seen": 0, "told": ""}
+        session.add(Lease(grant_id=grant.id, custody=Custody.CHECKED_IN, **nobody))
+        session.flush()
+        policies.of(session, grant)  # refused whole where it contradicts what wider scopes say
         audit.record(session, caller.actor, "grant", f"{workspace} from {image.name} to {user.name}")
-        return {"grant": grant.id}
+        return once.keep(session, {"grant": grant.id})
 
 
 @router.delete("/grants/{grant_id}")
 def remove_grant(grant_id: int, caller: TheCaller, server: TheServer) -> dict[str, Any]:
-    """End a grant now. Where a device holds its lease, both stay listed until that is given back."""
+    """End a grant now. One that nobody ever used is gone; any other stays listed, with its past and whoever holds it."""
     with server.database.write() as session:
         grant = session.get(Grant, grant_id)
         if grant is None:
             raise nothing("grant")
         lease = session.get_one(Lease, grant_id)
-        if lease.device_id is None:
+        past = session.scalar(select(Holder.token).where(Holder.grant_id == grant_id).limit(1))
+        if lease.device_id is None and past is None:
             session.delete(lease)
             session.flush()
             session.delete(grant)
@@ -87,6 +95,7 @@ def _row(grant: Grant) -> dict[str, Any]:
         "workspace": grant.workspace,
         "title": grant.title,
         "colour": grant.colour,
+        "pool": grant.pool,
         "policy": json.loads(grant.policy),
         "ends": grant.ends,
     }

@@ -1,0 +1,326 @@
+"""Who may run a workspace now. Each move of a lease is one compare-and-set; what is signed here is what a device believes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import func, or_, select, update
+from sqlalchemy.orm import Session
+
+from twofold.model import lease as model
+from twofold.model.canonical import canonical
+from twofold.model.errors import BadInputError, ConflictError, RefusedError, TwofoldError
+from twofold.model.workspace import CUSTODY_MOVES, Custody, move
+from twofold.server import audit, policies, roles
+from twofold.server.context import Server, nothing
+from twofold.server.gate import Caller
+from twofold.server.tables import Command, Fact, Generation, Grant, Holder, Image, Lease, Version
+from twofold.trust.signed import Context, sign, verify
+
+EXTENSION = "generations-1"
+FLOOR = "token_floor"
+
+
+def alive() -> Any:
+    """The condition that a grant has not ended."""
+    return or_(Grant.ends == 0, Grant.ends > int(time.time()))
+
+
+def granted(caller: Caller) -> Any:
+    return select(Grant).where(Grant.user_id == caller.user_id, alive()).order_by(Grant.id)
+
+
+def leased_versions(caller: Caller) -> Any:
+    """The image versions that a device holds a lease on."""
+    held = select(Lease.version_id).join(Grant).where(Lease.device_id == caller.device, alive())
+    return select(Version.id).join(Image).where(Version.id.in_(held))
+
+
+def take(session: Session, caller: Caller, workspace: str, *, speaks: bool) -> Lease:
+    """Move the lease to this device. A device that holds it already gets it again, as it is.
+
+    Raises:
+        NotFoundError: no such grant. RefusedError: the policy says no. ConflictError: another device holds it.
+    """
+    grant = session.scalar(granted(caller).where(Grant.workspace == workspace))
+    version = roles.version_for(session, grant.image, caller.device) if grant else None
+    if grant is None or version is None:
+        raise nothing("workspace")
+    lease, now = session.get_one(Lease, grant.id), int(time.time())
+    if lease.device_id == caller.device:
+        return lease
+    policy, _ = policies.of(session, grant)
+    if not policy.checkout or 0 < policy.ends <= now:
+        raise RefusedError(f"Your company does not let '{grant.title}' be taken to a device.")
+    # The move is one compare-and-set: it happens only to a lease that nobody holds, from the token that was read.
+    free = (Lease.grant_id == grant.id, Lease.device_id.is_(None), Lease.token == lease.token)
+    state = move(CUSTODY_MOVES, Custody.CHECKED_IN, Custody.CHECKING_OUT, grant.title)
+    if not speaks:  # a device of the first protocol says nothing of how far it is
+        state = move(CUSTODY_MOVES, state, Custody.CHECKED_OUT, grant.title)
+    floor = session.get(Fact, FLOOR)
+    values: dict[str, Any] = {
+        "custody": state, "device_id": caller.device, "version_id": version.id, "since": now, "seen": now, "told": "",
+        "token": max(lease.token + 1, floor.value if floor else 0),
+    }  # fmt: skip
+    if session.scalar(update(Lease).where(*free).values(**values).returning(Lease.token)) is None:
+        raise ConflictError(
+            f"'{grant.title}' is checked out on '{lease.device.name if lease.device else 'another device'}'.",
+            safe="Nothing was changed there or here.",
+            next="Check it in on that device, or ask your administrator to release it.",
+        )
+    session.refresh(lease)
+    session.add(_holder(lease, caller.device, lease.epoch + 1, now))
+    audit.record(session, caller.actor, "check out", f"{grant.workspace} of {caller.user}, token {lease.token}")
+    return lease
+
+
+def signed(session: Session, server: Server, lease: Lease, *, speaks: bool) -> dict[str, Any]:
+    """The lease as its holder gets it, of the schema that it can read, good from now on.
+
+    Raises:
+        RefusedError: the policy has rules that a lease of the first schema cannot carry.
+    """
+    grant, now = lease.grant, int(time.time())
+    policy, _ = policies.of(session, grant)
+    assert lease.version is not None  # a held lease names its version
+    assert lease.device_id is not None
+    ends = [day for day in (grant.ends, policy.ends) if day]
+    added: dict[str, Any] = {}
+    if speaks:
+        ends.append(now + policy.offline_seconds)
+        holder = session.get_one(Holder, (grant.id, lease.token))
+        added = {"epoch": max(holder.epoch, 1), "head": lease.head or "", "content": content(session, lease.head)}
+    elif policy.beyond_first():
+        raise RefusedError(
+            f"'{grant.title}' has rules that this version of Twofold cannot keep: {', '.join(policy.beyond_first())}.",
+            safe="Nothing was changed.",
+            next="Update Twofold on this device.",
+        )
+    lease.issued = now
+    body = model.Lease(
+        workspace=grant.workspace, title=grant.title, colour=grant.colour, user=grant.user.name, device=lease.device_id,
+        token=lease.token, image=grant.image.name, image_version=lease.version.version, issued=now,
+        expires=min(ends, default=0), policy=policy, **added,
+    )  # fmt: skip
+    return sign(Context.LEASE, body.to_wire(), server.home.signing)
+
+
+def content(session: Session, generation: str | None) -> str:
+    """The manifest that a generation is: its own, or what was restored."""
+    return session.scalar(select(Generation.content).where(Generation.id == generation)) or "" if generation else ""
+
+
+@dataclass(frozen=True)
+class Held:
+    """A token that a device holds or held; `now`: it is the lease of now."""
+
+    grant: Grant
+    lease: Lease
+    holder: Holder
+    now: bool
+
+
+def held(
+    session: Session, server: Server, caller: Caller, workspace: str, token: int, untrusted_lease: object = None
+) -> Held:
+    """What the server knows of a token that a device says it holds or held; a lease that this server signed is proof as well.
+
+    Raises:
+        NotFoundError: it never did, as far as can be known.
+    """
+    mine = (Grant.user_id == caller.user_id, Grant.workspace == workspace)
+    lease = session.scalar(select(Lease).join(Grant).where(*mine))
+    if lease is None:
+        raise nothing("workspace")
+    holder = session.get(Holder, (lease.grant_id, token))
+    if holder is None and untrusted_lease is not None:
+        holder = _proved(session, server, caller, lease, token, untrusted_lease)
+    if holder is None or holder.device_id != caller.device:
+        raise nothing("workspace")
+    return Held(lease.grant, lease, holder, lease.token == token and lease.device_id == caller.device)
+
+
+def _proved(
+    session: Session, server: Server, caller: Caller, lease: Lease, token: int, untrusted_lease: object
+) -> Holder | None:
+    """A lease given out after the backup that this server was restored from. The newest of them is taken up again."""
+    try:
+        shown = model.Lease.from_wire(verify(Context.LEASE, untrusted_lease, [server.home.signing.verify_key]))
+    except TwofoldError:
+        return None
+    theirs = (shown.device, shown.workspace, shown.user, shown.token)
+    if theirs != (caller.device, lease.grant.workspace, caller.user, token):
+        return None
+    now = int(time.time())
+    holder = _holder(lease, caller.device, shown.epoch, now)
+    holder.token = token
+    floor = session.get(Fact, FLOOR)
+    version = session.scalar(
+        select(Version).join(Image).where(Image.name == shown.image, Version.version == shown.image_version)
+    )
+    if floor is not None and version is not None and lease.token < token < floor.value:
+        if lease.device_id is not None:
+            _ended(session, lease, "superseded")
+        older = (Lease.grant_id == lease.grant_id, Lease.token < token)
+        taken = {"token": token, "device_id": caller.device, "version_id": version.id, "since": now, "seen": now}
+        session.execute(update(Lease).where(*older).values(**taken, custody=Custody.CHECKED_OUT))
+        session.refresh(lease)
+        audit.record(session, caller.actor, "lease taken up", f"{shown.workspace} of {caller.user}, token {token}")
+    else:
+        holder.until, holder.how = now, "superseded"
+    session.add(holder)
+    session.flush()
+    return holder
+
+
+def leave(session: Session, caller: Caller, found: Held, how: str, head: str | None = None) -> None:
+    """Give the lease back, if it is the lease of now; `head` must be the newest generation where it is given.
+
+    Raises:
+        ConflictError: the server's newest generation is another.
+    """
+    lease, grant = found.lease, found.grant
+    mine = [Lease.grant_id == grant.id, Lease.token == found.holder.token, Lease.device_id == caller.device]
+    if head is not None:
+        mine.append(Lease.head == head if head else Lease.head.is_(None))
+    state = Custody(lease.custody)
+    if state is Custody.CHECKED_OUT:
+        state = move(CUSTODY_MOVES, state, Custody.CHECKING_IN, grant.title)
+    move(CUSTODY_MOVES, state, Custody.CHECKED_IN, grant.title)
+    _ended(session, lease, how)
+    free = {"device_id": None, "version_id": None, "custody": Custody.CHECKED_IN, "told": ""}
+    if session.scalar(update(Lease).where(*mine).values(**free).returning(Lease.token)) is None:
+        raise ConflictError(
+            f"The newest back up of '{grant.title}' on the server is {lease.head or 'none'}, not what this device has.",
+            safe="Nothing was changed; what is on the device is not affected.",
+            next="Back up again, then check in.",
+        )
+    session.refresh(lease)
+    audit.record(session, caller.actor, how, f"{grant.workspace} of {grant.user.name}, token {found.holder.token}")
+
+
+def loss(session: Session, lease: Lease) -> dict[str, Any]:
+    """What breaking a lease may lose, and a digest of the facts that this was said of."""
+    head = session.get(Generation, lease.head) if lease.head else None
+    now = int(time.time())
+    facts = {"token": lease.token, "device": lease.device_id or "", "head": lease.head or ""}
+    last = head.committed if head and lease.since <= head.committed else lease.since
+    policy, _ = policies.of(session, lease.grant)
+    said = {
+        "backed_up": head.committed if head else 0,
+        "unsaved_seconds": max(0, now - last) if lease.device_id else 0,
+        "seen": lease.seen,
+        "may_run_until": max(lease.issued + policy.offline_seconds, now) if lease.device_id else 0,
+        "device_name": lease.device.name if lease.device else "",
+    }
+    return facts | said | {"loss": hashlib.sha256(canonical(facts)).hexdigest()}
+
+
+def broken(session: Session, caller: Caller, lease: Lease, agreed: str, why: str) -> str:
+    """End a lease for its holder, by an administrator who was told what that may lose. Returns the device that held it.
+
+    Raises:
+        ConflictError: nobody holds it, or what may be lost is not what was agreed to.
+    """
+    if lease.device_id is None:
+        raise ConflictError(f"Nobody holds '{lease.grant.title}'.", safe="Nothing was changed.")
+    if loss(session, lease)["loss"] != agreed:
+        raise ConflictError(
+            "What may be lost has changed since you were told.", safe="Nothing was changed.", next="Look again."
+        )
+    device, token = lease.device_id, lease.token
+    _ended(session, lease, "broken")
+    mine = (Lease.grant_id == lease.grant_id, Lease.token == token, Lease.device_id == device)
+    free = {"device_id": None, "version_id": None, "custody": Custody.CHECKED_IN, "told": ""}
+    session.execute(update(Lease).where(*mine).values(**free))
+    session.refresh(lease)
+    what = f"{lease.grant.workspace} of {lease.grant.user.name}, token {token}, device {device[:16]}: {why}"
+    audit.record(session, caller.actor, "break lease", what)
+    return device
+
+
+def row(session: Session, lease: Lease) -> dict[str, Any]:
+    """A workspace as administrators see it: View's columns, without the person's host name and addresses."""
+    grant, now = lease.grant, int(time.time())
+    told = json.loads(lease.told) if lease.told else {}
+    transfer = told.get("transfer") or {}
+    policy, _ = policies.of(session, grant)
+    head = session.get(Generation, lease.head) if lease.head else None
+    branches = select(func.count(Generation.id)).where(Generation.grant_id == grant.id, Generation.kind == "branch")
+    waiting = select(Command.verb).where(Command.grant_id == grant.id, Command.state.in_(("waiting", "given")))
+    out = lease.device_id is not None
+    return {
+        "number": grant.id,
+        "user": grant.user.name,
+        "workspace": grant.workspace,
+        "title": grant.title,
+        "pool": grant.pool,
+        "image": grant.image.name,
+        "version": lease.version.version if lease.version else 0,
+        "status": lease.custody,
+        "paused": transfer.get("state") == "paused",
+        "transfer": transfer,
+        "run": str(told.get("run", "")),
+        "since": lease.since if out else 0,
+        "device": lease.device_id or "",
+        "device_name": lease.device.name if lease.device else "",
+        "contact": lease.seen,
+        "offline_for": now - lease.seen if out else 0,
+        "backed_up": head.committed if head else lease.since,
+        "verified": int(told.get("verified", 0)),
+        "lease_left": max(0, lease.issued + policy.offline_seconds - now) if out else 0,
+        "token": lease.token,
+        "head": lease.head or "",
+        "branches": session.scalar(branches),
+        "asked": list(session.scalars(waiting.order_by(Command.id))),
+        "ends": grant.ends,
+    }
+
+
+def _holder(lease: Lease, device: str, epoch: int, since: int) -> Holder:
+    return Holder(
+        grant_id=lease.grant_id, token=lease.token, device_id=device, epoch=epoch, since=since, until=0, how=""
+    )
+
+
+def _ended(session: Session, lease: Lease, how: str) -> None:
+    holder = session.get(Holder, (lease.grant_id, lease.token))
+    if holder is not None and not holder.how:
+        holder.until, holder.how = int(time.time()), how
+
+
+def keys_document(untrusted_keys: object, workspace: str) -> dict[str, Any]:
+    """Validate wrapped keys (docs/keys.md) for shape; that a wrap opens can be known by its device alone.
+
+    Raises:
+        BadInputError: they are something else, or another workspace's.
+    """
+    off = BadInputError("The wrapped keys cannot be read.", safe="Nothing was changed.")
+    if not isinstance(untrusted_keys, dict) or untrusted_keys.keys() != {"schema", "workspace", "epochs", "wraps"}:
+        raise off
+    epochs, wraps = untrusted_keys["epochs"], untrusted_keys["wraps"]
+    if untrusted_keys["schema"] != "twofold-keys-1" or untrusted_keys["workspace"] != workspace:
+        raise off
+    if not isinstance(epochs, list) or not isinstance(wraps, list):
+        raise off
+    for rows, fields in ((epochs, {"epoch", "older"}), (wraps, {"epoch", "for", "id", "sealed"})):
+        for entry in rows:
+            if not isinstance(entry, dict) or entry.keys() != fields or type(entry["epoch"]) is not int:
+                raise off
+            if not all(type(value) is str for name, value in entry.items() if name != "epoch"):
+                raise off
+    if len(canonical(untrusted_keys)) > 65536:
+        raise off
+    return untrusted_keys
+
+
+def merged(keys: dict[str, Any], others: list[dict[str, Any]]) -> dict[str, Any]:
+    """The keys with further wraps of epochs that are in them."""
+    known = {entry["epoch"] for entry in keys["epochs"]}
+    there = {(wrap["epoch"], wrap["for"], wrap["id"]) for wrap in keys["wraps"]}
+    new = [wrap for wrap in others if wrap["epoch"] in known and (wrap["epoch"], wrap["for"], wrap["id"]) not in there]
+    return keys | {"wraps": [*keys["wraps"], *new]}
