@@ -133,7 +133,7 @@ class Stage:
 
     def publish(self, admin: Admin, built: Built) -> None:
         maker = publisher(self.home / "publisher")
-        admin.add_publisher(maker.signing.verify_key.public.hex())
+        admin.add_publisher(maker)
         self.timed("publish", "Published: cut, sealed, signed", lambda bar: admin.publish_image(built, maker, bar))
         if not any(user["name"] == PERSON for user in admin.list_users()):
             admin.create_user(PERSON, secrets.token_urlsafe(18))

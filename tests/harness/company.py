@@ -92,7 +92,7 @@ class Company:
         self.admin.login("admin", password)
         self._undo.callback(self.admin.close)
         self.publisher = publisher(self.folder / "publisher")
-        self.admin.add_publisher(self.publisher.signing.verify_key.public.hex())
+        self.admin.add_publisher(self.publisher)
         return self
 
     def __exit__(

@@ -4,23 +4,25 @@ import copy
 import dataclasses
 import hashlib
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from hypothesis import given
 from hypothesis import strategies as st
 
 from twofold import _core
-from twofold.image.chunks import BLOCK, MAX_CHUNK, Chunk, ImageIndex, verified
+from twofold.image import sealed as sealed_index
+from twofold.image.chunks import BLOCK, MAX_CHUNK, MAX_INDEX, Chunk, ImageIndex
 from twofold.image.fetch import open_part
 from twofold.model.errors import BadInputError, DamagedError, RefusedError, TwofoldError
 from twofold.model.image import App, Arch, Firmware, ImageVersion, Part, SystemMode
-from twofold.trust.keys import SigningKey
-from twofold.trust.signed import Context, sign
 
-KEY = SigningKey.make()
+KEY = b"reading key of thirty-two bytes!"
 
 
 def chunk(offset: int, size: int, mark: int = 1) -> Chunk:
@@ -112,13 +114,34 @@ def test_any_other_document_is_refused(document: object) -> None:
 
 
 def test_an_old_version_or_another_image_is_not_passed_off() -> None:
-    document = sign(Context.IMAGE, INDEX.to_wire(), KEY)
-    assert verified(document, [KEY.verify_key], "office", 3) == INDEX
+    sealed = sealed_index.seal(INDEX, KEY)
+    assert sealed_index.unseal(sealed, KEY, "office", 3) == INDEX
     for image, version in (("office", 4), ("office", 2), ("other", 3)):
-        with pytest.raises(BadInputError):
-            verified(document, [KEY.verify_key], image, version)
+        with pytest.raises(RefusedError):
+            sealed_index.unseal(sealed, KEY, image, version)
+    for bad in (sealed[:-1], sealed[:5], b"", sealed[:20] + bytes([sealed[20] ^ 1]) + sealed[21:]):
+        with pytest.raises(RefusedError):
+            sealed_index.unseal(bad, KEY, "office", 3)
     with pytest.raises(RefusedError):
-        verified(document, [SigningKey.make().verify_key], "office", 3)
+        sealed_index.unseal(sealed, b"other" + KEY[5:], "office", 3)
+
+
+def test_a_sealed_index_says_nothing_and_is_never_twice_the_same() -> None:
+    sealed = sealed_index.seal(INDEX, KEY)
+    rows = [row for rows in INDEX.chunks.values() for row in rows]
+    assert rows
+    for row in rows:
+        for secret in (row.key, row.key.hex().encode(), row.id.hex().encode()):
+            assert secret not in sealed
+    assert sealed_index.seal(INDEX, KEY) != sealed
+
+
+def test_an_index_that_unpacks_without_end_is_refused() -> None:
+    name = b"twofold-index-1 office 3"
+    key = HKDF(SHA256(), 32, None, b"twofold 2026-11 index " + name).derive(KEY)
+    bomb = zlib.compress(bytes(MAX_INDEX + 1))
+    with pytest.raises(BadInputError, match="cannot be read"):
+        sealed_index.unseal(bytes(12) + AESGCM(key).encrypt(bytes(12), bomb, name), KEY, "office", 3)
 
 
 def test_the_published_vector_opens_with_another_librarys_aes() -> None:

@@ -30,6 +30,7 @@ from twofold.server.run import serve
 from twofold.trust import https
 from twofold.trust.device import Identity, identity
 from twofold.trust.publisher import Publisher, publisher
+from twofold.trust.roles import Keys, make_root
 
 DICE = random.Random(5)
 SYSTEM = DICE.randbytes(3 << 20) + bytes(4 << 20) + b"words " * 500_000
@@ -69,7 +70,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder.chmod(0o700)
     with running(folder) as (admin, log):
         company = publisher(folder / "publisher")
-        assert admin.add_publisher(company.signing.verify_key.public.hex()) == company.signing.id
+        admin.add_publisher(company)
         admin.create_user("ada", "ada ada ada ada")
         first = admin.publish_image(built(folder / "image"), company)
         assert (first.version, first.fresh, first.sent) == (1, True, first.stored)
@@ -79,8 +80,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 @pytest.fixture
-def remote(world: World) -> Iterator[Remote]:
-    client = Remote(world.enrolment, world.identity)
+def remote(world: World, tmp_path: Path) -> Iterator[Remote]:
+    client = Remote(world.enrolment, world.identity, tmp_path / "seen")
     yield client
     client.checkin("work")
     client.close()
@@ -99,14 +100,14 @@ def test_an_image_is_published_and_checked_out_byte_for_byte(world: World, remot
         assert step == "fetch"
         steps.append((done, total))
 
-    got = fetch(index, remote, tmp_path / "cache", listen)
+    got = fetch(index.ids, remote, tmp_path / "cache", listen)
     assert got.sent == got.wanted == offered.bytes
     assert steps[0][0] == 0
     assert steps[-1] == (got.wanted, got.wanted)
     assert steps == sorted(steps)
     with open_part(index, "system", tmp_path / "cache") as part:
         assert part.read() == SYSTEM
-    assert fetch(index, remote, tmp_path / "cache") == Fetched(got.wanted, 0)
+    assert fetch(index.ids, remote, tmp_path / "cache") == Fetched(got.wanted, 0)
     cached = b"".join(path.read_bytes() for path in (tmp_path / "cache").glob("??/*"))
     assert b"words words" not in cached, "what lies in the cache is sealed"
     assert [row.lease.token for row in remote.heartbeat()] == [lease.token]
@@ -130,20 +131,20 @@ def test_an_interrupted_fetch_goes_on_where_it_was(world: World, remote: Remote,
     from twofold import _core
 
     _core.store_frames(tmp_path / "cache", remote.chunks(ids[: len(ids) // 2]))
-    got = fetch(index, remote, tmp_path / "cache")
+    got = fetch(index.ids, remote, tmp_path / "cache")
     assert got.sent == sum(index.ids[chunk] for chunk in ids[len(ids) // 2 :])
 
     def stop(step: str, done: int, total: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fetch(index, remote, tmp_path / "other", stop)
+        fetch(index.ids, remote, tmp_path / "other", stop)
 
 
 def test_a_damaged_cache_heals_itself(world: World, remote: Remote, tmp_path: Path) -> None:
     lease = remote.checkout("work").lease
     index = remote.index(lease.image, lease.image_version)
-    fetch(index, remote, tmp_path / "cache")
+    fetch(index.ids, remote, tmp_path / "cache")
     paths = sorted((tmp_path / "cache").glob("??/*"))
     paths[0].unlink()
     raw = bytearray(paths[1].read_bytes())
@@ -152,7 +153,7 @@ def test_a_damaged_cache_heals_itself(world: World, remote: Remote, tmp_path: Pa
     for part, data in (("kernel", b"kernel " * 1000), ("system", SYSTEM)):
         with open_part(index, part, tmp_path / "cache", remote) as reader:
             assert reader.read() == data
-    fresh = fetch(index, remote, tmp_path / "cache")
+    fresh = fetch(index.ids, remote, tmp_path / "cache")
     assert fresh.sent == 0
 
 
@@ -180,7 +181,7 @@ def test_a_lying_server_fills_no_cache(world: World, remote: Remote, tmp_path: P
     lease = remote.checkout("work").lease
     index = remote.index(lease.image, lease.image_version)
     with pytest.raises(DamagedError):
-        fetch(index, Liar(remote, how), tmp_path / "cache")
+        fetch(index.ids, Liar(remote, how), tmp_path / "cache")
     assert not list((tmp_path / "cache").glob("??/*"))
 
 
@@ -196,7 +197,7 @@ def test_one_chunk_and_a_range_of_it(world: World, remote: Remote) -> None:
 def test_a_second_device_is_told_who_has_the_workspace(world: World, remote: Remote, tmp_path: Path) -> None:
     remote.checkout("work")
     other = identity(tmp_path / "other")
-    second = Remote(enrol(world.admin.invite_device("ada"), "Phone", other, bytes(32)), other)
+    second = Remote(enrol(world.admin.invite_device("ada"), "Phone", other, bytes(32)), other, tmp_path / "seen2")
     with pytest.raises(ConflictError, match="Ada's laptop"):
         second.checkout("work")
     remote.checkin("work")
@@ -207,7 +208,7 @@ def test_a_second_device_is_told_who_has_the_workspace(world: World, remote: Rem
 
 def test_a_lease_of_another_device_is_not_believed(world: World, remote: Remote, tmp_path: Path) -> None:
     lease = remote.checkout("work")
-    stranger = Remote(world.enrolment, identity(tmp_path / "stranger"))
+    stranger = Remote(world.enrolment, identity(tmp_path / "stranger"), tmp_path / "seen3")
     with pytest.raises(RefusedError, match="another device"):
         stranger.lease(lease.document)
     with pytest.raises(RefusedError):
@@ -219,10 +220,11 @@ def test_a_publisher_that_the_device_did_not_pin_is_refused(world: World, tmp_pa
     other = publisher(tmp_path / "other")
     with pytest.raises(RefusedError):
         world.admin.publish_image(built(tmp_path / "image", image="fake"), other)
-    unpinned = dataclasses.replace(world.enrolment, publishers=(other.signing.verify_key,))
-    remote = Remote(unpinned, world.identity)
+    forged = make_root(Keys([other.root_key().verify_key]), Keys([other.signing.verify_key]),
+                       Keys([world.enrolment.server_key]), [other.root_key()])  # fmt: skip
+    remote = Remote(dataclasses.replace(world.enrolment, root=forged), world.identity, tmp_path / "unpinned")
     lease = remote.checkout("work").lease
-    with pytest.raises(RefusedError, match="not signed by a key"):
+    with pytest.raises(RefusedError, match="does not hold"):
         remote.index(lease.image, lease.image_version)
     remote.checkin("work")
     remote.close()
@@ -237,7 +239,7 @@ def test_another_server_gets_nothing(world: World, tmp_path: Path) -> None:
         led_astray = dataclasses.replace(here, place=impostor.place)
         with pytest.raises(RefusedError, match="not the server that the invitation names"):
             enrol(led_astray.url, "Laptop", identity(tmp_path / "device"), bytes(32))
-        moved = Remote(dataclasses.replace(world.enrolment, place=impostor.place), world.identity)
+        moved = Remote(dataclasses.replace(world.enrolment, place=impostor.place), world.identity, tmp_path / "moved")
         with pytest.raises(RefusedError, match="does not prove"):
             moved.grants()
         assert here.code not in log.read_text()
@@ -267,7 +269,7 @@ def test_the_enrolment_is_kept_and_read_back(world: World, tmp_path: Path) -> No
 def test_a_server_that_is_not_there(world: World, tmp_path: Path) -> None:
     gone = dataclasses.replace(world.enrolment, place=https.Place("127.0.0.1", free_port()))
     with pytest.raises(UnreachableError):
-        Remote(gone, world.identity).grants()
+        Remote(gone, world.identity, tmp_path).grants()
 
 
 def test_a_taken_port_is_said_before_anything_starts(world: World) -> None:
@@ -291,7 +293,7 @@ def test_a_wrong_password_and_a_wrong_invitation(world: World, tmp_path: Path) -
     with pytest.raises(RefusedError, match="Sign in"):
         other.list_users()
     other.close()
-    used = https.Invitation(world.admin.place, "A" * 26, world.admin.pin).url
+    used = https.Invitation(world.admin.place, "A" * 26, world.admin.pin, world.publisher.anchor()).url
     with pytest.raises(RefusedError, match="invitation"):
         enrol(used, "Laptop", identity(tmp_path / "d"), bytes(32))
     with pytest.raises(BadInputError):

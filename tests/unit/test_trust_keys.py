@@ -75,34 +75,36 @@ def test_a_key_is_exactly_64_small_hex_digits(text: object) -> None:
 
 
 CODE, PIN = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[:24] + "27", "0f" * 32
+REST = f"{PIN}.{'1e' * 32}.{'2d' * 32}"
 
 
 def test_an_invitation_is_read_whole() -> None:
-    found = invitation(f"https://work.example.org:8443/#{CODE}.{PIN}")
+    found = invitation(f"https://work.example.org:8443/#{CODE}.{REST}")
     assert (found.place, found.code, found.pin) == (Place("work.example.org", 8443), CODE, PIN)
     assert invitation(found.url) == found
-    assert invitation(f"https://[::1]:9/#{CODE}.{PIN}").url == f"https://[::1]:9/#{CODE}.{PIN}"
+    assert invitation(f"https://[::1]:9/#{CODE}.{REST}").url == f"https://[::1]:9/#{CODE}.{REST}"
     assert place("https://10.0.0.1").port == 443
 
 
 @pytest.mark.parametrize(
     "url",
     [
-        f"http://a.example/#{CODE}.{PIN}",
-        f"https://a.example@evil.example/#{CODE}.{PIN}",
-        f"https://a.example\\@evil.example/#{CODE}.{PIN}",
-        f"https://a.example/x#{CODE}.{PIN}",
-        f"https://a.example/?q#{CODE}.{PIN}",
-        f"https://a.example:99999/#{CODE}.{PIN}",
-        f"https://a.example:x/#{CODE}.{PIN}",
-        f"https://a..example/#{CODE}.{PIN}",
-        f"https://[::1%25eth0]/#{CODE}.{PIN}",
-        f"https://a.example\n/#{CODE}.{PIN}",
-        f"https://ä.example/#{CODE}.{PIN}",
-        f"https:///#{CODE}.{PIN}",
-        f"https://a.example/#{CODE}.{PIN[:-1]}",
-        f"https://a.example/#{CODE.lower()}.{PIN}",
-        f"https://a.example/#{CODE}.{PIN}.x",
+        f"http://a.example/#{CODE}.{REST}",
+        f"https://a.example@evil.example/#{CODE}.{REST}",
+        f"https://a.example\\@evil.example/#{CODE}.{REST}",
+        f"https://a.example/x#{CODE}.{REST}",
+        f"https://a.example/?q#{CODE}.{REST}",
+        f"https://a.example:99999/#{CODE}.{REST}",
+        f"https://a.example:x/#{CODE}.{REST}",
+        f"https://a..example/#{CODE}.{REST}",
+        f"https://[::1%25eth0]/#{CODE}.{REST}",
+        f"https://a.example\n/#{CODE}.{REST}",
+        f"https://ä.example/#{CODE}.{REST}",
+        f"https:///#{CODE}.{REST}",
+        f"https://a.example/#{CODE}.{REST[:-1]}",
+        f"https://a.example/#{CODE.lower()}.{REST}",
+        f"https://a.example/#{CODE}.{REST}.x",
+        f"https://a.example/#{CODE}.{PIN}",
         f"https://a.example/#{CODE}",
         "https://a.example/",
         "",

@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from twofold.image.chunks import MAX_INDEX, MAX_STORED, ImageIndex, verified
+from twofold.image.chunks import MAX_STORED, ImageIndex
+from twofold.image.sealed import unseal
 from twofold.model.canonical import canonical
 from twofold.model.errors import BadInputError, DamagedError, NotFoundError, RefusedError
 from twofold.model.lease import Lease
 from twofold.model.names import colour, slug, title
+from twofold.model.release import Release, allowed
 from twofold.trust import https, request
 from twofold.trust.device import Identity
-from twofold.trust.keys import VerifyKey, write_private
+from twofold.trust.keys import VerifyKey, hex_bytes, write_private
 from twofold.trust.signed import Context, verify
+from twofold.trust.updater import refresh
 
-SCHEMA = "twofold-enrolment-1"
+SCHEMA = "twofold-enrolment-2"
 
 
 @dataclass(frozen=True)
 class Enrolment:
     """What this device pinned when it was enrolled. `authority` is the server's own certificate authority (DER); leases are
-    believed under `server_key` alone, images under one of `publishers` alone."""
+    believed under `server_key` alone, images from `root` on (python-tuf's) alone, and `reading` opens their indexes."""
 
     place: https.Place
     authority: bytes
@@ -33,7 +38,8 @@ class Enrolment:
     user: str
     name: str
     server_key: VerifyKey
-    publishers: tuple[VerifyKey, ...]
+    root: bytes
+    reading: bytes
 
     def save(self, path: Path) -> None:
         """Write as JSON, for this user alone, durable on return."""
@@ -46,7 +52,8 @@ class Enrolment:
             "user": self.user,
             "name": self.name,
             "server_key": self.server_key.public.hex(),
-            "publishers": [key.public.hex() for key in self.publishers],
+            "root": base64.b64encode(self.root).decode(),
+            "reading": self.reading.hex(),
         }
         write_private(path, canonical(body))
 
@@ -67,7 +74,8 @@ class Enrolment:
                 user=slug(held["user"], "a user"),
                 name=title(held["name"], "a device"),
                 server_key=VerifyKey.from_hex(held["server_key"]),
-                publishers=tuple(VerifyKey.from_hex(key) for key in held["publishers"]),
+                root=base64.b64decode(held["root"], validate=True),
+                reading=hex_bytes(held["reading"], 32, "a reading key"),
             )
         except FileNotFoundError as none:
             raise NotFoundError(
@@ -120,7 +128,7 @@ def enrol(untrusted_url: str, name: str, identity: Identity, wrap_public: bytes)
     proof = request.headers(identity.signing, "", "POST", path, sent)
     client = https.pinned(invited.place, authority)
     try:
-        answer = client.request("POST", path, sent, {"Content-Type": "application/json"} | proof, limit=65536).json()
+        answer = client.request("POST", path, sent, {"Content-Type": "application/json"} | proof, limit=1 << 20).json()
     finally:
         client.close()
     try:
@@ -131,19 +139,34 @@ def enrol(untrusted_url: str, name: str, identity: Identity, wrap_public: bytes)
             user=slug(answer["user"], "a user"),
             name=body["name"],
             server_key=VerifyKey.from_hex(answer["server_key"]),
-            publishers=tuple(VerifyKey.from_hex(key) for key in answer["publishers"]),
+            root=_pinned_root(answer["roots"], invited.anchor.root),
+            reading=invited.anchor.reading,
         )
-    except (KeyError, TypeError, AttributeError) as off:
+    except (KeyError, TypeError, ValueError, AttributeError) as off:
         raise BadInputError("The server's answer to the enrolment cannot be read.") from off
+
+
+def _pinned_root(untrusted_roots: list[str], digest: str) -> bytes:
+    for root in untrusted_roots[:64]:
+        found = base64.b64decode(root, validate=True)
+        if hashlib.sha256(found).hexdigest() == digest:
+            return found
+    raise RefusedError(
+        "The server does not have the root of images that the invitation names.",
+        safe="This device is not enrolled.",
+        next="Ask for a new invitation; if it stays so, the server is not your company's.",
+    )
 
 
 class Remote:
     """The server as this device sees it. Every method may raise RefusedError (the server says no, or its certificate is not
     the pinned one), UnreachableError, TimedOutError, and BadInputError (what it sent is malformed)."""
 
-    def __init__(self, enrolment: Enrolment, identity: Identity) -> None:
+    def __init__(self, enrolment: Enrolment, identity: Identity, seen: Path) -> None:
+        """`seen` is the folder that keeps what this device has seen of images (`trust.updater`)."""
         self.enrolment = enrolment
         self._identity = identity
+        self._seen, self._one = seen, threading.Lock()
         self._client = https.pinned(enrolment.place, enrolment.authority)
 
     def close(self) -> None:
@@ -189,21 +212,48 @@ class Remote:
         assert isinstance(untrusted_document, dict)  # `verify` took it
         return SignedLease(untrusted_document, lease)
 
-    def index(self, image: str, version: int) -> ImageIndex:
-        """The image's index, signed by a pinned publisher for exactly this version.
+    def releases(self) -> tuple[Release, ...]:
+        """What the publisher's newest targets list, verified from the pinned root on.
 
         Raises:
-            NotFoundError: this device holds no lease on it.
+            RefusedError: forged, expired, or older than what this device has seen.
         """
-        return self.verified(self.index_document(image, version), image, version)
+        with self._one:
+            return refresh(self._seen, self.enrolment.root, self)
 
-    def index_document(self, image: str, version: int) -> dict[str, Any]:
-        """The signed index as it came, to be kept beside the workspace; `verified` makes it an index."""
-        return self._call("GET", f"device/images/{slug(image, 'an image')}/{int(version)}", limit=MAX_INDEX)
+    def metadata(self, name: str, limit: int) -> bytes:
+        """A document of python-tuf's roles; not verified here."""
+        return self._send("GET", f"device/roles/{name}", b"", limit)
 
-    def verified(self, untrusted_document: object, image: str, version: int) -> ImageIndex:
-        """Verify a signed index, fresh or kept."""
-        return verified(untrusted_document, self.enrolment.publishers, image, version)
+    def index(self, image: str, version: int, *, held: bool = False) -> ImageIndex:
+        """The image's index, as the publisher's newest targets name it: this version is on the device's channel or, where the
+        workspace on it is `held` here already, at least not retired.
+
+        Raises:
+            RefusedError: the publisher does not say so. NotFoundError: this device holds no lease on it.
+        """
+        listed = self.releases()
+        fit = [each for each in (listed if held else allowed(listed, image)) if each.path == f"{image}/{version}"]
+        if not fit:
+            raise RefusedError(
+                f"Your company does not give out version {version} of {image}; the server does.",
+                safe="It was not used.",
+                next="Tell your administrator: the server is out of order or not honest.",
+            )
+        untrusted_sealed = self._send(
+            "GET", f"device/images/{slug(image, 'an image')}/{int(version)}", b"", fit[0].length
+        )
+        if len(untrusted_sealed) != fit[0].length or hashlib.sha256(untrusted_sealed).hexdigest() != fit[0].sha256:
+            raise RefusedError(
+                f"What the server sent is not version {version} of {image}.",
+                safe="It was not used.",
+                next="Try again; if it stays so, tell your administrator.",
+            )
+        return unseal(untrusted_sealed, self.enrolment.reading, image, version)
+
+    def started(self, image: str, version: int, *, good: bool) -> None:
+        """Tell how a start went: a roll-out stops when too many fail."""
+        self._call("POST", "device/starts", {"image": image, "version": version, "good": good})
 
     def chunk(self, chunk: bytes) -> bytes:
         """One sealed chunk by its id (32 bytes). Not verified here: the cache does that when it takes it in."""

@@ -7,9 +7,10 @@ import dataclasses
 import logging
 import os
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
-from twofold.agent import hardware, parts
+from twofold.agent import base, hardware, parts
 from twofold.agent.operations import Operation
 from twofold.agent.registry import Registry
 from twofold.agent.store import IMAGE, KEY, LEASE, STATE, VAULT, free_look
@@ -48,6 +49,7 @@ class _Repair:
         self._registry, self._ws, self._op = registry, ws, op
         self._mended: list[str] = []
         self._index: ImageIndex | None = None
+        self._digest = ""
 
     def run(self) -> dict[str, Any]:
         ws, op = self._ws, self._op
@@ -79,19 +81,23 @@ class _Repair:
     def _image(self, lease: Lease) -> ImageVersion:
         ws = self._ws
         try:
-            return parts.open_manifest(ws.rooms.identity.verify_key, ws.store.read(ws.name, IMAGE))
-        except DamagedError:
-            image = self._published(lease.image, lease.image_version).manifest
-            ws.store.write(ws.name, IMAGE, parts.seal_manifest(ws.rooms.identity.signing, image))
-            self._mended.append(IMAGE)
+            image, self._digest = parts.open_manifest(ws.rooms.identity.verify_key, ws.store.read(ws.name, IMAGE))
             return image
+        except DamagedError:
+            index = self._published(lease.image, lease.image_version)
+            # A vault that was filled at its check-out has no list of pieces.
+            self._digest = base.plain(index)[1].sha256 if (ws.folder / parts.FOLDER / base.LIST).exists() else ""
+            description = parts.seal_manifest(ws.rooms.identity.signing, index.manifest, self._digest)
+            ws.store.write(ws.name, IMAGE, description)
+            self._mended.append(IMAGE)
+            return index.manifest
 
     def _parts(self, image: ImageVersion) -> None:
         ws = self._ws
         folder = ws.folder / parts.FOLDER
         folder.mkdir(mode=0o700, exist_ok=True)
         wanted = [image.part(name) for name in hardware.BOOT_PARTS if image.firmware is Firmware.DIRECT]
-        if not any(wanted):
+        if not any(wanted) and not self._digest:
             return
         with ExitStack() as stack:
             # The process of a machine that runs has the keys; else one is started for this.
@@ -105,6 +111,24 @@ class _Repair:
                     with open_part(index, part.name, cache, ws.rooms.remote()) as source:
                         parts.seal(folder, vault, part, source, self._op.progress)
                     self._mended.append(part.name)
+            if self._digest:
+                self._base(folder, vault, image)
+
+    def _base(self, folder: Path, vault: Parts, image: ImageVersion) -> None:
+        """The index that the disks stand on, and the list of its pieces."""
+        ws = self._ws
+        try:
+            base.require(folder, vault, self._digest)
+            if base.chunks(ws.folder):
+                return
+        except DamagedError:
+            pass  # either is made anew
+        index = self._published(image.image, image.version)
+        base.note(ws.folder, index)
+        self._digest = base.seal(ws.folder, vault, index, self._op.progress)
+        description = parts.seal_manifest(ws.rooms.identity.signing, image, self._digest)
+        ws.store.write(ws.name, IMAGE, description)
+        self._mended.append(base.NAME)
 
     def _state(self, lease: Lease, image: ImageVersion) -> None:
         """As at the first check-out, but for what its processes have shown: the vault knows of stored memory by itself."""
@@ -117,5 +141,5 @@ class _Repair:
     def _published(self, image: str, version: int) -> ImageIndex:
         if self._index is None:
             self._op.progress("asking the server", 0, 0)
-            self._index = self._ws.rooms.remote().index(image, version)
+            self._index = self._ws.rooms.remote().index(image, version, held=True)
         return self._index

@@ -52,7 +52,8 @@ class Rooms:
         if self._remote is None:
             from twofold.agent.remote import Enrolment, Remote
 
-            self._remote = Remote(Enrolment.load(self._dirs.state / ENROLMENT), self.identity)
+            seen = self._dirs.state / "device" / "images"
+            self._remote = Remote(Enrolment.load(self._dirs.state / ENROLMENT), self.identity, seen)
         return self._remote
 
     def enrolled(self) -> bool:

@@ -14,7 +14,7 @@ app = typer.Typer(no_args_is_help=True, help="Devices (for administrators): invi
 
 
 def enrol(
-    url: Annotated[str, typer.Argument(help="The invitation, whole: https://HOST:PORT/#CODE.PIN")],
+    url: Annotated[str, typer.Argument(help="The invitation, whole: https://HOST:PORT/#CODE.PIN.ROOT.READ")],
     name: Annotated[str, typer.Option("--name", help="What administrators see; by default this computer's name.")] = "",
     output: out.Output = Form.TABLE,
 ) -> None:
@@ -36,8 +36,11 @@ def invite(
 ) -> None:
     """Make an invitation for one device of a user. Hand it over like a password."""
     from twofold.cli.session import admin
+    from twofold.platform.dirs import dirs
+    from twofold.trust.publisher import publisher
 
     with admin() as server:
+        server.add_publisher(publisher(dirs().state / "publisher"))
         url = server.invite_device(user, hours)
     if output is Form.JSON:
         out.document("invitation", {"url": url, "user": user, "hours": hours})

@@ -60,7 +60,7 @@ def publish(
 
     maker = publisher(dirs().state / "publisher")
     with admin() as server, out.Bar() as bar:
-        server.add_publisher(maker.signing.verify_key.public.hex())
+        server.add_publisher(maker)
         done = server.publish_image(load(folder), maker, bar)
     facts = {"image": done.image, "version": done.version, "size": done.size, "stored": done.stored, "sent": done.sent}
     if output is Form.JSON:

@@ -1,4 +1,4 @@
-"""The image index: the manifest, and for each part the chunks it is made of. This is the document that a publisher signs.
+"""The image index: the manifest, and for each part the chunks it is made of. The publisher's targets name it, sealed.
 
 A row says where a chunk's plaintext lies in its part and how to get it; what no row covers is zeroes. A chunk's id is the BLAKE3
 hash of its *sealed* bytes, so that whoever carries it can verify it; its key opens it.
@@ -6,21 +6,25 @@ hash of its *sealed* bytes, so that whoever carries it can verify it; its key op
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from twofold.model.errors import BadInputError
 from twofold.model.image import ImageVersion
-from twofold.trust.keys import VerifyKey
-from twofold.trust.signed import Context, verify
+from twofold.model.release import MAX_INDEX
+
+__all__ = ["BLOCK", "MAX_CHUNK", "MAX_INDEX", "MAX_STORED", "Chunk", "ImageIndex", "Range"]
 
 SCHEMA = "twofold-index-1"
 BLOCK = 4096
 MAX_CHUNK = 256 << 10
 MAX_STORED = MAX_CHUNK + 64
 MAX_CHUNKS = 4 << 20
-MAX_INDEX = 256 << 20
+MAX_RANGES = 1 << 18
+
+Range: TypeAlias = tuple[str, int, int]
+"""A part's name; offset and length in bytes."""
 
 
 class Chunk(NamedTuple):
@@ -35,10 +39,12 @@ class Chunk(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageIndex:
-    """`chunks` by part name, ascending by offset and without overlap."""
+    """`chunks` by part name, ascending by offset and without overlap. `first_boot`: what a start was seen to read, in that order,
+    as (part, offset, length) in bytes; it says what to fetch first, and outlives another cut of the same image."""
 
     manifest: ImageVersion
     chunks: Mapping[str, tuple[Chunk, ...]]
+    first_boot: tuple[Range, ...] = ()
 
     @property
     def ids(self) -> dict[bytes, int]:
@@ -50,7 +56,8 @@ class ImageIndex:
             name: [[row.offset, row.size, row.stored, row.id.hex(), row.key.hex()] for row in rows]
             for name, rows in self.chunks.items()
         }
-        return {"schema": SCHEMA, "manifest": self.manifest.to_wire(), "chunks": parts}
+        first = {"first_boot": [list(each) for each in self.first_boot]} if self.first_boot else {}
+        return {"schema": SCHEMA, "manifest": self.manifest.to_wire(), "chunks": parts} | first
 
     @classmethod
     def from_wire(cls, untrusted_index: object) -> ImageIndex:
@@ -61,7 +68,7 @@ class ImageIndex:
         fields = {"schema", "manifest", "chunks"}
         if (
             not isinstance(untrusted_index, dict)
-            or untrusted_index.keys() != fields
+            or untrusted_index.keys() - {"first_boot"} != fields
             or untrusted_index["schema"] != SCHEMA
         ):
             raise BadInputError("This is not an image index this version can read.", next="Update Twofold.")
@@ -71,7 +78,24 @@ class ImageIndex:
             raise BadInputError("The image index does not list the image's parts.")
         if sum(len(rows) if isinstance(rows, list) else MAX_CHUNKS + 1 for rows in tables.values()) > MAX_CHUNKS:
             raise BadInputError("The image index lists too many chunks.")
-        return cls(manifest, {part.name: _table(part.name, part.size, tables[part.name]) for part in manifest.parts})
+        chunks = {part.name: _table(part.name, part.size, tables[part.name]) for part in manifest.parts}
+        return cls(manifest, chunks, ranges(untrusted_index.get("first_boot", []), manifest))
+
+
+def ranges(untrusted_ranges: object, manifest: ImageVersion) -> tuple[Range, ...]:
+    """Ranges of a manifest's parts, as `first_boot` has them. Raises: BadInputError."""
+    if not isinstance(untrusted_ranges, list) or len(untrusted_ranges) > MAX_RANGES:
+        raise BadInputError("The order of the first start is no list of ranges, or too long.")
+    found = []
+    for row in untrusted_ranges:
+        name, offset, length = row if isinstance(row, list) and len(row) == 3 else ("", 0, 0)
+        part = manifest.part(name) if type(name) is str else None
+        if part is None or type(offset) is not int or type(length) is not int:
+            raise BadInputError("The order of the first start has a malformed range.")
+        if not 0 <= offset < offset + length <= part.size:
+            raise BadInputError(f"The order of the first start has a range that lies outside of '{name}'.")
+        found.append((part.name, offset, length))
+    return tuple(found)
 
 
 def _table(part: str, size: int, untrusted_rows: list[Any]) -> tuple[Chunk, ...]:
@@ -97,19 +121,3 @@ def _table(part: str, size: int, untrusted_rows: list[Any]) -> tuple[Chunk, ...]
         if end > size or len(rows[-1].id) != 32 or len(rows[-1].key) != 32:
             raise BadInputError(f"The image index of '{part}' has a row that does not fit the part.")
     return tuple(rows)
-
-
-def verified(untrusted_document: object, publishers: Iterable[VerifyKey], image: str, version: int) -> ImageIndex:
-    """The index in a signed document, if a pinned publisher signed it for exactly this image and version.
-
-    Raises:
-        RefusedError: nobody trusted signed it. BadInputError: it is malformed, or another image or version.
-    """
-    index = ImageIndex.from_wire(verify(Context.IMAGE, untrusted_document, publishers))
-    if (index.manifest.image, index.manifest.version) != (image, version):
-        raise BadInputError(
-            f"The server sent {index.manifest.image} version {index.manifest.version} for {image} version {version}.",
-            safe="It was not used.",
-            next="Tell your administrator: the server's images are mixed up or it is not honest.",
-        )
-    return index

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,33 +33,33 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Fetched:
-    """Bytes as stored: `wanted` for the whole image (each chunk once), `sent` that came over the wire now."""
+    """Bytes as stored: `wanted` of all that was asked for (each chunk once), `sent` that came over the wire now."""
 
     wanted: int
     sent: int
 
 
-def fetch(index: ImageIndex, source: Source, cache: Path, progress: Progress = silent) -> Fetched:
-    """Bring every chunk of the index into the folder `cache`. What is there is not fetched again, so that an interrupted fetch
-    goes on where it was. `progress` counts stored bytes; if it raises, the fetch ends with that error.
+def fetch(ids: Mapping[bytes, int], source: Source, cache: Path, progress: Progress = silent) -> Fetched:
+    """Bring chunks (ids with their stored bytes, as `ImageIndex.ids`) into the folder `cache`. What is there is not fetched
+    again, so that an interrupted fetch goes on where it was. `progress` counts stored bytes; if it raises, the fetch ends
+    with that error.
 
     Raises:
         DamagedError: the source sent bytes that are not the chunks asked for; none of those was kept.
         NoRoomError: the disk is full; what came so far stays.
     """
     cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-    ids = index.ids
     missing = _core.lacking(cache, list(ids.items()))
     total = sum(ids.values())
     here = already = total - sum(ids[chunk] for chunk in missing)
     progress("fetch", here, total)
-    batches = _batches(missing, ids)
+    batches = batched(missing, ids)
     with ThreadPoolExecutor(_STREAMS) as pool:
         running: dict[Future[None], int] = {}
         try:
             while True:
                 for batch in batches:
-                    running[pool.submit(_take, batch, source, cache)] = sum(ids[chunk] for chunk in batch)
+                    running[pool.submit(take, batch, source, cache)] = sum(ids[chunk] for chunk in batch)
                     if len(running) >= _STREAMS:
                         break
                 if not running:
@@ -141,7 +141,7 @@ class _Reader(io.RawIOBase):
             for chunk in bad:
                 (self._cache / chunk.hex()[:2] / chunk.hex()).unlink(missing_ok=True)
             for at in range(0, len(bad), _BATCH_CHUNKS):
-                _take(bad[at : at + _BATCH_CHUNKS], self._source, self._cache)
+                take(bad[at : at + _BATCH_CHUNKS], self._source, self._cache)
             plain, bad = _core.open_rows(self._cache, rows, start, length)
             if bad:
                 raise DamagedError(f"{self._name} does not open with the keys in its index.", safe="It was not used.")
@@ -157,20 +157,22 @@ class _Reader(io.RawIOBase):
             )
 
 
-def _batches(missing: Sequence[bytes], stored: dict[bytes, int]) -> Iterator[list[bytes]]:
+def batched(missing: Sequence[bytes], stored: Mapping[bytes, int], most: int = _BATCH_BYTES) -> Iterator[list[bytes]]:
+    """What is asked for at once: about `most` stored bytes, and no more chunks than the server takes."""
     batch: list[bytes] = []
     size = 0
     for chunk in missing:
         batch.append(chunk)
         size += stored[chunk]
-        if size >= _BATCH_BYTES or len(batch) == _BATCH_CHUNKS:
+        if size >= most or len(batch) == _BATCH_CHUNKS:
             yield batch
             batch, size = [], 0
     if batch:
         yield batch
 
 
-def _take(batch: Sequence[bytes], source: Source, cache: Path) -> None:
+def take(batch: Sequence[bytes], source: Source, cache: Path) -> None:
+    """Fetch these (at most 256) and keep them, verified, in place of any that are damaged. Raises as `fetch`."""
     try:
         _core.store_frames(cache, source.chunks(batch))
     except ValueError as off:

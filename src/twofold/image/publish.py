@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from twofold import _core
-from twofold.image.chunks import Chunk, ImageIndex, verified
-from twofold.model.errors import DamagedError, RefusedError
+from twofold.image.catalogue import Catalogue
+from twofold.image.chunks import Chunk, ImageIndex
+from twofold.image.sealed import seal, unseal
+from twofold.model.errors import DamagedError
 from twofold.model.image import ImageVersion
 from twofold.model.progress import Progress, silent
+from twofold.model.release import EVERYBODY, Release
 from twofold.trust.publisher import Publisher
-from twofold.trust.signed import Context, sign
 
 _BATCH = 16 << 20  # plaintext bytes sealed at once: enough to keep two threads busy, little enough to hold twice
 
@@ -33,11 +36,14 @@ class Built(Protocol):
 class Target(Protocol):
     """What publishing needs of a server (`twofold.server.client.Admin`)."""
 
+    def roles(self) -> Mapping[str, Any]: ...
+    def set_root(self, document: bytes) -> None: ...
+    def set_targets(self, document: bytes) -> None: ...
     def newest(self, image: str) -> dict[str, Any]: ...
-    def document(self, image: str, version: int) -> dict[str, Any]: ...
+    def index(self, image: str, version: int) -> bytes: ...
     def missing(self, ids: Sequence[bytes]) -> list[bytes]: ...
     def upload(self, frames: bytes) -> None: ...
-    def commit(self, image: str, document: dict[str, Any]) -> None: ...
+    def commit(self, image: str, version: dict[str, Any]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -54,50 +60,76 @@ class Published:
     sent: int
 
 
+@dataclass(frozen=True)
+class _Work:
+    index: ImageIndex
+    published: Published
+
+
 class _LostError(Exception):
     """The server lacks a chunk that a former version of the image has, so that it was not sealed again."""
 
 
-def publish(built: Built, publisher: Publisher, target: Target, progress: Progress = silent) -> Published:
-    """Publish `built` as the next version of its image. Interrupted at any point, the next call sends only what is missing; an
-    image that is the newest version already is not published again.
+def publish(
+    built: Built, publisher: Publisher, target: Target, progress: Progress = silent, share: int = EVERYBODY
+) -> Published:
+    """Publish `built` as the next version of its image, for `share` percent of the devices (0: for nobody yet). Interrupted at
+    any point, the next call sends only what is missing; an image that is the newest version already is not published again.
 
     Raises:
         DamagedError: a part is not what its manifest says; nothing is committed.
-        RefusedError: the server does not trust this publisher. ConflictError: another publisher was faster.
+        RefusedError: the server has another publisher's root. ConflictError: another publisher was faster.
     """
+    catalogue = Catalogue(publisher, target)
     newest = target.newest(built.manifest.image)
     version = int(newest["version"])
-    if version and newest["manifest"] == dataclasses.replace(built.manifest, version=version).to_wire():
+    listed = any(each.path == f"{built.manifest.image}/{version}" for each in catalogue.releases)
+    if listed and newest["manifest"] == dataclasses.replace(built.manifest, version=version).to_wire():
         size = sum(part.size for part in built.manifest.parts)
         return Published(built.manifest.image, version, fresh=False, size=size, data=0, stored=0, sent=0)
-    former = _former(target, publisher, built.manifest.image, version)
+    former = _former(target, publisher, catalogue, built.manifest.image, version) if listed else []
     manifest = dataclasses.replace(built.manifest, version=version + 1)
     try:
-        return _publish(built, manifest, former, publisher, target, progress)
+        work = _seal(built, manifest, former, publisher, target, progress)
     except _LostError:
-        return _publish(built, manifest, [], publisher, target, progress)
+        work = _seal(built, manifest, [], publisher, target, progress)
+    _commit(work.index, publisher, catalogue, target, share)
+    return work.published
 
 
-def _former(target: Target, publisher: Publisher, image: str, version: int) -> list[tuple[bytes, bytes, int]]:
-    """The chunks of the version before, by key: they need no sealing. Only this publisher's own signature counts."""
-    if not version:
+def _former(
+    target: Target, publisher: Publisher, catalogue: Catalogue, image: str, version: int
+) -> list[tuple[bytes, bytes, int]]:
+    """The chunks of the version before, by key: they need no sealing. Only what this publisher signed counts."""
+    untrusted_sealed, release = target.index(image, version), catalogue.release(image, version)
+    if hashlib.sha256(untrusted_sealed).hexdigest() != release.sha256:
         return []
-    try:
-        index = verified(target.document(image, version), [publisher.signing.verify_key], image, version)
-    except RefusedError:
-        return []  # another publisher's; its secret may be another too
+    index = unseal(untrusted_sealed, publisher.reading, image, version)
     return [(row.key, row.id, row.stored) for rows in index.chunks.values() for row in rows]
 
 
-def _publish(
+def _commit(index: ImageIndex, publisher: Publisher, catalogue: Catalogue, target: Target, share: int) -> None:
+    sealed, manifest = seal(index, publisher.reading), index.manifest
+    release = Release(manifest.image, manifest.version, len(sealed), hashlib.sha256(sealed).hexdigest(), {})
+    targets = catalogue.signed(catalogue.with_new(release, share))
+    version = {
+        "manifest": manifest.to_wire(),
+        "chunks": {chunk.hex(): stored for chunk, stored in index.ids.items()},
+        "index": base64.b64encode(sealed).decode(),
+        "targets": base64.b64encode(targets).decode(),
+    }
+    target.commit(manifest.image, version)
+    catalogue.sent(targets)
+
+
+def _seal(
     built: Built,
     manifest: ImageVersion,
     known: list[tuple[bytes, bytes, int]],
     publisher: Publisher,
     target: Target,
     progress: Progress,
-) -> Published:
+) -> _Work:
     total, before, sent = sum(part.size for part in manifest.parts), 0, 0
     tables: dict[str, tuple[Chunk, ...]] = {}
     asked: set[bytes] = set()
@@ -124,10 +156,10 @@ def _publish(
             tables[part.name] = tuple(rows)
             before += part.size
     index = ImageIndex(manifest, tables)
-    target.commit(manifest.image, sign(Context.IMAGE, index.to_wire(), publisher.signing))
     data = sum(row.size for rows in tables.values() for row in rows)
-    return Published(
-        manifest.image, manifest.version, fresh=True, size=total, data=data, stored=sum(index.ids.values()), sent=sent
+    stored = sum(index.ids.values())
+    return _Work(
+        index, Published(manifest.image, manifest.version, fresh=True, size=total, data=data, stored=stored, sent=sent)
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import time
 import urllib.parse
 from collections.abc import Sequence
@@ -9,15 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from twofold.image.chunks import MAX_INDEX
+from twofold.image.catalogue import Catalogue
+from twofold.image.chunks import MAX_STORED
 from twofold.image.publish import Built, Published, publish
 from twofold.model.canonical import canonical
-from twofold.model.errors import TimedOutError, UnreachableError
+from twofold.model.errors import MissingError, TimedOutError, UnreachableError
 from twofold.model.policy import Policy
 from twofold.model.progress import Progress, silent
+from twofold.model.release import EVERYBODY, MAX_INDEX
 from twofold.trust import https
 from twofold.trust.https import Invitation, Place
-from twofold.trust.publisher import Publisher
+from twofold.trust.publisher import Anchor, Publisher
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Admin:
         self.pin = pin
         self.token = token
         self._client: https.Https | None = None
+        self._anchor: Anchor | None = None
 
     def wait_ready(self, seconds: float = 15) -> None:
         """Wait until the server answers.
@@ -85,18 +89,30 @@ class Admin:
         """`[{"name", "admin", "created"}]`"""
         return self._rows("users")
 
-    def add_publisher(self, public: str) -> str:
-        """Trust a publisher's key (hex of its 32 bytes) for images and for devices enrolled from now on; returns its id."""
-        return str(self._call("POST", "publishers", {"public": public})["key"])
+    def add_publisher(self, publisher: Publisher) -> Anchor:
+        """Agree with the server on the company's root, which it gets here if it has none; invitations carry it from now on."""
+        self._anchor = Catalogue(publisher, self).anchor
+        return self._anchor
 
     def list_publishers(self) -> list[dict[str, Any]]:
         """`[{"key", "public", "created"}]`"""
         return self._rows("publishers")
 
-    def publish_image(self, built: Built, publisher: Publisher, progress: Progress = silent) -> Published:
-        """Cut, seal and upload what the server lacks, then commit the next version, signed. An image whose parts are those of
-        the newest version is that version: nothing is committed. The publisher's key must be trusted (`add_publisher`)."""
-        return publish(built, publisher, self, progress)
+    def publish_image(
+        self, built: Built, publisher: Publisher, progress: Progress = silent, share: int = EVERYBODY
+    ) -> Published:
+        """Cut, seal and upload what the server lacks, then commit the next version, for `share` percent of the devices. An image
+        whose parts are those of the newest version is that version: nothing is committed."""
+        return publish(built, publisher, self, progress, share)
+
+    def list_versions(self, image: str) -> list[dict[str, Any]]:
+        """`[{"version", "published", "bytes", "channels", "retired", "halted", "why", "started", "failed"}]`, newest first."""
+        rows: list[dict[str, Any]] = self._call("GET", f"images/{_quoted(image)}/versions")["versions"]
+        return rows
+
+    def halt(self, image: str, version: int, *, halted: bool = True) -> None:
+        """Stop a version's roll-out, or let it go on."""
+        self._call("POST", f"images/{_quoted(image)}/versions/{int(version)}/halt", {"halted": halted})
 
     def list_images(self) -> list[Image]:
         return [Image(row["name"], row["version"], row["bytes"], row["published"]) for row in self._rows("images")]
@@ -129,9 +145,19 @@ class Admin:
         return self._rows("grants")
 
     def invite_device(self, user: str, hours: int = 24) -> str:
-        """A new invitation's URL for one device of `user`; it carries a one-time code, so hand it over like a password."""
+        """A new invitation's URL for one device of `user`; it carries a one-time code and the key that opens the company's
+        images, so hand it over like a password.
+
+        Raises:
+            MissingError: no publisher's keys were shown to this object (`add_publisher`).
+        """
+        if self._anchor is None:
+            raise MissingError(
+                "An invitation carries the company's root of images and the key that opens them; they are not here.",
+                next="Invite from the machine that images are published from.",
+            )
         code = str(self._call("POST", "invitations", {"user": user, "hours": hours})["code"])
-        return Invitation(self.place, code, self.pin).url
+        return Invitation(self.place, code, self.pin, self._anchor).url
 
     def list_devices(self) -> list[dict[str, Any]]:
         """`[{"device", "name", "user", "enrolled", "seen", "revoked"}]`"""
@@ -155,11 +181,28 @@ class Admin:
         """`{"version", "manifest"}` of an image; version 0 and no manifest where there is none."""
         return self._call("GET", f"images/{urllib.parse.quote(image, safe='')}")
 
-    def document(self, image: str, version: int) -> dict[str, Any]:
-        """A version's signed index."""
-        return self._call(
-            "GET", f"images/{urllib.parse.quote(image, safe='')}/versions/{int(version)}", limit=MAX_INDEX
-        )
+    def index(self, image: str, version: int) -> bytes:
+        """A version's sealed index."""
+        return self._request(
+            "GET", f"images/{_quoted(image)}/versions/{int(version)}/index", b"", "", limit=MAX_INDEX
+        ).body
+
+    def roles(self) -> dict[str, Any]:
+        """`{"server", "root", "targets"}`: the server's key for snapshot and timestamp (hex), and documents (base64) or None."""
+        return self._call("GET", "roles", limit=16 << 20)
+
+    def set_root(self, document: bytes) -> None:
+        """The company's first root, or the next one."""
+        self._call("POST", "roles/root", {"document": base64.b64encode(document).decode()})
+
+    def set_targets(self, document: bytes) -> None:
+        """What is on which channel from now on."""
+        self._call("POST", "roles/targets", {"document": base64.b64encode(document).decode()})
+
+    def chunks(self, ids: Sequence[bytes]) -> bytes:
+        """Sealed chunks as frames, at most 256; not verified here."""
+        body = canonical({"ids": [chunk.hex() for chunk in ids]})
+        return self._request("POST", "chunks/read", body, "application/json", limit=len(ids) * (MAX_STORED + 36)).body
 
     def missing(self, ids: Sequence[bytes]) -> list[bytes]:
         """Which of these chunks (at most 8192) the server lacks."""
@@ -170,9 +213,9 @@ class Admin:
         """Send chunks as frames (`twofold._core`), at most 64 MiB at once. The server checks each against its id."""
         self._request("POST", "chunks", frames, "application/octet-stream")
 
-    def commit(self, image: str, document: dict[str, Any]) -> None:
-        """Make a signed index the image's next version."""
-        self._call("POST", f"images/{urllib.parse.quote(image, safe='')}/versions", document)
+    def commit(self, image: str, version: dict[str, Any]) -> None:
+        """Make a sealed index, and the targets that name it, the image's next version."""
+        self._call("POST", f"images/{_quoted(image)}/versions", version)
 
     def close(self) -> None:
         if self._client is not None:
@@ -196,6 +239,10 @@ class Admin:
         if self._client is None:
             self._client = https.pinned(self.place, https.fetch_authority(self.place, self.pin), timeout=60)
         return self._client
+
+
+def _quoted(name: str) -> str:
+    return urllib.parse.quote(name, safe="")
 
 
 def saved_pin(home: Path) -> str:

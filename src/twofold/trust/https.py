@@ -22,6 +22,7 @@ from twofold.model.errors import (
     UnreachableError,
     from_wire,
 )
+from twofold.trust.publisher import Anchor
 
 API = "/api/v1"
 _HOST = re.compile(r"(?=.{1,253}\Z)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)*\.?")
@@ -44,15 +45,17 @@ class Place:
 
 @dataclass(frozen=True)
 class Invitation:
-    """What an invitation's URL says: `https://host:port/#CODE.PIN`. What follows # is never sent by a browser."""
+    """What an invitation's URL says: `https://host:port/#CODE.PIN.ROOT.READ`. What follows # is never sent by a browser: no
+    server sees `anchor`, without which the device believes no image and opens none."""
 
     place: Place
     code: str
     pin: str
+    anchor: Anchor
 
     @property
     def url(self) -> str:
-        return f"{self.place.origin}/#{self.code}.{self.pin}"
+        return f"{self.place.origin}/#{self.code}.{self.pin}.{self.anchor.root}.{self.anchor.reading.hex()}"
 
 
 def place(untrusted_url: str) -> Place:
@@ -71,17 +74,17 @@ def invitation(untrusted_url: str) -> Invitation:
     """Validate an invitation's URL.
 
     Raises:
-        BadInputError: anything but `https://host[:port]/#CODE.PIN`.
+        BadInputError: anything but `https://host[:port]/#CODE.PIN.ROOT.READ`.
     """
     found, rest = _split(untrusted_url)
-    code, _, pin = rest.partition(".")
-    if not _CODE.fullmatch(code) or not _PIN.fullmatch(pin):
+    code, *digests = rest.split(".")
+    if not _CODE.fullmatch(code) or len(digests) != 3 or not all(_PIN.fullmatch(each) for each in digests):
         raise BadInputError(
             "This is not a whole invitation.",
             safe="Nothing was sent.",
             next="Copy all of it, for example https://work.example.org:8443/#ABC....0123...",
         )
-    return Invitation(found, code, pin)
+    return Invitation(found, code, digests[0], Anchor(digests[1], bytes.fromhex(digests[2])))
 
 
 def _split(untrusted_url: str) -> tuple[Place, str]:
