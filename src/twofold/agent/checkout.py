@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-from twofold.agent import hardware, parts
+from twofold.agent import base, hardware, parts
 from twofold.agent.operations import Operation
 from twofold.agent.registry import Registry
 from twofold.agent.remote import Remote, SignedLease
@@ -47,12 +47,13 @@ async def checkout(registry: Registry, name: str, op: Operation) -> dict[str, An
         op.check()
         lease = signed.lease
         index = await asyncio.to_thread(remote.index, lease.image, lease.image_version)
-        cache = registry.dirs.cache / "chunks"
+        cache = registry.supply.cache
         _require_room(registry, index)
         ws = await asyncio.to_thread(_found, registry, signed, index.manifest)
         undo.push_async_callback(_undo, registry, ws)
         registry.add(ws)
-        fetched = await asyncio.to_thread(fetch, index, remote, cache, op.progress)
+        await asyncio.to_thread(base.note, ws.folder, index)
+        fetched = await asyncio.to_thread(fetch, _first(index), remote, cache, op.progress)
         await asyncio.to_thread(_fill, ws, remote, index, cache, op)
         ws.store.write(name, LEASE, canonical(signed.document))
         op.commit(f"{lease.title} is on this device already.")
@@ -62,10 +63,11 @@ async def checkout(registry: Registry, name: str, op: Operation) -> dict[str, An
         ws.whole()
         undo.pop_all()
     ws.tell()
+    registry.supply.look_again()
     stored = await asyncio.to_thread(rooms.vault.stored_bytes, ws.folder / VAULT)
     return {
         "received": fetched.sent,
-        "image": fetched.wanted,
+        "image": sum(index.ids.values()),
         "stored": stored,
         "seconds": round(time.monotonic() - began, 3),
     }
@@ -87,30 +89,35 @@ def _found(registry: Registry, signed: SignedLease, image: ImageVersion) -> Work
     return ws
 
 
+def _first(index: ImageIndex) -> dict[bytes, int]:
+    """The chunks that must be here before a start; the rest is fetched when it is read, or in the background."""
+    return {row.id: row.stored for name in base.FIRST for row in index.chunks.get(name, ())}
+
+
 def _fill(ws: Workspace, remote: Remote, index: ImageIndex, cache: Path, op: Operation) -> None:
-    """Make the vault and fill it. Its data key is made by the vault process and never leaves it plain."""
+    """Make the vault. Its data key is made by the vault process and never leaves it plain. The system disk stands on the image's
+    chunks and takes no space; the user's is filled, since it is the user's from the first day on."""
     image, where, vaults = index.manifest, ws.folder / VAULT, ws.rooms.vault
     keys = vaults.new_keys(ws.name)
     ws.store.write(ws.name, KEY, keys.wrapped)
     folder = ws.folder / parts.FOLDER
-    folder.mkdir(mode=0o700)
     with vaults.creating(where, keys, hardware.devices(image)) as filling:
-        for device, part in ((hardware.SYSTEM, "system"), (hardware.USER, "user-template")):
-            if image.part(part) is not None:
-                with open_part(index, part, cache, remote) as source:
-                    filling.fill(device, source, op.progress)
+        if image.part("user-template") is not None:
+            with open_part(index, "user-template", cache, remote) as source:
+                filling.fill(hardware.USER, source, op.progress)
         for name in hardware.BOOT_PARTS if image.firmware is Firmware.DIRECT else ():
             kernel = image.part(name)
             if kernel is not None:
                 with open_part(index, name, cache, remote) as source:
                     parts.seal(folder, filling, kernel, source, op.progress)
-    ws.store.write(ws.name, IMAGE, parts.seal_manifest(ws.rooms.identity.signing, image))
+        digest = base.seal(ws.folder, filling, index, op.progress)
+    ws.store.write(ws.name, IMAGE, parts.seal_manifest(ws.rooms.identity.signing, image, digest))
 
 
 def _require_room(registry: Registry, index: ImageIndex) -> None:
-    data = sum(chunk.size for rows in index.chunks.values() for chunk in rows)
-    # Twice for a while: once as sealed chunks in the cache, once in the vault.
-    needed = data + sum(index.ids.values()) + _RESERVE
+    # All of the image as sealed chunks; what the user's disk begins with once more, in the vault.
+    user = sum(chunk.size for chunk in index.chunks.get("user-template", ()))
+    needed = user + sum(index.ids.values()) + _RESERVE
     free = shutil.disk_usage(registry.store.root).free
     if free < needed:
         raise NoRoomError(
@@ -159,6 +166,7 @@ async def remove(registry: Registry, ws: Workspace, op: Operation, *, yes: bool)
         await asyncio.to_thread(registry.rooms.vault.destroy, where)
     await asyncio.to_thread(ws.store.destroy, ws.name)
     registry.drop(ws)
+    freed = await registry.supply.clear()
     await _give_back(registry.rooms, ws.name)
     return {
         "receipt": {
@@ -166,7 +174,8 @@ async def remove(registry: Registry, ws: Workspace, op: Operation, *, yes: bool)
             "key_destroyed": had_key,
             "sealed_bytes_removed": stored,
             "removed_at": int(time.time()),
-            "stays": "The company's image: on its server, and sealed in this device's cache. No work of yours is in it.",
+            "image_bytes_removed": freed,
+            "stays": "The company's image: on its server, and here what other workspaces stand on. No work of yours is in it.",
             "not_promised": "A disk may keep old copies of the wrapped key; they open only with this device's own key.",
         }
     }

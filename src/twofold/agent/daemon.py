@@ -37,7 +37,7 @@ class Agent:
         self.registry = Registry(dirs, self.rooms, self._tell)
         self.operations = Operations(self._operation_changed)
         self._listener: Listener | None = None
-        self._supervision = Supervision(self.registry.all, self._suspend, self._heartbeat)
+        self._supervision = Supervision(self.registry.all, self._suspend, self._heartbeat, self.registry.supply.stopped)
         self._over = asyncio.Event()
 
     def _tell(self, event: Mapping[str, Any]) -> None:
@@ -82,7 +82,8 @@ class Agent:
                     self.registry.drop(ws)
             self._listener = Listener(self.dirs.agent_socket, verbs(self))
             log.info("agent ready", extra={"workspaces": len(self.registry.all())})
-            tasks = {loop.create_task(self._listener.serve()), loop.create_task(self._supervision.run())}
+            work = (self._listener.serve(), self._supervision.run(), self.registry.supply.run())
+            tasks = {loop.create_task(each) for each in work}
             over = loop.create_task(self._over.wait())
             done, _ = await asyncio.wait({*tasks, over}, return_when=asyncio.FIRST_COMPLETED)
             for task in {*tasks, over}:

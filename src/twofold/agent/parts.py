@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 FOLDER = "parts"
 _LIMIT = 256 << 20  # bytes; a kernel or an initrd is far below
-_MARK = b"twofold image of this device 1\n"
+_MARK = b"twofold image of this device %d\n"
 
 
 def seal(folder: Path, vault: Parts, part: Part, source: BinaryIO, progress: Progress) -> None:
@@ -87,19 +87,20 @@ def unseal(folder: Path, vault: Parts, image: ImageVersion, name: str) -> int:
         ) from damaged
 
 
-def seal_manifest(device: SigningKey, image: ImageVersion) -> bytes:
-    """An image's manifest for `image.json`: readable, and signed by this device, so that nobody else can have changed it."""
-    body = image.to_wire()
-    return json.dumps({"manifest": body, "signature": device.sign(_marked(body)).hex()}, indent=1).encode() + b"\n"
+def seal_manifest(device: SigningKey, image: ImageVersion, base: str) -> bytes:
+    """An image's manifest for `image.json`: readable, and signed by this device, so that nobody else can have changed it.
+    `base` is the digest of the index that the vault's disks stand on, empty where they hold everything themselves."""
+    body: dict[str, object] = {"manifest": image.to_wire()} | ({"base": base} if base else {})
+    return json.dumps(body | {"signature": device.sign(_marked(body)).hex()}, indent=1).encode() + b"\n"
 
 
-def open_manifest(device: VerifyKey, untrusted_data: bytes) -> ImageVersion:
-    """Raises: DamagedError: it is not what this device wrote at check-out."""
+def open_manifest(device: VerifyKey, untrusted_data: bytes) -> tuple[ImageVersion, str]:
+    """The manifest and the digest of its index. Raises: DamagedError: it is not what this device wrote at check-out."""
     body = as_json(untrusted_data, "The workspace's image description")
     try:
-        if not device.verifies(bytes.fromhex(body["signature"]), _marked(body["manifest"])):
+        if not device.verifies(bytes.fromhex(body.pop("signature")), _marked(body)):
             raise BadInputError("its signature does not hold")
-        return ImageVersion.from_wire(body["manifest"])
+        return ImageVersion.from_wire(body["manifest"]), str(body.get("base", ""))
     except (BadInputError, KeyError, TypeError, ValueError) as forged:
         raise DamagedError(
             "The workspace's image description is not what was written at check-out.",
@@ -107,5 +108,6 @@ def open_manifest(device: VerifyKey, untrusted_data: bytes) -> ImageVersion:
         ) from forged
 
 
-def _marked(manifest: object) -> bytes:
-    return _MARK + canonical(manifest)
+def _marked(body: dict[str, object]) -> bytes:
+    # A vault that was filled is described as ever, so that what former versions signed still holds.
+    return _MARK % 2 + canonical(body) if "base" in body else _MARK % 1 + canonical(body["manifest"])

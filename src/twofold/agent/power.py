@@ -11,7 +11,6 @@ from typing import Any
 
 from twofold.agent import hardware, parts, rights
 from twofold.agent.operations import Operation
-from twofold.agent.store import VAULT
 from twofold.agent.workspace import Workspace
 from twofold.engine.seam import Machine
 from twofold.model.errors import ConflictError, NoRoomError, TimedOutError, TwofoldError
@@ -47,7 +46,7 @@ async def start(ws: Workspace, op: Operation, *, boot: bool) -> dict[str, Any]:
     try:
         async with AsyncExitStack() as always, AsyncExitStack() as undo:
             op.progress("opening the sealed disks", 0, 0)
-            vault = await asyncio.to_thread(ws.rooms.vault.open, ws.folder / VAULT, ws.keys(), ws.runtime)
+            vault = await asyncio.to_thread(ws.open_vault)
             undo.push_async_callback(asyncio.to_thread, vault.close)
             # The boot files are unsealed while the rest is looked at.
             files = asyncio.ensure_future(asyncio.to_thread(_boot_files, ws, vault, image))
@@ -288,7 +287,7 @@ async def off(ws: Workspace, op: Operation) -> dict[str, Any]:
     ws.whole()
     op.commit("The power is off already.")
     if ws.record.run is RunState.SUSPENDED:
-        vault = await asyncio.to_thread(ws.rooms.vault.open, ws.folder / VAULT, ws.keys(), ws.runtime)
+        vault = await asyncio.to_thread(ws.open_vault)
         try:
             await asyncio.to_thread(vault.consume_memory)
         finally:

@@ -7,6 +7,7 @@ from typing import Any
 
 from twofold.agent.rooms import Rooms
 from twofold.agent.store import Store
+from twofold.agent.supply import Supply
 from twofold.agent.workspace import Workspace
 from twofold.model.errors import NotFoundError
 from twofold.platform.dirs import Dirs
@@ -20,6 +21,7 @@ class Registry:
         self.store = Store(dirs.state)
         self._tell = tell
         self._all: dict[str, Workspace] = {}
+        self.supply = Supply(dirs.cache, rooms, self.store, self.all)
 
     def load(self) -> None:
         """Everything in the state directory. Broken workspaces are in the list too."""
@@ -29,7 +31,7 @@ class Registry:
             self.add(ws)
 
     def make(self, name: str) -> Workspace:
-        return Workspace(name, self.store, self.rooms, self.dirs, self._tell)
+        return Workspace(name, self.store, self.rooms, self.dirs, self._tell, self.supply)
 
     def add(self, ws: Workspace) -> None:
         self._all[ws.name] = ws

@@ -32,8 +32,9 @@ class Supervision:
         workspaces: Callable[[], list[Workspace]],
         suspend: Callable[[Workspace], object],
         heartbeat: Callable[[], Awaitable[int]],
+        stopped: Callable[[Workspace], Awaitable[bool]],
     ) -> None:
-        self._workspaces, self._suspend, self._heartbeat = workspaces, suspend, heartbeat
+        self._workspaces, self._suspend, self._heartbeat, self._stopped = workspaces, suspend, heartbeat, stopped
         self._no_room: set[str] = set()
         self._woken = asyncio.Event()
         self._next_beat = 0.0
@@ -95,6 +96,8 @@ class Supervision:
             return
         free = shutil.disk_usage(ws.folder).free
         stopped = ws.record.run is RunState.RUNNING and (await machine.stats()).status == "io-error"
+        if stopped and free >= PAUSE_BELOW and await self._stopped(ws):
+            return
         if ws.record.run is RunState.RUNNING and (free < PAUSE_BELOW or stopped):
             self._no_room.add(ws.name)
             await machine.pause()

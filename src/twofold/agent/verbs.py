@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import twofold
-from twofold.agent import disks, power
+from twofold.agent import base, disks, power
 from twofold.agent.api import Answer, Verb
 from twofold.agent.guest import Guest
 from twofold.agent.operations import Operation
@@ -46,6 +46,7 @@ def verbs(agent: Agent) -> dict[str, Verb]:
         "disk_info": Verb(asked.operation("disk_info", disks.info), _WORKSPACE),
         "disk_check": Verb(asked.disk_check, _WORKSPACE | {"data": (bool, False)}),
         "disk_repair": Verb(asked.disk_repair, _WORKSPACE | {"yes": (bool, False)}),
+        "disk_touched": Verb(asked.operation("disk_touched", base.touched), _WORKSPACE),
         "display": Verb(asked.display, _WORKSPACE),
         "apps": Verb(asked.guest("apps"), _WORKSPACE),
         "windows": Verb(asked.guest("windows"), _WORKSPACE),

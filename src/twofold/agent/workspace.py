@@ -10,11 +10,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from twofold.agent import base as stand
 from twofold.agent import rights
 from twofold.agent.guest import Guest
 from twofold.agent.parts import open_manifest
 from twofold.agent.rooms import Rooms
 from twofold.agent.store import IMAGE, KEY, LEASE, VAULT, Record, Store
+from twofold.agent.supply import Stock, Supply, wire
 from twofold.engine.seam import Machine
 from twofold.model.errors import ConflictError, DamagedError, TwofoldError
 from twofold.model.image import ImageVersion
@@ -35,12 +37,14 @@ _HELD = frozenset({RunState.STARTING, RunState.RESUMING, RunState.SUSPENDING, Ru
 class Workspace:
     """State changes only in `become` and `hold`; both check the tables, write the state file and tell the watchers."""
 
-    def __init__(self, name: str, store: Store, rooms: Rooms, dirs: Dirs, tell: Tell) -> None:
+    def __init__(self, name: str, store: Store, rooms: Rooms, dirs: Dirs, tell: Tell, supply: Supply) -> None:
         self.name, self.store, self.rooms = name, store, rooms
-        self._dirs, self._tell = dirs, tell
+        self._dirs, self._tell, self._supply = dirs, tell, supply
         self.record = Record()
         self.lease: Lease | None = None
         self.image: ImageVersion | None = None
+        self.base_digest = ""  # of the index that its disks stand on; empty where the vault holds everything itself
+        self.stock: Stock | None = None
         self.wrong: TwofoldError | None = None
         self._readable = True
         self.machine: Machine | None = None
@@ -62,7 +66,8 @@ class Workspace:
                 return
             self.lease = self.rooms.lease(self.store.read(self.name, LEASE))
             self._require_known_form()
-            self.image = open_manifest(self.rooms.identity.verify_key, self.store.read(self.name, IMAGE))
+            description = self.store.read(self.name, IMAGE)
+            self.image, self.base_digest = open_manifest(self.rooms.identity.verify_key, description)
             if self.lease.workspace != self.name:
                 raise DamagedError(f"The lease in {self.name} belongs to another workspace.")
             if not (self.folder / VAULT).is_dir():
@@ -89,6 +94,11 @@ class Workspace:
                 safe="Nothing of it was changed.",
                 next=f"Restore its key file, or have the workspace anew:  twofold remove {self.name}",
             )
+
+    def open_vault(self) -> OpenVault:
+        """Start the process of its disks. Blocks. Raises as `twofold.vault.seam.Vault.open`."""
+        base = stand.of(self, self._supply.cache)
+        return self.rooms.vault.open(self.folder / VAULT, self.keys(), self.runtime, base)
 
     def keys(self) -> Keys:
         """Its data keys, as they lie on the disk: wrapped. Raises: DamagedError: they are gone."""
@@ -132,6 +142,12 @@ class Workspace:
             log.warning("the state file was not written", extra={"workspace": self.name, "error": full.code})
         self.tell()
 
+    def stocked(self, stock: Stock) -> None:
+        """So much of its image is on this machine."""
+        if stock != self.stock:
+            self.stock = stock
+            self.tell()
+
     def fail(self, error: TwofoldError | None) -> None:
         self.note(error=None if error is None else error.to_wire())
 
@@ -164,6 +180,7 @@ class Workspace:
             "memory_stored": record.memory_stored,
             "launched_at": record.launched_at,
             "has_agent": bool(image and image.has_agent),
+            "base": wire(self.stock),
         }
 
     # What lives beside us
@@ -177,6 +194,7 @@ class Workspace:
             asyncio.get_running_loop().call_soon(self._vault_gone)
             return
         asyncio.get_running_loop().add_reader(self._pidfd, self._vault_gone)
+        self._supply.serve(self, vault)
 
     async def close_vault(self) -> None:
         """Flush and close; what is on the disk is then whole. Idempotent."""
@@ -186,6 +204,7 @@ class Workspace:
             await asyncio.to_thread(vault.close)
 
     def _unwatch_vault(self) -> None:
+        self._supply.end(self)
         if self._pidfd >= 0:
             asyncio.get_running_loop().remove_reader(self._pidfd)
             os.close(self._pidfd)
@@ -205,7 +224,7 @@ class Workspace:
             await asyncio.to_thread(former.close)
             if self.machine is None:
                 return
-            fresh = await asyncio.to_thread(self.rooms.vault.open, self.folder / VAULT, self.keys(), self.runtime)
+            fresh = await asyncio.to_thread(self.open_vault)
         except TwofoldError as failed:
             log.warning("the vault does not open again", extra={"workspace": self.name, "error": failed.code})
             self._vault_died = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from twofold.model.progress import Progress
 
 @dataclass(frozen=True)
 class DeviceSpec:
-    """A device of a vault. `size` in bytes, a multiple of 4096. A `base` device is filled once and read-only ever after."""
+    """A device of a vault. `size` in bytes, a multiple of 4096. A `base` device is never written once the vault is made."""
 
     name: str
     size: int
@@ -29,6 +29,16 @@ class Keys:
 
     workspace: str
     wrapped: bytes
+
+
+@dataclass(frozen=True)
+class Base:
+    """The image version that devices stand on where they were never written. `sealed` is the file of its index, sealed as the
+    part `base`; `digest` the SHA-256 in hex of the plain one; `folders` one or two of sealed chunks, the machine's cache first."""
+
+    sealed: Path
+    digest: str
+    folders: tuple[Path, ...]
 
 
 class Parts(Protocol):
@@ -96,6 +106,19 @@ class OpenVault(Inspected, Protocol):
             DamagedError: torn, foreign or forged; the disks are safe and the machine can boot.
         """
 
+    def wants(self) -> AsyncIterator[list[bytes]]:
+        """Ids of chunks that reads wait for and no folder has whole, the most urgent first; what is still wanted from before comes
+        first. Ends with the process."""
+
+    def arrived(self, ids: Sequence[bytes]) -> None:
+        """These lie in the first folder now."""
+
+    def absent(self, ids: Sequence[bytes], why: str) -> None:
+        """These can't be had now: what waits for them fails, and the engine pauses its guest."""
+
+    def touched(self) -> list[tuple[str, int, int]]:
+        """What was read of the base since the opening, in the order of the first time: device, offset and length in bytes."""
+
     def consume_memory(self) -> None:
         """Durably forget the stored memory. Called before the guest's first instruction: memory never runs twice."""
 
@@ -121,11 +144,11 @@ class Vault(Protocol):
         """
 
     def resting(self, where: Path, keys: Keys, *, accept: bool = False) -> AbstractContextManager[Inspected]:
-        """A vault that serves nobody. `accept`: as it is, although it is older than its anchor or the anchor is lost. Raises as
+        """A vault that serves nobody, and needs no base. `accept`: as it is, although it is older than its anchor or the anchor is lost. Raises as
         `open`."""
 
-    def open(self, where: Path, keys: Keys, runtime: Path) -> OpenVault:
-        """Start the vault process, its private sockets in `runtime`.
+    def open(self, where: Path, keys: Keys, runtime: Path, base: Base | None = None) -> OpenVault:
+        """Start the vault process, its private sockets in `runtime`. `base`: what it was made on.
 
         Raises:
             ConflictError: it is open already. DamagedError: it cannot be opened; says what is safe.

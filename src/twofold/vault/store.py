@@ -26,7 +26,8 @@ from twofold.platform.peers import listen
 from twofold.vault import nbd, process
 from twofold.vault.control import Conversation
 from twofold.vault.process import LOG, NBD, SOCKET, Process, Starter
-from twofold.vault.seam import DeviceSpec, Filling, Inspected, Keys, OpenVault
+from twofold.vault.seam import Base, DeviceSpec, Filling, Inspected, Keys, OpenVault
+from twofold.vault.wanted import Supplied
 
 WRAPPING_KEY = "wrapping.key"
 _STEP = 1 << 20
@@ -78,10 +79,15 @@ class SealedVault:
             yield _Inspected(starter)
             starter.call("stop")
 
-    def open(self, where: Path, keys: Keys, runtime: Path) -> OpenVault:
+    def open(self, where: Path, keys: Keys, runtime: Path, base: Base | None = None) -> OpenVault:
         _require_free(where)  # before the sockets of a process that runs are taken from it
         with ExitStack() as stack:
             fds = stack.enter_context(self._descriptors(where))
+            image = {}
+            if base is not None:
+                fds.append(stack.enter_context(_opened(base.sealed)))
+                fds += [stack.enter_context(_opened(folder, os.O_DIRECTORY)) for folder in base.folders]
+                image = {"image": {"digest": base.digest, "folders": len(base.folders)}}
             undo = stack.enter_context(ExitStack())
             for name in (SOCKET, NBD):
                 fds.append(stack.enter_context(listen(runtime / name)).fileno())
@@ -89,7 +95,7 @@ class SealedVault:
             starter = undo.enter_context(Starter(runtime / LOG))
             cgroup.favour(starter.child.pid, runtime.name)  # the group of the machine that will wait for it
             undo.callback(cgroup.release, runtime.name)
-            starter.call("open", _wire(keys), fds)
+            starter.call("open", image | _wire(keys), fds)
             undo.pop_all()
             return _Open(process.keep(starter, runtime))
 
@@ -157,7 +163,7 @@ class _Filling(_Parts):
             client.disconnect()
 
 
-class _Open(_Inspected):
+class _Open(_Inspected, Supplied):
     """`twofold.vault.seam.OpenVault`."""
 
     _talk: Process
