@@ -122,12 +122,21 @@ class Vault:
         if number in self.packs:
             return self.packs[number]
         name = f"p-{number:016x}"
-        data = self._file(name)
+        whole = self._file(name)
+        copies = range(len(whole) - 96 - 2112, 0, -2112)
+        starts = [0, *(at for at in copies if whole[at : at + 8] == b"TFPACK01")]
+        for start in starts[:-1]:
+            with suppress(Broken, struct.error):
+                return self._table(number, name, whole, start)
+        return self._table(number, name, whole, starts[-1])
+
+    def _table(self, number: int, name: str, whole: bytes, start: int) -> dict[int, tuple[int, bytes]]:
+        data = whole[start:]
         magic, version, epoch, vault, mine, count, _, length = struct.unpack_from("<8sII16sQIIQ", data)
         body = 64 + 2112 * count
         if mac(self._key("header", epoch), data[:body]) != data[body : body + 32]:
             raise Broken(f"{name}: the header was changed")
-        if (magic, version, vault, mine, length) != (b"TFPACK01", 1, self.id, number, len(data)):
+        if (magic, version, vault, mine, length) != (b"TFPACK01", 1, self.id, number, len(whole)):
             raise Broken(f"{name}: another file's header")
         held = {}
         for nth in range(count):

@@ -1,7 +1,8 @@
 //! Reads everything and says exactly what is lost and what is safe.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::disk::Disk;
 use crate::error::{Damage, Error};
@@ -9,6 +10,7 @@ use crate::head::{self, Head};
 use crate::inner::Inner;
 use crate::map::ENTRIES;
 use crate::mark::Marks;
+use crate::pack;
 use crate::root::GenerationRow;
 use crate::roots::open_slots;
 use crate::slot::{BLOCK, Kind, NO_DEVICE, Origin, SLOT, SLOTS, ZERO};
@@ -73,21 +75,33 @@ struct Check<'a> {
     seen: Marks,
     bad: HashMap<u64, Damage>,
     total: u64,
-    progress: &'a mut dyn FnMut(u64, u64),
+    progress: &'a mut dyn FnMut(u64, u64) -> bool,
 }
 
 impl Vault {
-    /// Reads and verifies every slot that the present state, the generations and the streams need. `progress` hears of the
-    /// bytes that were read and of about how many there are. Others may read and write meanwhile.
+    /// As [`Vault::check_while`], to its end.
     ///
     /// # Errors
     /// [`Error::Io`] if the disk fails otherwise than by damage. Damage is in the report.
     pub fn check(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<Report, Error> {
+        self.check_while(&mut |done, total| {
+            progress(done, total);
+            true
+        })
+    }
+
+    /// Reads and verifies every slot that the present state, the generations and the streams need. `progress` hears of the
+    /// bytes that were read and of about how many there are, and says whether to go on. Nobody waits for it: others read,
+    /// write, commit and clean meanwhile. What is written during the check may or may not be looked at.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`] once `progress` said no. [`Error::Io`] if the disk fails otherwise than by damage. Damage is in
+    /// the report.
+    pub fn check_while(&self, progress: &mut dyn FnMut(u64, u64) -> bool) -> Result<Report, Error> {
         let inner = &*self.inner;
         inner.usable()?;
-        // The cleaner would move what is being looked at.
-        let _one = lock(&inner.upkeep);
-        inner.push()?;
+        // On a full disk some of it stays in memory: that is not looked at.
+        let _ = inner.push();
         let total = self.info().live;
         let mut check =
             Check { inner, report: Report::default(), seen: Marks::default(), bad: HashMap::new(), total, progress };
@@ -104,12 +118,15 @@ impl Vault {
                 check.report.streams.push((info.name, why));
             }
         }
+        check.tables()?;
         Ok(check.report)
     }
 }
 
 impl Check<'_> {
     fn heads(&mut self) -> Result<(), Error> {
+        // Not while one is being written.
+        let _one = lock(&self.inner.upkeep);
         let table = &self.inner.table;
         let found = Head::read_all(&**table.store(), &table.ring(), table.id())?;
         for (which, name) in head::NAMES.iter().enumerate() {
@@ -120,15 +137,38 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn generation(&mut self, row: &GenerationRow) -> Result<(), Error> {
-        match self.inner.view(row) {
-            Ok(view) => self.disks(Some(row.number), &view.disks),
-            Err(Error::Damaged(what)) => {
-                self.report.generations.push((row.number, what.to_string()));
-                Ok(())
+    /// Packs whose table is read from its copy.
+    fn tables(&mut self) -> Result<(), Error> {
+        let table = &self.inner.table;
+        let packs: BTreeSet<u64> = table.all().iter().map(|segment| segment.pack()).filter(|pack| *pack != 0).collect();
+        for number in packs {
+            let name = pack::name(number);
+            // Cleaned away meanwhile, or it is missing and that was said.
+            let Ok(file) = table.store().open(&name) else { continue };
+            if !pack::begins_well(&*file, number, &table.ring(), table.id())? {
+                self.report
+                    .notes
+                    .push(format!("the table of {name} is damaged; what it holds is found by the table's copy"));
             }
-            Err(other) => Err(other),
         }
+        Ok(())
+    }
+
+    fn generation(&mut self, row: &GenerationRow) -> Result<(), Error> {
+        let kept = || self.inner.generation(row.number).is_ok();
+        match self.inner.view(row) {
+            // Dropped since we began: the cleaner may have taken what it alone needed.
+            Err(Error::Damaged(_)) if !kept() => {}
+            Err(Error::Damaged(what)) => self.report.generations.push((row.number, what.to_string())),
+            Ok(view) => {
+                self.disks(Some(row.number), &view.disks)?;
+                if self.inner.generation(row.number).is_err() {
+                    self.report.lost.retain(|loss| loss.generation != Some(row.number));
+                }
+            }
+            Err(other) => return Err(other),
+        }
+        Ok(())
     }
 
     fn disks(&mut self, generation: Option<u64>, disks: &[Arc<Disk>]) -> Result<(), Error> {
@@ -139,6 +179,8 @@ impl Check<'_> {
                 let entries = &mut entries[..ENTRIES.min((blocks - first) as usize)];
                 match disk.entries(&self.inner.table, first, entries, true) {
                     Ok(()) => self.leaf(generation, disk, first, entries)?,
+                    // It was made smaller since we began.
+                    Err(Error::OutOfRange) => break,
                     Err(Error::Damaged(what)) => self.broken_leaf(generation, disk, first, entries, *what)?,
                     Err(other) => return Err(other),
                 }
@@ -159,6 +201,7 @@ impl Check<'_> {
         for nth in 0..entries.len() {
             let block = first + nth as u64;
             match disk.entries(&self.inner.table, block, &mut entries[nth..=nth], true) {
+                Err(Error::OutOfRange) => break,
                 Ok(()) => self.leaf(generation, disk, block, &entries[nth..=nth])?,
                 Err(_) => self.report.lose(generation, &disk.name, block, 1, damage.clone()),
             }
@@ -170,11 +213,14 @@ impl Check<'_> {
         let mut at = 0;
         while at < entries.len() {
             let origin = Origin(entries[at]);
-            if entries[at] == 0 || entries[at] & ZERO != 0 {
+            // What is in memory only can't be damaged on the disk.
+            let here = origin.0 >= self.inner.pushed.load(Ordering::Acquire);
+            if here || entries[at] == 0 || entries[at] & ZERO != 0 {
                 at += 1;
                 continue;
             }
-            let room = (SLOTS - origin.index()) as usize;
+            let pushed = self.inner.pushed.load(Ordering::Acquire);
+            let room = (SLOTS - origin.index()).min((pushed - origin.0).min(SLOTS.into()) as u32) as usize;
             let mut run = 1;
             while run < room && at + run < entries.len() && entries[at + run] == origin.0 + run as u64 {
                 run += 1;
@@ -182,8 +228,14 @@ impl Check<'_> {
             let expect = |nth: u64| (Kind::Data, disk.id, first + at as u64 + nth);
             self.slots(origin, run as u32, expect)?;
             for nth in 0..run as u64 {
-                if let Some(damage) = self.bad.get(&(origin.0 + nth)).cloned() {
-                    self.report.lose(generation, &disk.name, first + at as u64 + nth, 1, damage);
+                let block = first + at as u64 + nth;
+                let Some(damage) = self.bad.get(&(origin.0 + nth)).cloned() else { continue };
+                let mut now = [0];
+                match disk.entries(&self.inner.table, block, &mut now, true) {
+                    Err(Error::OutOfRange) => {}
+                    // Overwritten, and perhaps cleaned, since we looked.
+                    Ok(()) if now[0] != origin.0 + nth => self.leaf(generation, disk, block, &now)?,
+                    _ => self.report.lose(generation, &disk.name, block, 1, damage),
                 }
             }
             at += run;
@@ -226,14 +278,26 @@ impl Check<'_> {
                 }
             }
         }
-        (self.progress)(self.report.verified, self.total.max(self.report.verified));
-        Ok(())
+        let go_on = (self.progress)(self.report.verified, self.total.max(self.report.verified));
+        if go_on { self.inner.usable() } else { Err(Error::Cancelled) }
     }
 
     /// Why a stream can't be used.
     fn stream(&mut self, name: &str) -> Result<Option<String>, Error> {
+        let index = |inner: &Inner| {
+            let state = lock(&inner.state);
+            state.books.streams.iter().find(|row| row.name == name).map(|row| row.index.clone())
+        };
+        let before = index(self.inner);
+        let found = self.stream_pages(name)?;
+        // One that was used or replaced meanwhile is nobody's loss.
+        Ok(found.filter(|_| before == index(self.inner)))
+    }
+
+    fn stream_pages(&mut self, name: &str) -> Result<Option<String>, Error> {
         let records = match self.inner.stream_records(name) {
             Err(Error::Damaged(what)) => return Ok(Some(what.to_string())),
+            Err(Error::Unknown(_)) => return Ok(None),
             other => other?,
         };
         for run in records {

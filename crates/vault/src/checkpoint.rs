@@ -129,7 +129,7 @@ impl Inner {
         if !self.options.background {
             return false;
         }
-        let _one = lock(&self.upkeep);
+        let _one = lock(&self.cleaning);
         // Somebody may have made room while we waited.
         if lock(&self.state).log.has_room() {
             return true;
@@ -137,6 +137,13 @@ impl Inner {
         // A third of what is moved comes back at the least.
         let how = Cleaning { most: 128 << 20, ..Cleaning::default() };
         self.clean(how).is_ok_and(|done| done.removed > done.moved)
+    }
+
+    /// After a write to a device, of so many slots.
+    pub fn after_device_write(&self, slots: u64) -> Result<(), Error> {
+        self.after_write()?;
+        self.pay(slots);
+        Ok(())
     }
 
     /// After a write: a long tail is cut short.

@@ -1,20 +1,19 @@
 //! The cleaner: moves what is needed out of files that are mostly not, sealed as it is (docs/vault-format.md).
 
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::error::Error;
 use crate::inner::Inner;
-use crate::pack::{self, Kept, PackRow};
-use crate::slot::{SLOT, SLOTS};
+use crate::pack::{self, Kept};
+use crate::slot::SLOT;
 use crate::sync::lock;
 use crate::table::Segment;
 use crate::vault::Vault;
 
-/// Slots copied in one step.
-const STEP: u32 = 256;
+/// Segments' worth of slots moved before old files go: so much space a pass takes beyond what it frees. 128 MiB.
+const STEP: u64 = 2;
 
 /// How far the cleaner goes in one pass.
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +43,7 @@ pub struct Cleaned {
     pub gone: Vec<String>,
 }
 
-/// How somebody without keys makes a pack: `start`, then the pieces one after the other.
+/// How somebody without keys makes a pack: `start`, then the pieces one after the other, then `start` again.
 #[derive(Clone, Debug)]
 pub struct Recipe {
     /// The pack's name.
@@ -62,6 +61,7 @@ pub struct Recipe {
 /// A file and the segments in it, with what is needed of them.
 #[derive(Default)]
 struct Victim {
+    name: String,
     segments: Vec<(Arc<Segment>, Kept)>,
     stored: u64,
     live: u64,
@@ -78,38 +78,54 @@ impl Victim {
 }
 
 impl Vault {
-    /// Frees what is dead in old files. Readers never see it; writers wait only for the locks of a checkpoint.
+    /// Frees what is dead in old files. Readers never see it; writers wait only for the locks of a checkpoint, and other
+    /// upkeep (a generation, a stream's commit) for a step of 128 MiB.
     ///
     /// # Errors
     /// [`Error::Damaged`] where a map can't be read: then nothing is removed, since nobody can tell what is needed.
     /// [`Error::NoSpace`], [`Error::Failed`]: nothing is lost.
     pub fn clean(&self, how: Cleaning) -> Result<Cleaned, Error> {
         self.inner.writable()?;
-        let _one = lock(&self.inner.upkeep);
+        let _one = lock(&self.inner.cleaning);
         self.inner.clean(how)
     }
 }
 
 impl Inner {
-    /// The lock on upkeep is held.
+    /// The lock on cleaning is held, that on upkeep is not: it is taken for one step after the other. What was dead when the
+    /// pass began stays dead, whatever else happens between two steps.
     pub(crate) fn clean(&self, how: Cleaning) -> Result<Cleaned, Error> {
-        self.checkpoint_in_full()?;
-        self.remove_replaced()?;
-        self.clean_files(how)
+        let mut victims = {
+            let _one = lock(&self.upkeep);
+            self.usable()?;
+            self.checkpoint_in_full()?;
+            self.remove_replaced()?;
+            self.victims(how)?
+        };
+        let mut done = Cleaned::default();
+        while !victims.is_empty() {
+            let _one = lock(&self.upkeep);
+            self.usable()?;
+            let some = self.next_step(&mut victims);
+            self.rewrite(some, &mut done)?;
+            self.survey();
+        }
+        Ok(done)
     }
 
-    fn clean_files(&self, how: Cleaning) -> Result<Cleaned, Error> {
+    /// Files that are worth rewriting, the best first. The lock on upkeep is held.
+    fn victims(&self, how: Cleaning) -> Result<Vec<Victim>, Error> {
         let root = lock(&self.state).books.root.segment();
-        let pinned = lock(&self.pins).iter().min().copied().unwrap_or(u64::MAX);
         let mut marks = self.mark()?;
         let mut files: BTreeMap<String, Victim> = BTreeMap::new();
         for segment in self.table.all() {
-            if segment.number >= root.min(pinned) {
+            if segment.number >= root.min(self.pinned()) {
                 continue;
             }
             let kept = marks.take(segment.number);
             segment.live.store(kept.count().into(), Ordering::Relaxed);
-            let file = files.entry(segment.file_name()).or_default();
+            let name = segment.file_name();
+            let file = files.entry(name.clone()).or_insert_with(|| Victim { name, ..Victim::default() });
             file.stored += match segment.pack() {
                 0 => u64::from(segment.slots.load(Ordering::Acquire)),
                 // A pack that can't be read is nobody's victim.
@@ -120,31 +136,52 @@ impl Inner {
             file.segments.push((segment, kept));
         }
         let least = how.least_dead.max(0.125);
-        let mut victims: Vec<(String, Victim)> = files
-            .into_iter()
-            .filter(|(_, file)| file.live == 0 || file.live as f64 <= (1.0 - least) * file.stored as f64)
+        let mut victims: Vec<Victim> = files
+            .into_values()
+            .filter(|file| file.live == 0 || file.live as f64 <= (1.0 - least) * file.stored as f64)
             .collect();
-        victims.sort_by(|(_, a), (_, b)| b.worth(root).total_cmp(&a.worth(root)));
-        // Packs come before anything goes, and the root that names them needs a place too.
-        let mut budget = how.most.min(lock(&self.state).log.room_for_packs()) / SLOT as u64;
-        victims.retain(|(_, file)| {
+        victims.sort_by(|a, b| b.worth(root).total_cmp(&a.worth(root)));
+        let mut budget = how.most / SLOT as u64;
+        victims.retain(|file| {
             let fits = file.live <= budget;
             budget -= if fits { file.live } else { 0 };
             fits
         });
-        self.rewrite(victims)
+        Ok(victims)
     }
 
-    fn rewrite(&self, victims: Vec<(String, Victim)>) -> Result<Cleaned, Error> {
-        let mut done = Cleaned::default();
+    fn pinned(&self) -> u64 {
+        lock(&self.pins).iter().min().copied().unwrap_or(u64::MAX)
+    }
+
+    /// Takes those out that go next, and those that can't go now.
+    fn next_step(&self, victims: &mut Vec<Victim>) -> Vec<Victim> {
+        // Packs come before anything goes, and the root that names them needs a place too.
+        let step = STEP * u64::from(self.options.segment_slots);
+        let mut room = step.min(lock(&self.state).log.room_for_packs() / SLOT as u64);
+        let (pinned, mut some) = (self.pinned(), Vec::new());
+        let mut rest = std::mem::take(victims).into_iter();
+        for file in rest.by_ref().filter(|file| file.newest < pinned && !self.is_held(&file.name)) {
+            if file.live <= room {
+                room -= file.live;
+                some.push(file);
+            } else if !some.is_empty() {
+                victims.push(file);
+                break;
+            }
+        }
+        victims.extend(rest);
+        some
+    }
+
+    fn rewrite(&self, victims: Vec<Victim>, done: &mut Cleaned) -> Result<(), Error> {
         if victims.is_empty() {
-            return Ok(done);
+            return Ok(());
         }
         let mut moving: Vec<(Arc<Segment>, Kept)> = Vec::new();
-        let mut empty = Vec::new();
-        for (name, file) in victims {
-            done.removed += file.stored * SLOT as u64;
-            done.gone.push(name);
+        let (mut empty, mut gone) = (Vec::new(), Vec::new());
+        for file in victims {
+            gone.push((file.name, file.stored));
             for (segment, kept) in file.segments {
                 if kept.count() == 0 { empty.push(segment.number) } else { moving.push((segment, kept)) }
             }
@@ -155,7 +192,7 @@ impl Inner {
             let mut slots = 0;
             let fits = |(_, kept): &&(Arc<Segment>, Kept)| {
                 slots += kept.count();
-                slots <= SLOTS
+                slots <= self.options.segment_slots
             };
             let count = rest.iter().take(pack::MOST).take_while(fits).count();
             let (some, others) = rest.split_at(count.max(1));
@@ -166,10 +203,11 @@ impl Inner {
             rest = others;
         }
         empty.iter().for_each(|number| self.table.drop_segment(*number));
-        lock(&self.replaced).extend(done.gone.iter().cloned());
+        done.removed += gone.iter().map(|(_, slots)| slots * SLOT as u64).sum::<u64>();
+        done.gone.extend(gone.iter().map(|(name, _)| name.clone()));
+        lock(&self.replaced).extend(gone);
         self.root_with(|_| Ok(()))?;
-        self.remove_replaced()?;
-        Ok(done)
+        self.remove_replaced()
     }
 
     /// The newest root is durable and does not name them any more.
@@ -178,99 +216,10 @@ impl Inner {
             return Ok(());
         }
         self.write_head(true)?;
-        for name in std::mem::take(&mut *lock(&self.replaced)) {
+        for (name, _) in std::mem::take(&mut *lock(&self.replaced)) {
             // What can't be removed now is swept at the next opening.
             let _ = self.table.store().remove(&name);
         }
         Ok(())
-    }
-
-    fn write_pack(&self, segments: &[(Arc<Segment>, Kept)]) -> Result<Recipe, Error> {
-        let store = self.table.store();
-        let (number, file) = loop {
-            let number = {
-                let mut state = lock(&self.state);
-                state.books.next_pack += 1;
-                state.books.next_pack - 1
-            };
-            match store.create(&pack::name(number)) {
-                Ok(file) => break (number, file),
-                Err(why) if why.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(why) => return Err(Error::io(pack::name(number), why)),
-            }
-        };
-        let result = self.fill_pack(segments, number, &*file);
-        if result.is_err() {
-            let _ = store.remove(&pack::name(number));
-        }
-        let (recipe, rows) = result?;
-        for ((segment, _), row) in segments.iter().zip(rows) {
-            self.table.move_to_pack(segment, number, row, file.clone());
-        }
-        Ok(recipe)
-    }
-
-    fn fill_pack(
-        &self,
-        segments: &[(Arc<Segment>, Kept)],
-        number: u64,
-        file: &dyn crate::store::Medium,
-    ) -> Result<(Recipe, Vec<PackRow>), Error> {
-        let name = pack::name(number);
-        let failed = |why| Error::io(&name, why);
-        let mut at = pack::start(segments.len());
-        let mut rows = Vec::new();
-        for (segment, kept) in segments {
-            let count = u64::from(kept.count());
-            let (number, epoch, salt) = (segment.number, segment.epoch, segment.salt);
-            rows.push(PackRow { segment: number, epoch, salt, offset: at, kept: kept.clone() });
-            at += count * SLOT as u64;
-        }
-        let start = pack::encode(number, &rows, at, &self.table.ring(), self.table.id())?;
-        file.reserve(at).map_err(failed)?;
-        file.write_at(&start, 0).map_err(failed)?;
-        let mut digest = blake3::Hasher::new();
-        digest.update(&start);
-        let mut pieces: Vec<(String, u64, u64)> = Vec::new();
-        let (mut to, mut buffer) = (start.len() as u64, vec![0; STEP as usize * SLOT]);
-        for (segment, kept) in segments {
-            let mut indexes = kept.indexes().peekable();
-            while let Some(first) = indexes.next() {
-                let mut count = 1;
-                while count < STEP && indexes.next_if_eq(&(first + count)).is_some() {
-                    count += 1;
-                }
-                let slots = &mut buffer[..count as usize * SLOT];
-                let from = self.table.read_where(segment, first, slots)?;
-                file.write_at(slots, to).map_err(failed)?;
-                digest.update(slots);
-                to += slots.len() as u64;
-                match pieces.last_mut() {
-                    Some((file, at, length)) if *file == from.0 && *at + *length == from.1 => {
-                        *length += slots.len() as u64
-                    }
-                    _ => pieces.push((from.0, from.1, slots.len() as u64)),
-                }
-            }
-        }
-        file.sync().and_then(|()| self.table.store().sync()).map_err(failed)?;
-        let digest = *digest.finalize().as_bytes();
-        Ok((Recipe { name: name.clone(), start, pieces, length: at, digest }, rows))
-    }
-
-    /// Whether so much is dead that a pass pays.
-    pub(crate) fn is_dirty(&self) -> bool {
-        let current = lock(&self.state).books.root.segment();
-        let (mut stored, mut live) = (0, 0);
-        for segment in self.table.all().iter().filter(|segment| segment.number < current) {
-            let needed = segment.live.load(Ordering::Relaxed).max(0);
-            live += needed;
-            stored += match segment.pack() {
-                0 => i64::from(segment.slots.load(Ordering::Acquire)),
-                _ => self.table.kept_if_known(segment).map_or(needed, i64::from),
-            };
-        }
-        // A third of what is needed, and at least eight segments' worth.
-        stored - live > (live / 3).max(8 * i64::from(SLOTS))
     }
 }

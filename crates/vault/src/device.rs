@@ -4,10 +4,11 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use crate::ahead::{self, Ahead};
 use crate::disk::Disk;
 use crate::error::Error;
 use crate::inner::{Inner, State};
-use crate::slot::{self, BLOCK, Kind, Origin, SLOT, SLOTS, ZERO};
+use crate::slot::{self, BLOCK, Kind, Origin, SLOT, ZERO};
 use crate::table::Segment;
 
 /// Blocks that are looked up and read in one step.
@@ -40,6 +41,7 @@ pub struct Range {
 pub struct Device {
     pub(crate) inner: Arc<Inner>,
     pub(crate) disk: Arc<Disk>,
+    pub(crate) ahead: Ahead,
 }
 
 thread_local! {
@@ -49,7 +51,7 @@ thread_local! {
 
 impl Device {
     pub(crate) fn new(inner: Arc<Inner>, disk: Arc<Disk>) -> Self {
-        Self { inner, disk }
+        Self { inner, disk, ahead: Ahead::default() }
     }
 
     /// Its name.
@@ -124,13 +126,20 @@ impl Device {
             loop {
                 let entries = &mut entries[..count];
                 self.disk.entries(&self.inner.table, block, entries, wait)?;
-                match self.read_entries(block, entries, part, wait) {
+                let mut done = 0;
+                let mut result = self.read_entries(block, entries, part, &mut done, false);
+                if wait && matches!(result, Err(Error::WouldBlock)) {
+                    self.fetch(block + done as u64, &entries[done..]);
+                    result = self.read_entries(block, entries, part, &mut done, true);
+                }
+                match result {
                     // Overwritten and cleaned since we looked.
                     Err(Error::Damaged(_)) if tries < 3 && self.changed_since(block, entries) => tries += 1,
                     other => break other?,
                 }
             }
         }
+        self.passed(first + (buffer.len() / BLOCK) as u64);
         Ok(())
     }
 
@@ -139,35 +148,40 @@ impl Device {
         self.disk.entries(&self.inner.table, block, &mut now, true).is_ok_and(|()| now != entries)
     }
 
-    fn read_entries(&self, block: u64, entries: &[u64], part: &mut [u8], wait: bool) -> Result<(), Error> {
-        let mut at = 0;
-        while at < entries.len() {
-            let first = entries[at];
+    /// From entry `at` on, which goes as far as it gets.
+    fn read_entries(
+        &self,
+        block: u64,
+        entries: &[u64],
+        part: &mut [u8],
+        at: &mut usize,
+        wait: bool,
+    ) -> Result<(), Error> {
+        while *at < entries.len() {
+            let here = *at;
+            let first = entries[here];
             let mut run = 1;
             if first == 0 || first & ZERO != 0 {
-                while at + run < entries.len() && (entries[at + run] == 0) == (first == 0) && {
-                    let next = entries[at + run];
+                while here + run < entries.len() && (entries[here + run] == 0) == (first == 0) && {
+                    let next = entries[here + run];
                     next == 0 || next & ZERO != 0
                 } {
                     run += 1;
                 }
-                let out = &mut part[at * BLOCK..(at + run) * BLOCK];
+                let out = &mut part[here * BLOCK..(here + run) * BLOCK];
                 match &self.disk.base {
                     Some(base) if first == 0 => {
-                        let offset = (block + at as u64) * BLOCK as u64;
+                        let offset = (block + here as u64) * BLOCK as u64;
                         if wait { base.read(offset, out)? } else { base.try_read(offset, out)? }
                     }
                     _ => out.fill(0),
                 }
             } else {
                 let origin = Origin(first);
-                let room = (SLOTS - origin.index()) as usize;
-                while run < room && at + run < entries.len() && entries[at + run] == first + run as u64 {
-                    run += 1;
-                }
-                self.read_run(block + at as u64, origin, &mut part[at * BLOCK..(at + run) * BLOCK], wait)?;
+                run = ahead::run(&entries[here..]);
+                self.read_run(block + here as u64, origin, &mut part[here * BLOCK..(here + run) * BLOCK], wait)?;
             }
-            at += run;
+            *at += run;
         }
         Ok(())
     }

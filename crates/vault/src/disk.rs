@@ -208,7 +208,7 @@ impl Disk {
 
 /// An entry is in the map no more.
 pub(crate) fn forget(table: &Table, entry: u64) {
-    if entry != 0 && entry & crate::slot::ZERO == 0 {
+    if entry != 0 && entry & crate::slot::ZERO == 0 && entry > table.kept.load(Ordering::Relaxed) {
         table.live(Origin(entry), -1);
     }
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
+use rustix::fs::{Advice, FallocateFlags, FlockOperation, fadvise, fallocate, flock};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
 use crate::store::{Medium, Store};
@@ -105,6 +105,10 @@ impl Medium for Real {
             Err(Errno::OPNOTSUPP) => Err(io::ErrorKind::WouldBlock.into()),
             other => Ok(other?),
         }
+    }
+
+    fn will_need(&self, offset: u64, length: u64) {
+        let _ = fadvise(&self.0, offset, std::num::NonZeroU64::new(length), Advice::WillNeed);
     }
 
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {

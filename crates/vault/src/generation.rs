@@ -110,6 +110,7 @@ impl Vault {
             state.log.close_segment();
             state.log.push()?;
         }
+        inner.count_kept();
         inner.flush()?;
         inner.write_head(true)?;
         inner.anchor_now()?;
@@ -133,7 +134,11 @@ impl Vault {
         self.inner.root_with(|books| {
             books.generations.retain(|row| row.number != number);
             Ok(())
-        })
+        })?;
+        self.inner.count_kept();
+        // What it alone needed is the cleaner's.
+        self.inner.pace.look_again();
+        Ok(())
     }
 
     /// Puts all devices back to a generation, durably and anchored. Generations are kept, later ones too; streams are

@@ -1,5 +1,6 @@
 //! An open vault: its parts, flushing, and the checkpoints that bound what an opening replays.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -13,6 +14,7 @@ use crate::head::{self, Head};
 use crate::keeper::Bell;
 use crate::keys::digest;
 use crate::log::Log;
+use crate::pace::Pace;
 use crate::root::{self, DeviceRow, GenerationRow, Root, STILL_OPEN, SegmentRow, StreamRow};
 use crate::slot::{BLOCK, Header, Kind, Origin, RECORDS, Record};
 use crate::store::Medium;
@@ -75,8 +77,11 @@ pub(crate) struct Inner {
     pub options: Options,
     pub pushed: Arc<AtomicU64>,
     pub syncing: Mutex<()>,
-    /// One at a time: checkpoints in full, cleaning, generations.
+    /// One at a time: checkpoints in full, steps of the cleaner, generations.
     pub upkeep: Mutex<()>,
+    /// One pass of the cleaner at a time. Taken before the lock on upkeep.
+    pub cleaning: Mutex<()>,
+    pub pace: Pace,
     pub guard: Mutex<Option<Box<dyn Send + Sync>>>,
     pub closed: AtomicBool,
     pub read_only: bool,
@@ -86,8 +91,10 @@ pub(crate) struct Inner {
     pub losses: Vec<Damage>,
     /// Segments from which on the cleaner takes nothing: streams are being written.
     pub pins: Mutex<Vec<u64>>,
-    /// Files that packs have replaced, to be removed once a root that says so is durable.
-    pub replaced: Mutex<Vec<String>>,
+    /// Files that somebody copies, which the cleaner leaves alone.
+    pub held: Mutex<Vec<(u64, HashSet<String>)>>,
+    /// Files that packs have replaced, and their slots, to be removed once a root that says so is durable.
+    pub replaced: Mutex<Vec<(String, u64)>>,
     pub views: Mutex<Views>,
     pub bell: Arc<Bell>,
 }

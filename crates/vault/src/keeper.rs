@@ -46,15 +46,24 @@ fn keep(weak: &Weak<Inner>, bell: &Bell) {
             return;
         }
         // What fails here fails again where somebody can be told: at a write, a flush or at close.
-        let _one = lock(&inner.upkeep);
-        let _ = inner.tend();
-        if anchored.elapsed() >= ANCHORING {
-            anchored = Instant::now();
-            let _ = inner.anchor_now();
+        {
+            let _one = lock(&inner.upkeep);
+            let _ = inner.tend();
+            if anchored.elapsed() >= ANCHORING {
+                anchored = Instant::now();
+                let _ = inner.anchor_now();
+            }
         }
-        if resting.is_none_or(|since| since.elapsed() >= REST) && inner.is_dirty() {
-            let worth = inner.clean(Cleaning::default()).is_ok_and(|done| done.removed > 0);
+        if inner.is_dirty() && resting.is_none_or(|since| since.elapsed() >= REST || !inner.pace.is_idle()) {
+            let _one = lock(&inner.cleaning);
+            inner.pace.set_idle(false);
+            let worth = inner.clean(Cleaning::default()).is_ok_and(|done| done.removed > done.moved);
             resting = if worth { None } else { Some(Instant::now()) };
+            inner.pace.set_idle(!worth);
+            if worth {
+                // There may be more.
+                bell.ring();
+            }
         }
     }
 }

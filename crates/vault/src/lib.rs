@@ -9,6 +9,7 @@
 //! loses nothing), [`Device::flush`] before a reply to a flush (then a power cut loses nothing).
 #![forbid(unsafe_code)]
 
+mod ahead;
 mod anchor;
 mod bytes;
 mod check;
@@ -31,7 +32,9 @@ mod mark;
 pub mod memory;
 mod open;
 mod options;
+mod pace;
 mod pack;
+mod packing;
 mod proof;
 mod recover;
 mod repair;
@@ -44,6 +47,7 @@ mod stream;
 mod superblock;
 mod sync;
 mod table;
+mod upgrade;
 mod vault;
 mod writing;
 
@@ -53,11 +57,12 @@ pub use cleaner::{Cleaned, Cleaning, Recipe};
 pub use device::{Device, Range, RangeKind};
 pub use disk::Base;
 pub use error::{Damage, Error};
-pub use export::{File, Manifest, verify};
+pub use export::{Export, File, Manifest, verify};
 pub use folder::Folder;
 pub use generation::{Change, Generation};
 pub use keys::{Keyring, Salt, VaultId};
 pub use options::{DeviceInfo, DeviceSpec, Info, Options};
+pub use pace::Space;
 pub use repair::Repaired;
 pub use slot::{BLOCK, SLOT, SLOTS};
 pub use store::{Medium, Store};

@@ -5,21 +5,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::Error;
-use crate::keys::{Salt, digest, random};
-use crate::root::SegmentRow;
-use crate::segment::{self, AFTER_DURABLE, SegmentHeader};
-use crate::slot::{self, BLOCK, EARLIER, HEADER, Header, Kind, LAST, Origin, SLOT, SLOTS, TAG};
+use crate::keys::Salt;
+use crate::segment;
+use crate::slot::{self, BLOCK, EARLIER, HEADER, Header, Kind, LAST, Origin, SLOT, TAG};
 use crate::store::Medium;
 use crate::table::{Segment, Table};
+
+mod flush;
+mod room;
 
 /// From so many slots on, sealing is worth a second thread.
 const SHARE: usize = 256;
 /// The buffer is handed over before it grows beyond this.
 const BUFFER: usize = 4 << 20;
-/// A flush of so many slots is small.
-const SMALL: u32 = 16;
-/// Bytes that are prepared for small flushes at a time.
-const AHEAD: u64 = 1 << 20;
 const BLANK: [u8; TAG + HEADER] = [0; TAG + HEADER];
 
 /// The log's last segment and how much of it counts.
@@ -59,16 +57,6 @@ struct Pending {
     bytes: Vec<u8>,
     /// The segment ends here: what was taken in advance behind it is given back.
     end: u64,
-}
-
-/// What a flush has to make durable, in order.
-pub(crate) struct Plan {
-    files: Vec<Arc<dyn Medium>>,
-    earlier: usize,
-    names: u64,
-    /// Files were made that the folder may not know durably yet.
-    folder: bool,
-    upto: End,
 }
 
 pub(crate) struct Log {
@@ -134,60 +122,6 @@ impl Log {
         self.failed.as_ref().map_or(Ok(()), |why| Err(Error::Failed(why.clone())))
     }
 
-    fn make(&mut self, before: &End, durable: bool, count: usize, upkeep: bool) -> Result<Current, Error> {
-        let store = self.table.store().clone();
-        let mut capacity = self.capacity.max(count as u32).min(SLOTS);
-        let free = store.free().ok().flatten().unwrap_or(u64::MAX);
-        if upkeep && free < segment::offset(capacity) {
-            // A short segment is better than none: with it room is made.
-            capacity = (count as u32).clamp(16, SLOTS);
-        }
-        let whole = segment::offset(capacity);
-        let spared = free < whole.saturating_add(self.reserve);
-        if free < whole || spared && !upkeep {
-            return Err(Error::NoSpace);
-        }
-        let number = self.next_number;
-        if number > Origin::MAX_SEGMENT {
-            return Err(Error::Invalid("the vault has no segment numbers left".into()));
-        }
-        let (name, ring, salt) = (segment::name(number), self.table.ring(), random()?);
-        let header = SegmentHeader {
-            number,
-            epoch: ring.current(),
-            flags: if durable { AFTER_DURABLE } else { 0 },
-            salt,
-            before: before.number,
-            before_end: before.slots,
-            before_digest: if before.number == 0 { [0; 16] } else { digest(&before.salt) },
-        };
-        let buffer = header.encode(&ring, self.table.id())?;
-        // Numbers are never used again, also where making the file fails half-way: there may be one all the same.
-        self.next_number += 1;
-        let file = store.create(&name).map_err(|why| Error::io(&name, why))?;
-        if let Err(why) = file.reserve(whole) {
-            let _ = store.remove(&name);
-            return Err(Error::io(&name, why));
-        }
-        let row = SegmentRow { number, pack: 0, epoch: ring.current(), slots: 0, live: 0, salt };
-        let segment = self.table.add(&row)?;
-        self.table.opened(&segment, file.clone());
-        self.names += 1;
-        Ok(Current { segment, file, next: 0, durable: 0, capacity, buffer, at: 0, prepared: 0, small: 0, spared })
-    }
-
-    /// Whether a new segment may be made for others than upkeep.
-    pub fn has_room(&self) -> bool {
-        let free = self.table.store().free().ok().flatten().unwrap_or(u64::MAX);
-        free >= segment::offset(self.capacity).saturating_add(self.reserve)
-    }
-
-    /// Bytes that new packs may take so that the log can still go on, if need be in a short segment.
-    pub fn room_for_packs(&self) -> u64 {
-        let free = self.table.store().free().ok().flatten().unwrap_or(u64::MAX);
-        free.saturating_sub(segment::offset(self.capacity)).max(free / 2)
-    }
-
     /// Ends the segment that is being written; the next slot begins another.
     pub fn close_segment(&mut self) {
         let Some(old) = self.current.take() else { return };
@@ -204,53 +138,6 @@ impl Log {
     pub fn let_go(&mut self) {
         self.close_segment();
         let _ = self.push();
-    }
-
-    /// Makes sure that `count` slots, at most a segment full, can be appended without failing. `together`: in one segment.
-    pub fn prepare(&mut self, count: usize, together: bool) -> Result<(), Error> {
-        if let Some(current) = self.current.as_mut().filter(|current| current.spared) {
-            let free = self.table.store().free().ok().flatten().unwrap_or(u64::MAX);
-            current.spared = free < self.reserve;
-            if current.spared {
-                return Err(Error::NoSpace);
-            }
-        }
-        self.prepare_as(count, together, false)
-    }
-
-    /// As [`Log::prepare`], for what makes room or keeps an opening quick: it may take the space that others don't get.
-    pub fn prepare_upkeep(&mut self, count: usize, together: bool) -> Result<(), Error> {
-        self.prepare_as(count, together, true)
-    }
-
-    fn prepare_as(&mut self, count: usize, together: bool, upkeep: bool) -> Result<(), Error> {
-        self.usable()?;
-        if self.pending.iter().map(|pending| pending.bytes.len()).sum::<usize>() + self.buffered() > BUFFER {
-            self.push()?;
-        }
-        if count > SLOTS as usize {
-            return Err(Error::Invalid("more at once than a segment holds".into()));
-        }
-        let room = self.current.as_ref().map_or(0, |current| (current.capacity - current.next) as usize);
-        if self.current.is_none() || together && count > room {
-            if let Some(unused) = self.spare.take() {
-                self.table.drop_segment(unused.segment.number);
-            }
-            let made = self.make(&self.end(), self.is_durable(), count, upkeep)?;
-            self.close_segment();
-            self.current = Some(made);
-        } else if count > room && self.spare.as_ref().is_none_or(|spare| (spare.capacity as usize) < count - room) {
-            if let Some(small) = self.spare.take() {
-                self.table.drop_segment(small.segment.number);
-            }
-            let full = End { slots: self.end().slots + room as u32, ..self.end() };
-            self.spare = Some(self.make(&full, false, count - room, upkeep)?);
-        }
-        Ok(())
-    }
-
-    fn buffered(&self) -> usize {
-        self.current.as_ref().map_or(0, |current| current.buffer.len())
     }
 
     /// Whether all of the log is durable.
@@ -357,62 +244,5 @@ impl Log {
             None => return false,
         }
         true
-    }
-
-    /// What a flush must do after a push; None if everything is durable.
-    pub fn plan(&mut self) -> Option<Plan> {
-        if self.is_durable() {
-            return None;
-        }
-        if let Some(current) = &mut self.current {
-            current.expect_small_flushes();
-        }
-        let mut files = self.earlier.clone();
-        files.extend(self.current.as_ref().map(|current| current.file.clone()));
-        let folder = self.names != self.durable_names;
-        Some(Plan { files, earlier: self.earlier.len(), names: self.names, folder, upto: self.end() })
-    }
-
-    /// The plan was carried out.
-    pub fn planned(&mut self, plan: &Plan, result: io::Result<()>) -> Result<(), Error> {
-        if let Err(why) = result {
-            // The system may have dropped what it could not write: nothing after this can be trusted to be durable.
-            self.fail(Arc::new(why));
-            return self.usable();
-        }
-        self.durable_names = self.durable_names.max(plan.names);
-        let done = &plan.files[..plan.earlier];
-        self.earlier.retain(|file| !done.iter().any(|done| Arc::ptr_eq(done, file)));
-        match &mut self.current {
-            Some(current) if current.segment.number == plan.upto.number => current.durable = plan.upto.slots,
-            _ => {}
-        }
-        Ok(())
-    }
-}
-
-impl Current {
-    /// Who flushes a few slots again and again should not pay for the file's growth each time.
-    fn expect_small_flushes(&mut self) {
-        self.small = if self.next - self.durable <= SMALL { self.small + 1 } else { 0 };
-        if self.small < 4 || self.at + u64::from(SMALL) * SLOT as u64 <= self.prepared {
-            return;
-        }
-        let from = self.at.max(self.prepared);
-        let to = (self.at + AHEAD).min(segment::offset(self.capacity)).max(from);
-        // It only makes things faster: an error will show where it matters.
-        if to > from && self.file.prepare(from, to - from).is_ok() {
-            self.prepared = to;
-        }
-    }
-}
-
-impl Plan {
-    /// Waits for the disk.
-    pub fn run(&self, table: &Table) -> io::Result<()> {
-        for file in &self.files {
-            file.sync()?;
-        }
-        if self.folder { table.store().sync() } else { Ok(()) }
     }
 }

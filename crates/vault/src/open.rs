@@ -10,6 +10,7 @@ use crate::inner::{Books, Inner, State, now};
 use crate::keys::{Keyring, VaultId, digest, random};
 use crate::log::{End, Log};
 use crate::options::{DeviceSpec, Options};
+use crate::pace::Pace;
 use crate::recover::{self, Recovered};
 use crate::root::DeviceRow;
 use crate::slot::BLOCK;
@@ -80,7 +81,7 @@ impl Vault {
     ) -> Result<Self, Error> {
         let guard = take(&*store)?;
         let block = Superblock::read(&*store)?;
-        let may_write = block.features.check(block.version)?;
+        let may_write = block.features.check(block.version, &options.known)?;
         let table = Arc::new(Table::new(store.clone(), block.id, ring));
         let found = recover::recover(&table, &block, &options)?;
         let read_only = options.read_only || options.salvage || !may_write || !found.may_write;
@@ -105,8 +106,10 @@ impl Vault {
             losses,
         });
         debug_assert_eq!(&id, inner.table.id());
+        inner.count_kept();
         if !read_only {
             inner.anchor_now()?;
+            inner.finish_upgrade(&block.features)?;
             if !orphans.is_empty() && inner.losses.is_empty() {
                 // While a head names an older root, an opening may begin there, and need them on its way.
                 inner.write_head(true)?;
@@ -149,6 +152,8 @@ impl Inner {
             options: parts.options,
             syncing: Mutex::new(()),
             upkeep: Mutex::new(()),
+            cleaning: Mutex::new(()),
+            pace: Pace::default(),
             guard: Mutex::new(Some(parts.guard)),
             closed: AtomicBool::new(false),
             read_only: parts.read_only,
@@ -156,6 +161,7 @@ impl Inner {
             made: parts.made,
             losses: parts.losses,
             pins: Mutex::default(),
+            held: Mutex::default(),
             replaced: Mutex::default(),
             views: Mutex::default(),
             bell: Arc::default(),

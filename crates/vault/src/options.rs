@@ -8,6 +8,7 @@ use crate::anchor::Anchored;
 use crate::disk::Base;
 use crate::keys::VaultId;
 use crate::slot::SLOTS;
+use crate::superblock::Features;
 
 /// A device to be made.
 #[derive(Clone, Debug)]
@@ -38,6 +39,8 @@ pub struct Info {
     pub made: u64,
     /// The newest root's number.
     pub counter: u64,
+    /// The version of its format, and the features that it uses.
+    pub format: (u32, Features),
     /// The epoch of what is written now.
     pub epoch: u32,
     /// Segments, in files of their own or in packs.
@@ -80,6 +83,8 @@ pub struct Options {
     pub map_memory: usize,
     /// Free bytes that are left for the cleaner: devices get [`Error::NoSpace`] before.
     pub reserve: u64,
+    /// The features that are known: [`Features::KNOWN`], or others in tests of what comes later.
+    pub known: Features,
     /// What devices are where they were never written, by name.
     pub bases: HashMap<String, Arc<dyn Base>>,
 }
@@ -97,6 +102,7 @@ impl Default for Options {
             delta_limit: 4096,
             map_memory: 128 << 20,
             reserve: 256 << 20,
+            known: Features::KNOWN,
             bases: HashMap::new(),
         }
     }

@@ -96,15 +96,48 @@ pub(crate) fn encode(
     Ok(out.bytes(mac.as_bytes()).0.clone())
 }
 
-/// The rows of pack `number`, verified.
+/// The rows of pack `number`, verified; where the table at the pack's beginning is damaged, from the copy at its end.
 pub(crate) fn read(file: &dyn Medium, number: u64, ring: &Keyring, id: &VaultId) -> Result<Vec<PackRow>, Error> {
+    let first = read_at(file, 0, number, ring, id);
+    // A flipped bit in the epoch asks for a key that nobody has.
+    let Err(Error::Damaged(_) | Error::NoKey(_)) = first else { return first };
+    match copy_at(file) {
+        Some(at) => read_at(file, at, number, ring, id).or(first),
+        None => first,
+    }
+}
+
+/// Whether the table at the pack's beginning is as it was written.
+pub(crate) fn begins_well(file: &dyn Medium, number: u64, ring: &Keyring, id: &VaultId) -> Result<bool, Error> {
+    match read_at(file, 0, number, ring, id) {
+        Err(Error::Damaged(_) | Error::NoKey(_)) => Ok(false),
+        other => other.map(|_| true),
+    }
+}
+
+/// Where the copy of the table lies. How long it is can't be asked of the table itself.
+fn copy_at(file: &dyn Medium) -> Option<u64> {
+    let length = file.len().ok()?;
+    let (least, most) = (start(1), start(MOST).min(length));
+    let mut end = vec![0; most as usize];
+    read_exact(file, &mut end, length - most).ok()?;
+    let begins = |size: &u64| {
+        let copy = &end[(most - size) as usize..];
+        let counts =
+            copy.get(40..44).map(|count| start(u32::from_le_bytes([count[0], count[1], count[2], count[3]]) as usize));
+        copy.starts_with(MAGIC) && counts == Some(*size)
+    };
+    (least..=most).step_by(RECORD).find(begins).map(|size| length - size)
+}
+
+fn read_at(file: &dyn Medium, at: u64, number: u64, ring: &Keyring, id: &VaultId) -> Result<Vec<PackRow>, Error> {
     let wrong = |why: &str| Error::damaged(name(number), why);
     let failed = |why: std::io::Error| match why.kind() {
         std::io::ErrorKind::UnexpectedEof => wrong("the pack is cut short"),
         _ => Error::io(name(number), why),
     };
     let mut bytes = vec![0; HEADER];
-    read_exact(file, &mut bytes, 0).map_err(failed)?;
+    read_exact(file, &mut bytes, at).map_err(failed)?;
     let parse = |bytes: &[u8]| {
         let mut from = Reader(bytes);
         let sound = from.array()? == *MAGIC && from.u32()? == VERSION;
@@ -116,7 +149,7 @@ pub(crate) fn read(file: &dyn Medium, number: u64, ring: &Keyring, id: &VaultId)
     let (epoch, count) = parse(&bytes).ok_or_else(|| wrong("it does not begin as this pack does"))?;
     let start = start(count) as usize;
     bytes.resize(start, 0);
-    read_exact(file, &mut bytes[HEADER..], HEADER as u64).map_err(failed)?;
+    read_exact(file, &mut bytes[HEADER..], at + HEADER as u64).map_err(failed)?;
     let mac = blake3::keyed_hash(&*ring.header(epoch, id)?, &bytes[..start - MAC]);
     let stated: [u8; MAC] = bytes[start - MAC..].try_into().unwrap_or_default();
     if mac != stated {

@@ -108,7 +108,7 @@ pub(crate) fn sweep(table: &Table, orphans: &[String]) {
 impl Recovery<'_> {
     /// Everything is what the root says.
     fn adopt(&mut self, root: &Root, place: Origin, pieces: u32, block: &Superblock) -> Result<(), Error> {
-        self.may_write = root.features.check(root.version)?;
+        self.may_write = root.features.check(root.version, &self.options.known)?;
         let covered = |ours: u64, its: u64| ours & !its == 0;
         let features = &block.features;
         if !covered(features.incompatible, root.features.incompatible)

@@ -72,6 +72,9 @@ pub trait Medium: Send + Sync {
         self.read_at(buffer, offset)
     }
 
+    /// These bytes will be read soon: a disk may begin to fetch them. May do nothing.
+    fn will_need(&self, _offset: u64, _length: u64) {}
+
     /// Writes all of `data` at `offset`. After it the death of this process does not undo it; a power cut may, in part.
     ///
     /// # Errors

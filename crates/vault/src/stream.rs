@@ -45,7 +45,7 @@ pub struct StreamReader {
     records: Vec<Record>,
 }
 
-/// Keeps the cleaner from removing files, so that somebody may copy them. Given up when dropped.
+/// Keeps the cleaner from taking files. Given up when dropped.
 pub struct Hold {
     inner: Arc<Inner>,
     pin: u64,
@@ -57,14 +57,17 @@ impl Drop for Hold {
         if let Some(at) = pins.iter().position(|pin| *pin == self.pin) {
             pins.swap_remove(at);
         }
+        drop(pins);
+        // What it held back may be worth a pass.
+        self.inner.pace.look_again();
     }
 }
 
 impl Vault {
-    /// Until the answer is dropped, no file of the vault is removed.
+    /// Until the answer is dropped, no file of the vault is removed: between a commit and its export, say.
     #[must_use]
     pub fn hold(&self) -> Hold {
-        // A pass that is under way ends first.
+        // A step of the cleaner that is under way ends first.
         let _one = lock(&self.inner.upkeep);
         self.inner.hold(0)
     }

@@ -23,19 +23,38 @@ pub struct Features {
 }
 
 impl Features {
-    /// What this version knows.
+    /// What this version knows, and gives a vault that it upgrades.
     pub const KNOWN: Self = Self { incompatible: 0, read_compatible: 0, compatible: 0 };
 
-    /// Whether it may be written, given that it may be opened.
-    pub(crate) fn check(&self, version: u32) -> Result<bool, Error> {
-        let unknown = self.incompatible & !Self::KNOWN.incompatible;
+    /// Whether a vault with these may be written by one who knows `known`, given that it may be opened.
+    pub(crate) fn check(&self, version: u32, known: &Self) -> Result<bool, Error> {
+        let unknown = self.incompatible & !known.incompatible;
         if version > VERSION {
             return Err(Error::Incompatible(format!("its format is version {version}, this one knows {VERSION}")));
         }
         if unknown != 0 {
             return Err(Error::Incompatible(format!("it uses features {unknown:#x}, which this one does not know")));
         }
-        Ok(self.read_compatible & !Self::KNOWN.read_compatible == 0)
+        Ok(self.read_compatible & !known.read_compatible == 0)
+    }
+
+    /// Whether all of `other` are among these.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        let missing = |ours: u64, its: u64| its & !ours;
+        missing(self.incompatible, other.incompatible) == 0
+            && missing(self.read_compatible, other.read_compatible) == 0
+            && missing(self.compatible, other.compatible) == 0
+    }
+
+    /// These and the others.
+    #[must_use]
+    pub fn with(&self, other: &Self) -> Self {
+        Self {
+            incompatible: self.incompatible | other.incompatible,
+            read_compatible: self.read_compatible | other.read_compatible,
+            compatible: self.compatible | other.compatible,
+        }
     }
 }
 

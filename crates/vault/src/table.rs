@@ -1,7 +1,7 @@
 //! Which file holds a segment's slots now, and reading them.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use ring::aead::LessSafeKey;
@@ -72,6 +72,20 @@ impl Segment {
     }
 }
 
+/// The file that holds a segment's slots.
+pub(crate) struct Source {
+    pub name: String,
+    pub file: Arc<dyn Medium>,
+    row: Option<Arc<PackRow>>,
+}
+
+impl Source {
+    /// Where a slot lies in it; None if it was not kept.
+    pub fn place(&self, index: u32) -> Option<u64> {
+        self.row.as_ref().map_or_else(|| Some(segment::offset(index)), |row| row.place(index))
+    }
+}
+
 /// A file and where in it.
 type Found = (Arc<dyn Medium>, u64);
 
@@ -83,6 +97,10 @@ pub(crate) struct Table {
     segments: RwLock<HashMap<u64, Arc<Segment>>>,
     /// Those with an open file, oldest first.
     open: Mutex<VecDeque<Arc<Segment>>>,
+    /// Slots that died since somebody counted. See [`crate::pace`].
+    pub died: AtomicI64,
+    /// What lies up to this address and is in a map is needed by a generation too.
+    pub kept: AtomicU64,
 }
 
 impl Table {
@@ -93,6 +111,8 @@ impl Table {
             ring: RwLock::new(ring),
             segments: RwLock::new(HashMap::new()),
             open: Mutex::new(VecDeque::new()),
+            died: AtomicI64::new(0),
+            kept: AtomicU64::new(0),
         }
     }
 
@@ -153,6 +173,7 @@ impl Table {
 
     pub fn live(&self, origin: Origin, change: i64) {
         if let Some(segment) = read(&self.segments).get(&origin.segment()) {
+            self.died.fetch_sub(change.min(0), Ordering::Relaxed);
             segment.live.fetch_add(change, Ordering::Relaxed);
         }
     }
@@ -176,6 +197,14 @@ impl Table {
             (Place::Pack(_, Some(row)), Some(file)) => Ok(row.place(index).map(|at| (file.clone(), at))),
             // Closed again at once by others that opened many.
             _ => Err(Error::WouldBlock),
+        }
+    }
+
+    /// Some slots that lie one after the other will be read soon.
+    pub fn will_need(&self, origin: Origin, count: u32) {
+        let Some(segment) = self.get(origin.segment()) else { return };
+        if let Ok(Some((file, at))) = self.locate(&segment, origin.index()) {
+            file.will_need(at, u64::from(count) * SLOT as u64);
         }
     }
 
@@ -280,14 +309,24 @@ impl Table {
         }
     }
 
-    /// Reads slots for the cleaner, and says of which file and where.
-    pub fn read_where(&self, segment: &Arc<Segment>, index: u32, slots: &mut [u8]) -> Result<(String, u64), Error> {
-        self.read_raw(segment, index, slots, true)?;
-        let at = match &read(&segment.place).0 {
-            Place::Own => Some(segment::offset(index)),
-            Place::Pack(_, row) => row.as_ref().and_then(|row| row.place(index)),
-        };
-        Ok((segment.file_name(), at.unwrap_or_default()))
+    /// Where a segment's slots lie, for the cleaner: nobody else moves them.
+    pub fn source(&self, segment: &Arc<Segment>) -> Result<Source, Error> {
+        for _ in 0..3 {
+            {
+                let place = read(&segment.place);
+                match &*place {
+                    (Place::Own, Some(file)) => {
+                        return Ok(Source { name: segment::name(segment.number), file: file.clone(), row: None });
+                    }
+                    (Place::Pack(number, Some(row)), Some(file)) => {
+                        return Ok(Source { name: pack::name(*number), file: file.clone(), row: Some(row.clone()) });
+                    }
+                    _ => {}
+                }
+            }
+            self.open_file(segment)?;
+        }
+        Err(Error::WouldBlock)
     }
 
     /// Slots that the pack of a segment keeps of it.

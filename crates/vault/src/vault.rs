@@ -12,6 +12,7 @@ use crate::keys::Keyring;
 use crate::open::{check_size, new_row};
 use crate::options::{DeviceInfo, DeviceSpec, Info};
 use crate::slot::{BLOCK, Header, Kind};
+use crate::superblock::VERSION;
 use crate::sync::{lock, read, write};
 
 /// An open vault. Clones are handles of the same one.
@@ -195,6 +196,7 @@ impl Vault {
             id: *inner.table.id(),
             made: inner.made,
             counter: state.books.counter,
+            format: (VERSION, state.books.features),
             epoch: inner.table.ring().current(),
             stored: segments.iter().map(slots).sum::<u64>() * BLOCK as u64,
             segments: segments.len(),

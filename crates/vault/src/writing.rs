@@ -42,7 +42,7 @@ impl Device {
                 self.with_room(|| self.write_part(offset, data))?;
             }
         }
-        self.inner.after_write()
+        self.inner.after_device_write((data.len() / BLOCK) as u64 + 1)
     }
 
     fn write_part(&self, offset: u64, data: &[u8]) -> Result<(), Error> {
@@ -152,7 +152,7 @@ impl Device {
             self.with_room(|| self.zero_run(block, some))?;
             (block, count) = (block + u64::from(some), count - u64::from(some));
         }
-        self.inner.after_write()
+        self.inner.after_device_write(1)
     }
 
     /// At most 8 TiB.

@@ -1,19 +1,18 @@
 //! A vault is made, opened, written, read and opened again.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod support;
+
 use std::sync::Arc;
 
+use support::ring;
 use twofold_vault::memory::Memory;
-use twofold_vault::{DeviceSpec, Error, Keyring, MemoryAnchor, Options, RangeKind, Vault};
+use twofold_vault::{DeviceSpec, Error, Keyring, MemoryAnchor, Options, RangeKind, SLOTS, Vault};
 
 const MIB: u64 = 1 << 20;
 
-fn ring() -> Keyring {
-    Keyring::new(1, [7; 32])
-}
-
 fn options() -> Options {
-    Options { background: false, reserve: 0, ..Options::default() }
+    support::options(SLOTS)
 }
 
 fn specs() -> [DeviceSpec; 2] {
@@ -27,7 +26,7 @@ fn made() -> (Arc<Memory>, Arc<MemoryAnchor>) {
 }
 
 fn open(store: &Arc<Memory>, anchor: &Arc<MemoryAnchor>) -> Result<Vault, Error> {
-    Vault::open(store.clone(), ring(), anchor.clone(), options())
+    support::open(store, anchor, options())
 }
 
 #[test]

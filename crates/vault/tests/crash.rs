@@ -11,12 +11,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use harness::model::{History, Op, made, open};
 use harness::nonces::Nonces;
-use harness::power::{CUTS, Cut, after};
+use harness::power::{CUTS, Cut, after, heads_are_kept};
 use harness::tape::{Image, Tape};
 use harness::{Dice, on_all_cores, setting};
 use twofold_vault::{Anchored, Vault};
 
 static CUT: AtomicU64 = AtomicU64::new(0);
+static LOST: AtomicU64 = AtomicU64::new(0);
 
 struct Seeded<'a> {
     dice: Dice,
@@ -31,6 +32,18 @@ impl Seeded<'_> {
             let op = Op::any(&mut self.dice);
             *self.trace += &format!("{} {op:?}\n", tape.len());
             history.run(tape, vault, op).unwrap();
+        }
+    }
+
+    /// One of two sound heads is lost, as any sector may be: the other one is enough to find the same.
+    fn lose_a_head(&mut self, image: &mut Image) {
+        LOST.fetch_add(1, Ordering::Relaxed);
+        let name = ["head.a", "head.b"][self.dice.below(2)];
+        *self.trace += &format!("{name} is lost\n");
+        match self.dice.below(3) {
+            0 => _ = image.remove(name),
+            1 => image.get_mut(name).unwrap().truncate(100),
+            _ => image.get_mut(name).unwrap()[90] ^= 1,
         }
     }
 
@@ -85,6 +98,11 @@ fn seeded(seed: u64, nonces: &mut Nonces, trace: &mut String) {
             let before = it.trace.len();
             *it.trace += &format!("round {round}: {cut:?} after {upto} of {all}\n");
             let (image, anchor) = after(&reel, upto, cut, &mut it.dice);
+            if heads_are_kept(&reel, upto, round == 0) {
+                let mut image = image.clone();
+                it.lose_a_head(&mut image);
+                it.examine(&image, &anchor, &history, upto, cut);
+            }
             let found = it.examine(&image, &anchor, &history, upto, cut);
             it.trace.truncate(before);
             if nth == chosen {
@@ -113,7 +131,8 @@ fn what_was_promised_is_there_after_any_power_cut() {
         distinct.fetch_add(nonces.len() as u64, Ordering::Relaxed);
     });
     let (cut, slots, distinct) = (CUT.load(Ordering::Relaxed), slots.into_inner(), distinct.into_inner());
-    println!("{count} vaults, {cut} power cuts; {slots} slots written, {distinct} nonces");
+    let lost = LOST.load(Ordering::Relaxed);
+    println!("{count} vaults, {cut} power cuts, {lost} with a head lost; {slots} slots written, {distinct} nonces");
     let failures = failures.into_inner().unwrap();
     assert!(failures.is_empty(), "seeds {failures:?} (see above; TWOFOLD_FROM=n TWOFOLD_SEEDS=1 for one)");
 }

@@ -1,31 +1,26 @@
 //! Damage is an error on exactly what is damaged, and `check` names it; the rest stays readable.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::cast_possible_truncation)]
 
+mod support;
+
 use std::sync::Arc;
 
+use support::{check, ring};
 use twofold_vault::memory::Memory;
-use twofold_vault::{Anchor, BLOCK, DeviceSpec, Error, Keyring, MemoryAnchor, Options, Report, SLOT, Store, Vault};
+use twofold_vault::{Anchor, BLOCK, Error, Keyring, MemoryAnchor, Options, SLOT, Store, Vault};
 
 const BLOCKS: u64 = 700;
 
-fn ring() -> Keyring {
-    Keyring::new(1, [7; 32])
-}
-
 fn options() -> Options {
-    Options { background: false, reserve: 0, segment_slots: 1024, ..Options::default() }
+    support::options(1024)
 }
 
 fn made() -> (Arc<Memory>, Arc<MemoryAnchor>, Vault) {
-    let store = Arc::new(Memory::new());
-    Vault::create(store.clone(), ring(), &[DeviceSpec { name: "disk".into(), size: BLOCKS * BLOCK as u64 }]).unwrap();
-    let anchor = Arc::new(MemoryAnchor::default());
-    let vault = Vault::open(store.clone(), ring(), anchor.clone(), options()).unwrap();
-    (store, anchor, vault)
+    support::made(BLOCKS, options())
 }
 
 fn open(store: &Arc<Memory>, anchor: &Arc<MemoryAnchor>) -> Result<Vault, Error> {
-    Vault::open(store.clone(), ring(), anchor.clone(), options())
+    support::open(store, anchor, options())
 }
 
 fn fill(vault: &Vault) {
@@ -33,10 +28,6 @@ fn fill(vault: &Vault) {
     for block in 0..BLOCKS {
         disk.write(block * BLOCK as u64, &[block as u8 + 1; BLOCK]).unwrap();
     }
-}
-
-fn check(vault: &Vault) -> Report {
-    vault.check(&mut |_, _| {}).unwrap()
 }
 
 /// Flips one bit of a slot.
@@ -203,8 +194,7 @@ fn a_repair_gives_up_what_is_lost_and_nothing_else() {
     vault.close().unwrap();
     let vault = open(&store, &anchor).unwrap();
     assert!(check(&vault).is_sound());
-    let mut data = vec![0; BLOCKS as usize * BLOCK];
-    vault.device("disk").unwrap().read(0, &mut data).unwrap();
+    let data = support::content(&vault);
     let zeroed = data.chunks(BLOCK).filter(|block| block.iter().all(|byte| *byte == 0)).count();
     assert_eq!(zeroed as u64 * BLOCK as u64, lost);
 }

@@ -1,23 +1,20 @@
 //! A generation goes on elsewhere: from its manifest, with files fetched when they are first read.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::cast_possible_truncation)]
 
+mod support;
+
 use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex};
 
+use support::{check, content, ring};
 use twofold_vault::memory::Memory;
-use twofold_vault::{
-    BLOCK, Cleaning, DeviceSpec, Error, Keyring, Medium, MemoryAnchor, Options, SLOT, Store, Vault, verify,
-};
+use twofold_vault::{BLOCK, Cleaning, Error, Keyring, Medium, MemoryAnchor, Options, SLOT, Store, Vault, verify};
 
 const BLOCKS: u64 = 900;
 
 fn options() -> Options {
-    Options { background: false, reserve: 0, segment_slots: 256, ..Options::default() }
-}
-
-fn first() -> Keyring {
-    Keyring::new(1, [7; 32])
+    support::options(256)
 }
 
 /// What is not here is read from afar, by range; nothing is written there.
@@ -94,17 +91,9 @@ fn fill(vault: &Vault, round: u8, step: usize) {
     }
 }
 
-fn content(vault: &Vault) -> Vec<u8> {
-    let mut all = vec![0; BLOCKS as usize * BLOCK];
-    vault.device("disk").unwrap().read(0, &mut all).unwrap();
-    all
-}
-
 #[test]
 fn another_machine_goes_on_from_a_generation_under_a_new_epoch() {
-    let store = Arc::new(Memory::new());
-    Vault::create(store.clone(), first(), &[DeviceSpec { name: "disk".into(), size: BLOCKS << 12 }]).unwrap();
-    let vault = Vault::open(store.clone(), first(), Arc::new(MemoryAnchor::default()), options()).unwrap();
+    let (store, _, vault) = support::made(BLOCKS, options());
     fill(&vault, 1, 1);
     fill(&vault, 2, 3);
     vault.clean(Cleaning::default()).unwrap();
@@ -121,21 +110,21 @@ fn another_machine_goes_on_from_a_generation_under_a_new_epoch() {
     }
     let fetched = Arc::new(Mutex::new(HashMap::new()));
     let far: Arc<dyn Store> = Arc::new(Far { here: Memory::new(), there, fetched: fetched.clone() });
-    Vault::import(&far, &first(), &manifest).unwrap();
-    assert!(matches!(Vault::import(&far, &first(), &manifest), Err(Error::Exists)));
-    let ring = Keyring::new(2, [8; 32]).with(1, [7; 32]);
+    Vault::import(&far, &ring(), &manifest).unwrap();
+    assert!(matches!(Vault::import(&far, &ring(), &manifest), Err(Error::Exists)));
+    let both = Keyring::new(2, [8; 32]).with(1, [7; 32]);
     let anchor = Arc::new(MemoryAnchor::default());
     let again = Options { replace_anchor: true, ..options() };
-    let other = Vault::open(far.clone(), ring.clone(), anchor.clone(), again).unwrap();
+    let other = Vault::open(far.clone(), both.clone(), anchor.clone(), again).unwrap();
     let opened: usize = fetched.lock().unwrap().values().sum();
     assert!(opened < 60 * SLOT, "opening fetched {opened} bytes");
     assert!(content(&other) == then);
     fill(&other, 4, 5);
     let now = content(&other);
     other.close().unwrap();
-    let other = Vault::open(far, ring, anchor, options()).unwrap();
+    let other = Vault::open(far, both, anchor, options()).unwrap();
     assert!(content(&other) == now);
-    assert!(other.check(&mut |_, _| {}).unwrap().is_sound());
+    assert!(check(&other).is_sound());
     // From there an older generation is still to be had.
     other.revert(generation.number).unwrap();
     assert!(content(&other) == then);
@@ -143,9 +132,7 @@ fn another_machine_goes_on_from_a_generation_under_a_new_epoch() {
 
 #[test]
 fn the_next_manifest_names_little_that_is_new() {
-    let store = Arc::new(Memory::new());
-    Vault::create(store.clone(), first(), &[DeviceSpec { name: "disk".into(), size: BLOCKS << 12 }]).unwrap();
-    let vault = Vault::open(store, first(), Arc::new(MemoryAnchor::default()), options()).unwrap();
+    let (_, _, vault) = support::made(BLOCKS, options());
     fill(&vault, 1, 1);
     let first = vault.commit("one").unwrap();
     let one = vault.manifest(first.number, |_, _| None).unwrap();

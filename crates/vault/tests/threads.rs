@@ -1,11 +1,14 @@
 //! Many threads at once on a real folder: readers never see the cleaner, checkpoints or each other.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::cast_possible_truncation)]
 
+mod support;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use support::{check, roll};
 use twofold_vault::{BLOCK, Cleaning, DeviceSpec, FileAnchor, Folder, Keyring, Options, Vault};
 
 const WRITERS: u64 = 3;
@@ -46,8 +49,7 @@ fn readers_writers_and_the_cleaner_do_not_disturb_each_other() {
                 let mut dice = writer + 1;
                 let mut data = [0; BLOCK];
                 while Instant::now() < until {
-                    dice = dice.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(11);
-                    let block = writer * EACH + (dice >> 33) % EACH;
+                    let block = writer * EACH + roll(&mut dice, EACH);
                     let version = versions[block as usize].load(Ordering::SeqCst) + 1;
                     data[..8].copy_from_slice(&block.to_le_bytes());
                     data[8..16].copy_from_slice(&version.to_le_bytes());
@@ -64,8 +66,7 @@ fn readers_writers_and_the_cleaner_do_not_disturb_each_other() {
             let disk = vault.device("disk").unwrap();
             let (mut dice, mut data) = (99u64, [0; BLOCK]);
             while !stop.load(Ordering::SeqCst) {
-                dice = dice.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(11);
-                let block = (dice >> 33) % (WRITERS * EACH);
+                let block = roll(&mut dice, WRITERS * EACH);
                 let before = versions[block as usize].load(Ordering::SeqCst);
                 disk.read(block * BLOCK as u64, &mut data).unwrap();
                 let found = u64::from_le_bytes(data[8..16].try_into().unwrap());
@@ -82,7 +83,7 @@ fn readers_writers_and_the_cleaner_do_not_disturb_each_other() {
             assert!(removed > 0, "nothing was cleaned");
         });
     });
-    assert!(vault.check(&mut |_, _| {}).unwrap().is_sound());
+    assert!(check(&vault).is_sound());
     vault.close().unwrap();
     let vault = Vault::open(store, ring, anchor, Options::default()).unwrap();
     let disk = vault.device("disk").unwrap();

@@ -147,6 +147,20 @@ pub fn after(reel: &Reel, upto: usize, cut: Cut, dice: &mut Dice) -> (Image, Opt
     (image, anchor)
 }
 
+/// Whether both heads are durable as they were last written, whatever the cut. `before`: they were before the first event.
+pub fn heads_are_kept(reel: &Reel, upto: usize, before: bool) -> bool {
+    let kept = |name: &str| {
+        let numbers: Vec<usize> = (0..reel.made.len()).filter(|file| reel.made[*file] == name).collect();
+        let last = reel.events[..upto].iter().rev().find_map(|event| match event {
+            Event::Sync(file) if numbers.contains(file) => Some(true),
+            Event::Write(file, ..) | Event::Length(file, _) if numbers.contains(file) => Some(false),
+            _ => None,
+        });
+        last.unwrap_or(before)
+    };
+    kept("head.a") && kept("head.b")
+}
+
 fn is_name(event: &Event) -> bool {
     matches!(event, Event::Create(_, _) | Event::Rename(_, _) | Event::Remove(_))
 }
