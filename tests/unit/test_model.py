@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from typing import Any
 
@@ -16,7 +17,7 @@ from twofold.model.errors import BadInputError, ConflictError, TwofoldError
 from twofold.model.lease import Lease
 from twofold.model.machine import Accelerator, MemoryIdentity, misfits
 from twofold.model.names import PALETTE, colour, slug, title
-from twofold.model.policy import Policy
+from twofold.model.policy import Policy, Scope, explained
 from twofold.model.workspace import CUSTODY_MOVES, RUN_MOVES, Custody, RunState, move
 
 JSON = st.recursive(
@@ -24,7 +25,8 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=12,
 )
-LEASE = Lease("work", "Acme", "blue", "alex", "a" * 64, 3, "business", 2, 1_790_000_000, 0, Policy())
+FIRST = Lease("work", "Acme", "blue", "alex", "a" * 64, 3, "business", 2, 1_790_000_000, 0, Policy())
+LEASE = dataclasses.replace(FIRST, policy=Policy(defer=True), epoch=2, head="b" * 64, content="c" * 64)
 IDENTITY = MemoryIdentity("work", "head-1", "business", 2, Accelerator.TCG, "10.0.2", "pc-q35-10.0", "max", "f" * 64)
 
 
@@ -83,7 +85,16 @@ def test_a_running_machine_cannot_be_started_again() -> None:
 
 
 def test_lease_survives_the_wire() -> None:
-    assert Lease.from_wire(json.loads(canonical(LEASE.to_wire()))) == LEASE
+    for lease in (FIRST, LEASE):
+        assert Lease.from_wire(json.loads(canonical(lease.to_wire()))) == lease
+
+
+def test_a_lease_of_the_first_schema_is_what_version_0_1_reads() -> None:
+    wire = FIRST.to_wire()
+    assert wire["schema"] == "twofold-lease-1"
+    assert wire.keys() == {"schema", *LEASE.to_wire()} - {"epoch", "head", "content"}
+    assert len(wire["policy"]) == 11
+    assert LEASE.policy.to_wire_first()["defer"] is True, "which version 0.1 refuses, and must"
 
 
 @given(st.sampled_from([f.name for f in dataclasses.fields(Lease)]), JSON)
@@ -117,6 +128,12 @@ def test_lease_and_policy_never_crash_on_documents(document: object) -> None:
         {"network": "all"},
         {"heartbeat_seconds": 10},
         {"offline_seconds": 100, "heartbeat_seconds": 200},
+        {"offline_seconds": -1},
+        {"erase_seconds": 600, "offline_seconds": 600},
+        {"erase_failures": 5, "unlock_failures": 5},
+        {"erase_failures": 5, "unlock_failures": 0},
+        {"replicate_seconds": 10},
+        {"keep_points": 0},
     ],
 )
 def test_policy_is_refused_whole(document: dict[str, object]) -> None:
@@ -126,7 +143,33 @@ def test_policy_is_refused_whole(document: dict[str, object]) -> None:
 
 def test_policy_denies_by_default() -> None:
     allowed = {name for name, value in Policy().to_wire().items() if value is True}
-    assert allowed == {"sound_out"}
+    assert allowed == {"sound_out", "checkout", "checkin", "discard", "replicate"}, "nothing crosses but sound"
+
+
+SCOPES: list[tuple[Scope, str, dict[str, object]]] = [
+    (Scope.WORKSPACE, "1", {"defer": True}),
+    (Scope.GLOBAL, "", {"defer": False, "usb": True, "keep_days": 5, "offline_seconds": 90}),
+    (Scope.USER, "ada", {"usb": False, "heartbeat_seconds": 80}),
+    (Scope.POOL, "office", {"usb": True, "keep_days": 6}),
+]
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(len(SCOPES)))))
+def test_the_narrowest_scope_that_speaks_decides(order: tuple[int, ...]) -> None:
+    policy, rules = explained(SCOPES[at] for at in order)
+    assert (policy.defer, policy.usb, policy.keep_days, policy.offline_seconds) == (True, False, 6, 90)
+    said = {rule.rule: (rule.scope, rule.name) for rule in rules}
+    assert said["defer"] == ("workspace", "1")
+    assert said["usb"] == ("user", "ada")
+    assert said["keep_days"] == ("pool", "office")
+    assert said["offline_seconds"] == ("global", "")
+    assert said["sound_out"] == ("", "")
+    assert said.keys() == Policy().to_wire().keys()
+
+
+def test_scopes_that_contradict_each_other_are_refused_whole() -> None:
+    with pytest.raises(BadInputError, match="contradicts"):
+        explained([(Scope.GLOBAL, "", {"offline_seconds": 90}), (Scope.USER, "ada", {"heartbeat_seconds": 100})])
 
 
 @pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(MemoryIdentity)])

@@ -15,7 +15,7 @@ from typing import Any
 from twofold.model.errors import BadInputError
 
 DEFER_SECONDS = 2 * 3600  # how long one "later" lasts, as in View
-_FIRST = frozenset(  # what leases of the first schema can carry
+_FIRST = frozenset(  # what version 0.1 knows
     ("offline_seconds", "heartbeat_seconds", "clipboard_to_work", "clipboard_from_work", "sound_out", "sound_in",
      "files_to_work", "files_from_work", "usb", "screenshots", "network")
 )  # fmt: skip
@@ -52,6 +52,7 @@ class Policy:
     unlock_failures: int = 5  # then it is locked until its administrator unlocks it
     erase_failures: int = 0  # then its keys are destroyed; above unlock_failures
     recovery: bool = False  # keys are wrapped for the company's recovery key as well
+    keys_leave: bool = False  # keys may be wrapped for another device when a workspace is exported to it
     hypervisor: bool = False  # starts only where our own hypervisor is below it
     tpm: bool = False  # starts only where a TPM keeps the key
     attested: bool = False  # starts only where the machine's start was attested
@@ -72,12 +73,10 @@ class Policy:
         """The rules that are not at their defaults: what a scope must say to get this policy."""
         return {name: value for name, value in self.to_wire().items() if value != getattr(_DEFAULT, name)}
 
-    def beyond_first(self) -> list[str]:
-        """Rules that are not at their defaults and that a lease of the first schema cannot carry."""
-        return sorted(self.said().keys() - _FIRST)
-
     def to_wire_first(self) -> dict[str, Any]:
-        return {name: value for name, value in self.to_wire().items() if name in _FIRST}
+        """As version 0.1 reads it. Newer rules are in it where they are not at their defaults: that version refuses them, and
+        with them the whole, as it must."""
+        return {name: value for name, value in self.to_wire().items() if name in _FIRST} | self.said()
 
     @classmethod
     def from_wire(cls, untrusted_policy: object) -> Policy:

@@ -79,11 +79,7 @@ def take(session: Session, caller: Caller, workspace: str, *, speaks: bool) -> L
 
 
 def signed(session: Session, server: Server, lease: Lease, *, speaks: bool) -> dict[str, Any]:
-    """The lease as its holder gets it, of the schema that it can read, good from now on.
-
-    Raises:
-        RefusedError: the policy has rules that a lease of the first schema cannot carry.
-    """
+    """The lease as its holder gets it, of the schema that it asked for, good from now on."""
     grant, now = lease.grant, int(time.time())
     policy, _ = policies.of(session, grant)
     assert lease.version is not None  # a held lease names its version
@@ -94,12 +90,6 @@ def signed(session: Session, server: Server, lease: Lease, *, speaks: bool) -> d
         ends.append(now + policy.offline_seconds)
         holder = session.get_one(Holder, (grant.id, lease.token))
         added = {"epoch": max(holder.epoch, 1), "head": lease.head or "", "content": content(session, lease.head)}
-    elif policy.beyond_first():
-        raise RefusedError(
-            f"'{grant.title}' has rules that this version of Twofold cannot keep: {', '.join(policy.beyond_first())}.",
-            safe="Nothing was changed.",
-            next="Update Twofold on this device.",
-        )
     lease.issued = now
     body = model.Lease(
         workspace=grant.workspace, title=grant.title, colour=grant.colour, user=grant.user.name, device=lease.device_id,
