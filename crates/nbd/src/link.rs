@@ -281,7 +281,10 @@ impl Link {
                 Err(failure) if failure.kind == Kind::Later => {
                     replies.cut(before);
                     let range = failure.range.unwrap_or((rest.offset, length as u64));
-                    self.park(0, range, move |link, failure, replies| link.read_again(rest, whole, failure, replies));
+                    self.park(0, range, move |link, failure, replies| {
+                        let exact = failure.map(|failure| Failure { range: failure.range.or(Some(range)), ..failure });
+                        link.read_again(rest, whole, exact, replies);
+                    });
                     return None;
                 }
                 Err(failure) => {

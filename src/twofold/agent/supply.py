@@ -85,11 +85,11 @@ class Supply:
 
     async def _fill(self, ws: Workspace) -> bool:
         """Whether all of a workspace's image is here now."""
-        from twofold.image.fetch import batched, take
+        from twofold.image.fetch import batched, lacking, take
 
         try:
             stored = await asyncio.to_thread(base.chunks, ws.folder)
-            missing = await asyncio.to_thread(_lacking, self.cache, stored)
+            missing = await asyncio.to_thread(lacking, self.cache, stored)
             total = sum(stored.values())
             here, told = total - sum(stored[chunk] for chunk in missing), 0.0
             ws.stocked(Stock(here, total))
@@ -138,12 +138,6 @@ class Supply:
                 freed += file.stat().st_size
                 file.unlink(missing_ok=True)
         return freed
-
-
-def _lacking(cache: Path, stored: dict[bytes, int]) -> list[bytes]:
-    from twofold import _core
-
-    return _core.lacking(cache, list(stored.items()))
 
 
 def wire(stock: Stock | None) -> dict[str, int] | None:

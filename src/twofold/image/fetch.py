@@ -49,7 +49,7 @@ def fetch(ids: Mapping[bytes, int], source: Source, cache: Path, progress: Progr
         NoRoomError: the disk is full; what came so far stays.
     """
     cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-    missing = _core.lacking(cache, list(ids.items()))
+    missing = lacking(cache, ids)
     total = sum(ids.values())
     here = already = total - sum(ids[chunk] for chunk in missing)
     progress("fetch", here, total)
@@ -73,6 +73,11 @@ def fetch(ids: Mapping[bytes, int], source: Source, cache: Path, progress: Progr
             for future in running:
                 future.cancel()
     return Fetched(total, total - already)
+
+
+def lacking(cache: Path, ids: Mapping[bytes, int]) -> list[bytes]:
+    """Which of these (with their stored bytes) the cache has not, or torn; what is damaged otherwise shows when it is opened."""
+    return _core.lacking(cache, list(ids.items()))
 
 
 def open_part(index: ImageIndex, part: str, cache: Path, source: Source | None = None) -> BinaryIO:

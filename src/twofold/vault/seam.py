@@ -33,8 +33,9 @@ class Keys:
 
 @dataclass(frozen=True)
 class Base:
-    """The image version that devices stand on where they were never written. `sealed` is the file of its index, sealed as the
-    part `base`; `digest` the SHA-256 in hex of the plain one; `folders` one or two of sealed chunks, the machine's cache first."""
+    """The image version that devices stand on where they were never written. `sealed` is the file of its index, sealed as
+    the part `base`; `digest` the SHA-256 in hex of the plain one; `folders` one or two of sealed chunks, the machine's cache
+    first."""
 
     sealed: Path
     digest: str
@@ -107,8 +108,8 @@ class OpenVault(Inspected, Protocol):
         """
 
     def wants(self) -> AsyncIterator[list[bytes]]:
-        """Ids of chunks that reads wait for and no folder has whole, the most urgent first; what is still wanted from before comes
-        first. Ends with the process."""
+        """Ids of chunks that reads wait for and no folder has whole, the most urgent first; what is still wanted from before
+        comes first. Ends with the process."""
 
     def arrived(self, ids: Sequence[bytes]) -> None:
         """These lie in the first folder now."""
@@ -144,8 +145,8 @@ class Vault(Protocol):
         """
 
     def resting(self, where: Path, keys: Keys, *, accept: bool = False) -> AbstractContextManager[Inspected]:
-        """A vault that serves nobody, and needs no base. `accept`: as it is, although it is older than its anchor or the anchor is lost. Raises as
-        `open`."""
+        """A vault that serves nobody, and needs no base. `accept`: as it is, although it is older than its anchor or the anchor
+        is lost. Raises as `open`."""
 
     def open(self, where: Path, keys: Keys, runtime: Path, base: Base | None = None) -> OpenVault:
         """Start the vault process, its private sockets in `runtime`. `base`: what it was made on.
