@@ -70,6 +70,11 @@ fn lose(report: &mut Report, name: &str, damage: Damage, at: u64, end: u64) -> u
     to
 }
 
+/// What is lost of a device's present state.
+pub fn losses_of(report: &Report, name: &str) -> Value {
+    losses(report.lost.iter().filter(|loss| loss.generation.is_none() && loss.device == name).collect())
+}
+
 fn losses(lost: Vec<&Loss>) -> Value {
     let bytes: u64 = lost.iter().map(|loss| loss.length).sum();
     let ranges: Vec<_> = lost

@@ -91,6 +91,13 @@ impl Document {
         Ok((made, ring))
     }
 
+    /// The same keys for another device and for no other: with the newest epoch's key wrapped for its public key.
+    pub fn rewrap(&self, ring: &Ring, public: &[u8; 32]) -> Result<Self, Said> {
+        let mut made = Self { wraps: Vec::new(), ..self.clone() };
+        made.wrap(ring, public)?;
+        Ok(made)
+    }
+
     /// Read a document and open its keys with a device's wrapping key.
     ///
     /// # Errors
@@ -275,6 +282,23 @@ mod tests {
         let (taken, _) = made.next(ring, &other).unwrap();
         let refused = Document::open(taken.to_text().unwrap().as_bytes(), "work", &device).unwrap_err();
         assert_eq!(refused.code, Code::Refused);
+    }
+
+    #[test]
+    fn keys_wrapped_for_another_device_open_there_alone() {
+        let (device, other) = (Secret::random().unwrap(), Secret::random().unwrap());
+        let (made, ring) = Document::make("work", &device).unwrap();
+        let (made, ring) = made.next(ring, &device).unwrap();
+        let text = made.rewrap(&ring, &hpke::public(&other)).unwrap().to_text().unwrap();
+        let (moved, opened) = Document::open(text.as_bytes(), "work", &other).unwrap();
+        assert_eq!(all(&opened), all(&ring));
+        assert_eq!(Document::open(text.as_bytes(), "work", &device).unwrap_err().code, Code::Damaged);
+        // There a new epoch begins, which what this device has does not open.
+        let (next, newer) = moved.next(opened, &other).unwrap();
+        assert!(Document::open(next.to_text().unwrap().as_bytes(), "work", &device).is_err());
+        assert!(unchain(ring.key(2).unwrap(), &next.epochs[2], "work").is_err());
+        assert_eq!(all(&newer)[..2], all(&ring));
+        assert!(made.rewrap(&ring, &[0; 32]).is_err(), "a point of low order");
     }
 
     #[test]

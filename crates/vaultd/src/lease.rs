@@ -15,6 +15,9 @@ pub struct Lease {
     /// The highest time that was ever seen here, so that turning the clock back gains nothing.
     #[serde(default)]
     pub seen: u64,
+    /// Whether the keys may be wrapped for another device.
+    #[serde(default)]
+    pub wrap: bool,
 }
 
 /// A lease counted down on the boot-time clock, which goes on while the machine sleeps and can't be set (clock_gettime(2)).
@@ -64,15 +67,18 @@ mod tests {
     #[test]
     fn a_local_lease_has_no_end() {
         assert_eq!(Countdown::new(Lease::default()).left(), None);
-        assert!(!Countdown::new(Lease { expires: 0, seen: u64::MAX }).over());
+        assert!(!Countdown::new(Lease { seen: u64::MAX, ..Lease::default() }).over());
     }
 
     #[test]
     fn what_is_left_counts_from_the_highest_time_seen() {
         let now = unix();
-        assert!(Countdown::new(Lease { expires: now - 1, seen: 0 }).over());
-        assert!(Countdown::new(Lease { expires: now + 100, seen: now + 100 }).over(), "the clock was turned back");
-        let left = Countdown::new(Lease { expires: now + 100, seen: now + 40 }).left().unwrap();
+        assert!(Countdown::new(Lease { expires: now - 1, ..Lease::default() }).over());
+        assert!(
+            Countdown::new(Lease { expires: now + 100, seen: now + 100, wrap: false }).over(),
+            "the clock was turned back"
+        );
+        let left = Countdown::new(Lease { expires: now + 100, seen: now + 40, wrap: false }).left().unwrap();
         assert!(left <= Duration::from_secs(60) && left > Duration::from_secs(57));
     }
 }

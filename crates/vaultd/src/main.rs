@@ -18,6 +18,8 @@ mod index;
 mod keys;
 mod lease;
 mod memory;
+mod mending;
+mod moving;
 mod opened;
 mod part;
 mod said;

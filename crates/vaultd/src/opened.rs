@@ -1,6 +1,6 @@
 //! The open vault: its devices over NBD, its generations, its streams.
 
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -23,10 +23,11 @@ use crate::said::{Code, Said};
 use crate::service::Service;
 
 /// Free bytes below which devices are told that there is no room: the cleaner's. The agent pauses a guest earlier.
-const RESERVE: u64 = 64 << 20;
+pub const RESERVE: u64 = 64 << 20;
 /// Threads of the NBD server for reads and flushes that wait for the disk.
 const WORKERS: usize = 16;
-const MEMORY: &str = "memory";
+/// The stream of a machine's memory.
+pub const MEMORY: &str = "memory";
 /// Ranges in one answer.
 const RANGES: usize = 4096;
 
@@ -161,6 +162,16 @@ impl Opened {
         self.image.as_ref().ok_or_else(|| Said::new(Code::NotFound, "This store holds all of its disks itself."))
     }
 
+    /// The vault itself.
+    pub fn vault(&self) -> &Vault {
+        &self.vault
+    }
+
+    /// The folder of its files.
+    pub fn folder(&self) -> BorrowedFd<'_> {
+        self._folders[0].as_fd()
+    }
+
     /// The keys, for boot parts.
     pub fn ring(&self) -> &Ring {
         &self.ring
@@ -190,6 +201,7 @@ impl Opened {
             "devices": devices,
             "connections": self.server.connections(),
             "epoch": info.epoch,
+            "format": format(&info),
             "head": self.vault.head(),
             "segments": info.segments,
             "stored": info.stored,
@@ -320,7 +332,15 @@ impl Opened {
     }
 }
 
-fn keyring(ring: &Ring) -> Result<Keyring, Said> {
+/// The version and the features of a vault's format.
+pub fn format(info: &vault::Info) -> Value {
+    let (version, has) = info.format;
+    json!({"version": version, "incompatible": has.incompatible, "read_compatible": has.read_compatible,
+        "compatible": has.compatible})
+}
+
+/// The same keys for the vault.
+pub fn keyring(ring: &Ring) -> Result<Keyring, Said> {
     let current = ring.current();
     let newest = ring.key(current).ok_or_else(|| Said::new(Code::Failed, "There is no key."))?;
     let all = Keyring::new(current, *newest.bytes());
@@ -328,6 +348,6 @@ fn keyring(ring: &Ring) -> Result<Keyring, Said> {
 }
 
 /// A path that means the folder of a descriptor as long as that is open, whatever becomes of its name (proc_pid_fd(5)).
-fn path(folder: &OwnedFd) -> String {
+pub fn path(folder: &OwnedFd) -> String {
     format!("/proc/self/fd/{}", folder.as_raw_fd())
 }

@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::lease::{Countdown, Lease};
+use crate::moving::Talk;
 use crate::opened::Opened;
 use crate::said::{Code, Said};
 use crate::verbs;
@@ -85,6 +86,15 @@ impl Service {
         match &*lock(&self.state) {
             State::Open(opened) => Ok(Arc::clone(opened)),
             State::Empty => Err(Said::new(Code::Conflict, "No vault is open here yet.")),
+            State::Closed(why) => Err(why.clone()),
+        }
+    }
+
+    /// Refuses where this process has a vault open, or had one.
+    pub fn free(&self) -> Result<(), Said> {
+        match &*lock(&self.state) {
+            State::Empty => Ok(()),
+            State::Open(_) => Err(Said::new(Code::Conflict, "This process has a vault open already.")),
             State::Closed(why) => Err(why.clone()),
         }
     }
@@ -211,11 +221,12 @@ impl Service {
     /// Answer one peer until it leaves. `starter`: the one that started this process; only it may open a vault.
     pub fn converse(self: &Arc<Self>, mut wire: Wire, starter: bool) {
         let Ok(mut writer) = wire.writer() else { return };
+        let mut talk = Talk::new(starter);
         loop {
             match wire.receive() {
                 Ok(None) => return,
                 Ok(Some((request, fds))) => {
-                    let (id, outcome) = (request.id, self.answer(&mut writer, request, fds, starter));
+                    let (id, outcome) = (request.id, self.answer(&mut writer, request, fds, &mut talk));
                     let last = outcome.as_ref().is_ok_and(|answer| answer.last);
                     if reply(&mut writer, id, outcome).is_err() {
                         return;
@@ -238,7 +249,7 @@ impl Service {
         writer: &mut Writer,
         request: Request,
         fds: Vec<OwnedFd>,
-        starter: bool,
+        talk: &mut Talk,
     ) -> Result<Answer, Said> {
         let id = request.id;
         let mut told = 0;
@@ -259,7 +270,7 @@ impl Service {
             }
             return Ok(Answer::body(json!({})));
         }
-        verbs::call(self, request, fds, starter, &mut progress)
+        verbs::call(self, request, fds, talk, &mut progress)
     }
 }
 

@@ -17,6 +17,8 @@ use crate::image::{Image, ImageArgs};
 use crate::keys::Document;
 use crate::lease::Lease;
 use crate::memory::{Progress, holding};
+use crate::mending;
+use crate::moving::{self, Talk};
 use crate::opened::{DeviceArgs, Opened, Place};
 use crate::part;
 use crate::said::{Code, Said};
@@ -29,7 +31,7 @@ pub fn call(
     service: &Arc<Service>,
     request: Request,
     fds: Vec<OwnedFd>,
-    starter: bool,
+    talk: &mut Talk,
     progress: Progress<'_>,
 ) -> Result<Answer, Said> {
     let Request { verb, args, .. } = request;
@@ -38,14 +40,21 @@ pub fn call(
             none(args)?;
             Ok(Answer::body(json!({"vaultd": env!("CARGO_PKG_VERSION"), "api": 1})))
         }
-        "device_key" | "make_keys" | "next_epoch" | "create" | "open" if !starter => {
+        "device_key" | "make_keys" | "next_epoch" | "rewrap" | "create" | "import" | "survey" | "repair" | "open"
+            if !talk.starter =>
+        {
             Err(Said::new(Code::Refused, "Only who started this process may do that."))
         }
         "device_key" => device_key(args, fds),
         "make_keys" => make_keys(args, fds),
         "next_epoch" => next_epoch(args, fds),
+        "rewrap" => moving::rewrap(args, fds),
         "create" => create(service, args, fds),
+        "import" => moving::import(service, args, fds, progress),
+        "survey" => mending::survey(service, args, fds, progress),
+        "repair" => mending::repair(service, args, fds, progress),
         "open" => open(service, args, fds),
+        "digest" => moving::digest(args, fds),
         "status" => status(service, args),
         "lease" => {
             service.opened()?;
@@ -58,6 +67,9 @@ pub fn call(
             service.close(why)?;
             Ok(Answer { body: json!({}), fds: Vec::new(), last: true })
         }
+        "begin_export" => moving::begin(&*service.opened()?, talk, args, fds, progress),
+        "export_file" => moving::file(&*service.opened()?, talk, args),
+        "end_export" => moving::end(talk, args),
         _ => opened(&*service.opened()?, &verb, args, fds, progress),
     }
 }
@@ -93,6 +105,7 @@ fn opened(vault: &Opened, verb: &str, args: Value, fds: Vec<OwnedFd>, progress: 
             let Check { data } = parse(args)?;
             vault.check(data, progress).map(Answer::body)
         }
+        "upgrade" => moving::upgrade(vault, args),
         "seal_memory" => {
             let Sealing { identity } = parse(args)?;
             let [memory] = exactly(fds)?;
@@ -294,7 +307,7 @@ fn open(service: &Arc<Service>, args: Value, mut fds: Vec<OwnedFd>) -> Result<An
 }
 
 /// Validate what every opening hands over, and unwrap the keys.
-fn place(workspace: String, keys: &str, [folder, anchors, key_file]: [OwnedFd; 3]) -> Result<Place, Said> {
+pub fn place(workspace: String, keys: &str, [folder, anchors, key_file]: [OwnedFd; 3]) -> Result<Place, Said> {
     let device = device::read(File::from(key_file))?;
     let (_, ring) = Document::open(keys.as_bytes(), &workspace, &device)?;
     Ok(Place { workspace, folder, anchors, ring, image: None })
@@ -338,11 +351,13 @@ pub fn none(args: Value) -> Result<(), Said> {
     parse::<Nothing>(args).map(|_| ())
 }
 
-fn parse<T: DeserializeOwned>(untrusted_args: Value) -> Result<T, Said> {
+/// The arguments of a verb, of the right shape.
+pub fn parse<T: DeserializeOwned>(untrusted_args: Value) -> Result<T, Said> {
     let args = if untrusted_args.is_null() { json!({}) } else { untrusted_args };
     serde_json::from_value(args).map_err(|wrong| Said::new(Code::Usage, format!("The arguments are off: {wrong}.")))
 }
 
-fn exactly<const N: usize>(fds: Vec<OwnedFd>) -> Result<[OwnedFd; N], Said> {
+/// The descriptors of a verb, as many as it takes.
+pub fn exactly<const N: usize>(fds: Vec<OwnedFd>) -> Result<[OwnedFd; N], Said> {
     fds.try_into().map_err(|_| Said::new(Code::Usage, format!("The verb takes {N} descriptors.")))
 }

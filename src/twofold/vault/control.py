@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from twofold.model.errors import DamagedError, TimedOutError, UnreachableError, from_wire
@@ -27,6 +28,11 @@ class Conversation:
         self._fds: list[int] = []
         self._number = 0
         self._turn = threading.Lock()
+
+    @contextlib.contextmanager
+    def session(self) -> Iterator[Conversation]:
+        """This very conversation, for calls that belong together."""
+        yield self
 
     def close(self) -> None:
         self._drop()

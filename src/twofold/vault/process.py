@@ -10,7 +10,7 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -89,8 +89,14 @@ class Process:
         step: str = "",
     ) -> tuple[dict[str, Any], list[int]]:
         """One request on a connection of its own, so that a long one stands in nobody's way. Raises as `Conversation.call`."""
-        with contextlib.closing(Conversation(self._connect())) as conversation:
+        with self.session() as conversation:
             return conversation.call(verb, args, fds, progress, step)
+
+    @contextlib.contextmanager
+    def session(self) -> Iterator[Conversation]:
+        """A connection of its own for calls that belong together."""
+        with contextlib.closing(Conversation(self._connect())) as conversation:
+            yield conversation
 
     def _connect(self) -> socket.socket:
         stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
+from twofold.model.generation import SealedFile
 from twofold.model.image import Part
 from twofold.model.machine import MemoryIdentity
-from twofold.model.progress import Progress
+from twofold.model.progress import Progress, silent
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,90 @@ class Keys:
 
     workspace: str
     wrapped: bytes
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A commit point over all devices and streams. `time` in Unix seconds."""
+
+    number: int
+    time: int
+    note: str
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What the vault itself says of a generation: `twofold.model.generation.Manifest` without what the agent knows. Files ascend
+    by name."""
+
+    vault: str
+    made: int
+    generation: int
+    time: int
+    note: str
+    epoch: int
+    root: str
+    pieces: int
+    files: tuple[SealedFile, ...]
+
+
+class Reading(Protocol):
+    """A generation whose files stay while this lasts, whatever the cleaner would like to do: sealed bytes alone."""
+
+    contents: Contents
+
+    def open(self, name: str) -> int:
+        """A descriptor to read any range of a file from, which the caller closes. What lies behind the file's length is not the
+        generation's."""
+
+    def digest(self, fd: int, length: int) -> str:
+        """BLAKE3 of the first `length` bytes of any file, 64 hex digits: of a copy, to be compared.
+
+        Raises:
+            DamagedError: it is shorter.
+        """
+
+
+class Generations(Protocol):
+    """The history of an open vault. To replicate is to commit, to ask what of `reading(n).contents` the server lacks, to send
+    these files or ranges of them, and then the signed manifest; `forget` older ones when it is acknowledged."""
+
+    def commit(self, note: str) -> Generation:
+        """Keep the present state of all devices, durably. What is written from now on goes to other files."""
+
+    def generations(self) -> tuple[Generation, ...]:
+        """Those that are kept, the oldest first."""
+
+    def forget(self, generation: int) -> None:
+        """Keep one no longer; what only it needed is the cleaner's."""
+
+    def revert(self, generation: int) -> None:
+        """Put all devices back.
+
+        Raises:
+            ConflictError: a device is connected; nothing was changed.
+        """
+
+    def changed(self, device: str, since: int) -> Iterator[tuple[int, int]]:
+        """Ranges (offset, length) that may differ from what they were at the generation `since`, in order."""
+
+    def reading(
+        self,
+        generation: int | None,
+        *,
+        note: str = "",
+        known: Sequence[SealedFile] = (),
+        progress: Progress = silent,
+    ) -> AbstractContextManager[Reading]:
+        """A generation to be copied; None commits one now, with `note`. Digests of files that are `known` are not computed again.
+
+        Raises:
+            NotFoundError: there is none of that number. ConflictError: the cleaner has rewritten files of it, so that it can't be
+            copied by itself any more; a newer one has it in it.
+        """
+
+    def upgrade(self) -> dict[str, Any]:
+        """Give the vault the newest form that this version knows, in place: `{"upgraded": bool, "format": {…}}`."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +141,7 @@ class Parts(Protocol):
         """
 
 
-class Inspected(Parts, Protocol):
+class Inspected(Parts, Generations, Protocol):
     """A vault whose process can be asked about it."""
 
     def status(self) -> dict[str, Any]:
@@ -162,6 +247,38 @@ class Vault(Protocol):
         """End whatever process still has this vault open, recorded or not: nobody will attach to it. Idempotent."""
 
     def stored_bytes(self, where: Path) -> int:
+    def next_epoch(self, keys: Keys) -> Keys:
+        """The keys with a fresh epoch, wrapped for this device alone: older keys open nothing that is written under it."""
+
+    def rewrap(self, keys: Keys, public: bytes, *, allowed: bool) -> Keys:
+        """The keys for the device with this X25519 key, and for no other. `allowed` is what the company's policy says.
+
+        Raises:
+            RefusedError: it is not.
+        """
+
+    def receiving(self, where: Path) -> AbstractContextManager[None]:
+        """A new folder for the files of a vault that comes from elsewhere. On any failure of the block nothing remains."""
+
+    def adopt(self, where: Path, keys: Keys, contents: Contents, progress: Progress = silent) -> dict[str, Any]:
+        """Make the vault `contents` of the files in `where`, once each is verified; `keys` have a newer epoch than any in it, and
+        all that is written here goes under that. Suspended memory is forgotten. The caller has checked whose record it is.
+
+        Raises:
+            DamagedError: a file is not what the record names. BadInputError, UsageError: the record does not fit.
+        """
+
+    def survey(self, where: Path, keys: Keys, progress: Progress = silent) -> tuple[str, dict[str, Any]]:
+        """The digest of a plan, and the plan: what a repair would give up, and what is safe (docs/protocol.md, chapter 4).
+        Nothing is changed."""
+
+    def repair(self, where: Path, keys: Keys, plan: str, progress: Progress = silent) -> dict[str, Any]:
+        """Give up what the plan with this digest names.
+
+        Raises:
+            ConflictError: something else would be given up by now; nothing was changed.
+        """
+
         """What the vault takes on this disk, in bytes."""
 
     def destroy(self, where: Path) -> None:

@@ -11,11 +11,11 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from twofold.model.errors import ConflictError, DamagedError, NotFoundError, UnreachableError, UsageError
+from twofold.model.errors import ConflictError, DamagedError, NotFoundError, UsageError
 from twofold.model.image import Part
 from twofold.model.machine import MemoryIdentity
 from twofold.model.names import slug
@@ -25,6 +25,8 @@ from twofold.platform.dirs import private
 from twofold.platform.peers import listen
 from twofold.vault import nbd, process
 from twofold.vault.control import Conversation
+from twofold.vault.generations import Generations, one
+from twofold.vault.moving import Moving, sync_folder, to_wire
 from twofold.vault.process import LOG, NBD, SOCKET, Process, Starter
 from twofold.vault.seam import Base, DeviceSpec, Filling, Inspected, Keys, OpenVault
 from twofold.vault.wanted import Supplied
@@ -33,7 +35,7 @@ WRAPPING_KEY = "wrapping.key"
 _STEP = 1 << 20
 
 
-class SealedVault:
+class SealedVault(Moving):
     """`twofold.vault.seam.Vault`. `device` is the folder of the device's keys, `anchors` that of the vaults' anchors."""
 
     def __init__(self, device: Path, anchors: Path) -> None:
@@ -64,18 +66,18 @@ class SealedVault:
             undo.callback((self._anchors / keys.workspace).unlink, missing_ok=True)
             args = {"devices": [{"name": each.name, "size": each.size} for each in devices]}
             with Starter() as starter, self._descriptors(where) as fds:
-                starter.call("create", args | _wire(keys), fds)
+                starter.call("create", args | to_wire(keys), fds)
                 yield _Filling(starter)
                 for base in (each.name for each in devices if each.base):
                     starter.call("freeze", {"device": base})
                 starter.call("stop")
-            _sync_folder(where.parent)
+            sync_folder(where.parent)
             undo.pop_all()
 
     @contextlib.contextmanager
     def resting(self, where: Path, keys: Keys, *, accept: bool = False) -> Iterator[Inspected]:
         with Starter() as starter, self._descriptors(where) as fds:
-            starter.call("open", {"accept": accept} | _wire(keys), fds)
+            starter.call("open", {"accept": accept} | to_wire(keys), fds)
             yield _Inspected(starter)
             starter.call("stop")
 
@@ -95,7 +97,7 @@ class SealedVault:
             starter = undo.enter_context(Starter(runtime / LOG))
             cgroup.favour(starter.child.pid, runtime.name)  # the group of the machine that will wait for it
             undo.callback(cgroup.release, runtime.name)
-            starter.call("open", image | _wire(keys), fds)
+            starter.call("open", image | to_wire(keys), fds)
             undo.pop_all()
             return _Open(process.keep(starter, runtime))
 
@@ -113,10 +115,16 @@ class SealedVault:
 
     def destroy(self, where: Path) -> None:
         _require_free(where)
-        (self._anchors / where.parent.name).unlink(missing_ok=True)
+        self._anchor(where).unlink(missing_ok=True)
         if where.exists():
             shutil.rmtree(where)
-            _sync_folder(where.parent)
+            sync_folder(where.parent)
+
+    def _anchor(self, where: Path) -> Path:
+        return self._anchors / where.parent.name
+
+    def _key(self) -> AbstractContextManager[int]:
+        return _opened(self._device / WRAPPING_KEY)
 
     @contextlib.contextmanager
     def _descriptors(self, where: Path) -> Iterator[list[int]]:
@@ -139,10 +147,10 @@ class _Parts:
         self._talk.call("seal_part", {"name": part.name, "digest": part.sha256}, [plain, sealed])
 
     def open_part(self, part: Part, sealed: int) -> int:
-        return _one(self._talk.call("open_part", {"name": part.name, "digest": part.sha256}, [sealed])[1])
+        return one(self._talk.call("open_part", {"name": part.name, "digest": part.sha256}, [sealed])[1])
 
 
-class _Inspected(_Parts):
+class _Inspected(_Parts, Generations):
     """`twofold.vault.seam.Inspected`."""
 
     def status(self) -> dict[str, Any]:
@@ -157,7 +165,7 @@ class _Filling(_Parts):
 
     def fill(self, device: str, source: BinaryIO, progress: Progress) -> None:
         _, fds = self._talk.call("connect", {"device": device})
-        with socket.socket(fileno=_one(fds)) as stream:
+        with socket.socket(fileno=one(fds)) as stream:
             client = nbd.Client(stream, device)
             _pour(client, source, progress)
             client.disconnect()
@@ -177,7 +185,7 @@ class _Open(_Inspected, Supplied):
         return self._talk.alive()
 
     def connect(self, device: str) -> socket.socket:
-        return socket.socket(fileno=_one(self._talk.call("connect", {"device": device})[1]))
+        return socket.socket(fileno=one(self._talk.call("connect", {"device": device})[1]))
 
     @property
     def socket(self) -> Path:
@@ -197,7 +205,7 @@ class _Open(_Inspected, Supplied):
         return None if identity is None else MemoryIdentity.from_wire(identity)
 
     def open_memory(self, progress: Progress) -> int:
-        return _one(self._talk.call("open_memory", progress=progress, step="Opening memory")[1])
+        return one(self._talk.call("open_memory", progress=progress, step="Opening memory")[1])
 
     def consume_memory(self) -> None:
         self._talk.call("consume_memory")
@@ -230,18 +238,6 @@ def _require_free(where: Path) -> None:
         )
 
 
-def _wire(keys: Keys) -> dict[str, Any]:
-    return {"workspace": keys.workspace, "keys": keys.wrapped.decode(errors="replace")}
-
-
-def _one(fds: list[int]) -> int:
-    if len(fds) != 1:
-        for fd in fds:
-            os.close(fd)
-        raise UnreachableError("The workspace's store did not send what was asked for.")
-    return fds[0]
-
-
 def _check(devices: Sequence[DeviceSpec]) -> None:
     names = [slug(device.name, "a device") for device in devices]
     if len(set(names)) != len(names):
@@ -261,12 +257,3 @@ def _pour(client: nbd.Client, source: BinaryIO, progress: Progress) -> None:
         at += len(data)
         progress("Filling", at, client.size)
     client.flush()
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make renames and removals in `folder` durable."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

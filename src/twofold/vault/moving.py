@@ -1,0 +1,85 @@
+"""A vault on its way between devices, and in repair: each a vault process for this one thing, which ends with it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from typing import Any
+
+from twofold.model.errors import ConflictError
+from twofold.model.progress import Progress, silent
+from twofold.vault.generations import files_to_wire, holding
+from twofold.vault.process import Starter
+from twofold.vault.seam import Contents, Keys
+
+
+class Moving:
+    """The part of `twofold.vault.seam.Vault` that moves and mends."""
+
+    def _descriptors(self, where: Path) -> AbstractContextManager[list[int]]:
+        raise NotImplementedError
+
+    def _key(self) -> AbstractContextManager[int]:
+        raise NotImplementedError
+
+    def _anchor(self, where: Path) -> Path:
+        raise NotImplementedError
+
+    def next_epoch(self, keys: Keys) -> Keys:
+        with Starter() as starter, self._key() as key:
+            answer, _ = starter.call("next_epoch", to_wire(keys), [key])
+        return Keys(keys.workspace, answer["keys"].encode())
+
+    def rewrap(self, keys: Keys, public: bytes, *, allowed: bool) -> Keys:
+        with Starter() as starter, self._key() as key:
+            args = to_wire(keys) | {"for": public.hex(), "lease": {"wrap": allowed}}
+            answer, _ = starter.call("rewrap", args, [key])
+        return Keys(keys.workspace, answer["keys"].encode())
+
+    @contextlib.contextmanager
+    def receiving(self, where: Path) -> Iterator[None]:
+        """A new folder for a vault that comes from elsewhere; gone again if the block fails."""
+        try:
+            where.mkdir(mode=0o700, parents=True)
+        except FileExistsError:
+            raise ConflictError(f"There is a vault in {where} already.", safe="It was not touched.") from None
+        with ExitStack() as undo:
+            undo.callback(shutil.rmtree, where, ignore_errors=True)
+            undo.callback(self._anchor(where).unlink, missing_ok=True)
+            yield
+            undo.pop_all()
+
+    def adopt(self, where: Path, keys: Keys, contents: Contents, progress: Progress = silent) -> dict[str, Any]:
+        record = dataclasses.asdict(contents) | {"files": files_to_wire(contents.files)}
+        del record["time"], record["note"]
+        with Starter() as starter, self._descriptors(where) as fds, holding(record) as manifest:
+            answer, _ = starter.call("import", to_wire(keys), [*fds, manifest], progress, "verifying")
+        return answer
+
+    def survey(self, where: Path, keys: Keys, progress: Progress = silent) -> tuple[str, dict[str, Any]]:
+        with Starter() as starter, self._descriptors(where) as fds:
+            answer, _ = starter.call("survey", to_wire(keys), fds, progress, "reading")
+        return answer["digest"], answer["plan"]
+
+    def repair(self, where: Path, keys: Keys, plan: str, progress: Progress = silent) -> dict[str, Any]:
+        with Starter() as starter, self._descriptors(where) as fds:
+            answer, _ = starter.call("repair", to_wire(keys) | {"plan": plan}, fds, progress, "reading")
+        return answer
+
+
+def to_wire(keys: Keys) -> dict[str, Any]:
+    return {"workspace": keys.workspace, "keys": keys.wrapped.decode(errors="replace")}
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames and removals in `folder` durable."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
