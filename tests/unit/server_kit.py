@@ -80,7 +80,7 @@ class Local:
             self.token = self.token or self.login(ADMIN, PASSWORD)
             token = self.token
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        kind = {"Content-Type": "application/json"} if method == "POST" else {}
+        kind = {"Content-Type": "application/json"} if method in ("POST", "PUT") else {}
         return self.raw(method, f"{API}/{what}", b"" if body is None else json.dumps(body).encode(), headers | kind)
 
     def login(self, user: str, password: str) -> str:
@@ -91,7 +91,7 @@ class Local:
     def device(self, who: Identity, method: str, what: str, body: Any = None) -> httpx.Response:
         sent, path = b"" if body is None else canonical(body), f"{API}/device/{what}"
         proof = request.headers(who.signing, self.home.signing.id, method, path, sent)
-        kind = {"Content-Type": "application/json"} if method == "POST" else {}
+        kind = {"Content-Type": "application/json"} if method in ("POST", "PUT") else {}
         return self.raw(method, path, sent, proof | kind)
 
     def enrol(self, who: Identity, code: str, name: str = "Laptop") -> httpx.Response:

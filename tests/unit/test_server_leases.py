@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import json
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,12 @@ from sqlalchemy import text, update
 from sqlalchemy.exc import DatabaseError
 from tuf.api.metadata import Targets
 
+from tests.unit.company_kit import MAKER, grant, index, upload
 from tests.unit.image_kit import Maker, encoded
 from tests.unit.server_kit import Backend, Local
 from twofold import _core
-from twofold.image.chunks import Chunk, ImageIndex
+from twofold.image.chunks import ImageIndex
 from twofold.model.errors import ConflictError, DamagedError, NotFoundError, RefusedError
-from twofold.model.image import Arch, Firmware, ImageVersion, Part, SystemMode
 from twofold.model.lease import Lease
 from twofold.model.policy import Policy
 from twofold.server import audit, home
@@ -33,55 +32,6 @@ from twofold.trust.device import Identity, identity
 from twofold.trust.https import API
 from twofold.trust.keys import SigningKey
 from twofold.trust.signed import Context, verify
-
-MAKER = Maker(SigningKey.make(), SigningKey.make())
-
-
-def index(folder: Path, version: int, filling: bytes = b"plain") -> tuple[ImageIndex, bytes]:
-    """A real image of one small part, sealed; and its frames."""
-    plain = folder / "part"
-    plain.write_bytes(filling * 5000)
-    sealer = _core.Sealer(plain, b"s" * 32)
-    batch = sealer.next(1 << 20)
-    assert batch is not None
-    rows = tuple(Chunk(*row) for row in batch.rows)
-    part = Part("system", 5000 * len(filling), "0" * 64)
-    manifest = ImageVersion("office", version, Arch.AMD64, Firmware.DIRECT, SystemMode.STATELESS, (part,))
-    return ImageIndex(manifest, {"system": rows}), batch.frames([row.id for row in rows])
-
-
-def upload(server: Local, frames: bytes) -> int:
-    headers = {"Authorization": f"Bearer {server.token}", "Content-Type": "application/octet-stream"}
-    return server.raw("POST", f"{API}/chunks", frames, headers).status_code
-
-
-@pytest.fixture(scope="module")
-def template(backend: Backend, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A server with two users, an image and a grant, made once; each test works on a copy."""
-    folder = tmp_path_factory.mktemp("template")
-    local = backend.make(folder / "home")
-    local.call("POST", "users", {"name": "ada", "password": "ada ada ada ada"})
-    local.call("POST", "users", {"name": "bob", "password": "bob bob bob bob"})
-    MAKER.begin(local)
-    made, frames = index(folder, 1)
-    assert upload(local, frames) == 200
-    assert local.call("POST", "images/office/versions", MAKER.version(made, 1)).status_code == 201
-    assert grant(local).status_code == 201
-    local.database.close()
-    return folder / "home", local.token
-
-
-@pytest.fixture
-def server(template: tuple[Path, str], backend: Backend, tmp_path: Path) -> Iterator[Local]:
-    folder, token = template
-    local = backend.copy(folder, tmp_path / "home", token)
-    yield local
-    local.database.close()
-
-
-def grant(server: Local, **changes: object) -> Any:
-    body = {"user": "ada", "image": "office", "workspace": "work", "title": "ACME", "colour": "green", "policy": {}}
-    return server.call("POST", "grants", body | changes)
 
 
 def device(server: Local, folder: Path, user: str = "ada", name: str = "Laptop") -> Identity:

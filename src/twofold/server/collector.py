@@ -75,7 +75,9 @@ def _doomed(session: Session, grant_id: int, now: float) -> list[tuple[str, int]
         Sealed.digest.not_in(needed.where(Generation.grant_id == grant_id)),
         Sealed.created < now - UNFINISHED,
     )
-    return list(session.execute(delete(Sealed).where(*unneeded).returning(Sealed.key, Sealed.size)).tuples())
+    return [
+        (key, size) for key, size in session.execute(delete(Sealed).where(*unneeded).returning(Sealed.key, Sealed.size))
+    ]
 
 
 def _strays(server: Server, now: float) -> dict[str, int]:

@@ -111,7 +111,7 @@ def restore(session: Session, server: Server, caller: Caller, lease: Lease, targ
         return former
     session.add(row)
     session.flush()
-    sizes = dict(session.execute(select(Needed.digest, Needed.size).where(Needed.generation == chosen.id)).tuples())
+    sizes = dict(session.execute(select(Needed.digest, Needed.size).where(Needed.generation == chosen.id)).all())
     _need(session, row.id, sizes)
     free = (Lease.grant_id == grant.id, Lease.device_id.is_(None), _head_is(head))
     values = {"head": row.id, "epoch": max(lease.epoch, chosen.epoch), "keys": kept}
@@ -208,7 +208,7 @@ def _all_here(session: Session, grant_id: int, sizes: Mapping[str, int]) -> None
     for at in range(0, len(digests), _MANY):
         some = Sealed.digest.in_(digests[at : at + _MANY])
         rows = session.execute(select(Sealed.digest, Sealed.size).where(Sealed.grant_id == grant_id, some))
-        there |= dict(rows.tuples())
+        there |= dict(rows.all())
     lacking = [digest for digest, size in sizes.items() if there.get(digest) != size]
     if lacking:
         raise ConflictError(
