@@ -25,13 +25,21 @@ demo: image ## server, check-out, business VM and switcher on your own desktop; 
 demo-headless: image ## the same on an X server of its own, driven by keys and touches, checked on its pixels
 	@$(PERSON) $(PY) -m demo.headless
 
+.PHONY: s3
+s3: setup ## build the S3 server that the tests use (kept in a cache)
+	@tools/setup-s3
+
 .PHONY: test
-test: image ## every test: style, unit, golden, then those that boot a real guest
+test: image s3 ## every test: style, unit, golden, then those that boot a real guest
 	@tools/test
 
 .PHONY: test-quick
-test-quick: setup ## style, unit and golden tests alone: no VM, well under a minute
+test-quick: setup s3 ## style, unit and golden tests alone: no VM, well under a minute
 	@$(PERSON) $(PY) -m pytest -q tests/unit tests/golden -m "not root"
+
+.PHONY: model
+model: setup ## leases, fencing and commits in every state they can reach; its traces replayed against the real server
+	@$(PERSON) $(PY) -m pytest -q -rP tests/model -m "not root"
 
 .PHONY: bench bench-boot bench-busy bench-switch bench-resume bench-footprint bench-vault
 bench: bench-boot bench-resume bench-switch bench-footprint bench-busy bench-vault ## every bench; JSON, table and plot in out/bench/
