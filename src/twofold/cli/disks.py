@@ -44,6 +44,14 @@ def verify(workspace: ask.Workspace = "", output: out.Output = Form.TABLE) -> No
 
 
 @app.command()
+def touched(workspace: ask.Workspace = "") -> None:
+    """What the running start has read of the image, in that order, as JSON: for 'image publish --first-boot'."""
+    with ask.agent() as client:
+        found = ask.work(client, "disk_touched", Form.JSON, workspace=ask.named(client, workspace))["result"]
+    out.document("first-boot", found)
+
+
+@app.command()
 def repair(workspace: ask.Workspace = "", yes: out.Yes = False, output: out.Output = Form.TABLE) -> None:
     """Go on with the store that is here, although it is older than it was or its anchor is lost."""
     with ask.agent() as client:

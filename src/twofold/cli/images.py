@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -51,6 +52,10 @@ def import_(
 @app.command()
 def publish(
     folder: Annotated[Path, typer.Argument(help="What `image build` or `image import` printed.")],
+    first_boot: Annotated[
+        Path | None,
+        typer.Option("--first-boot", metavar="FILE", help="What `disk touched` printed: devices fetch this first."),
+    ] = None,
     output: out.Output = Form.TABLE,
 ) -> None:
     """Cut, seal, sign and upload an image; what the server has already is not sent again."""
@@ -58,10 +63,12 @@ def publish(
     from twofold.platform.dirs import dirs
     from twofold.trust.publisher import publisher
 
-    maker = publisher(dirs().state / "publisher")
+    maker, noted = publisher(dirs().state / "publisher"), None
+    if first_boot is not None:
+        noted = _ranges(first_boot)
     with admin() as server, out.Bar() as bar:
         server.add_publisher(maker)
-        done = server.publish_image(load(folder), maker, bar)
+        done = server.publish_image(load(folder), maker, bar, first_boot=noted)
     facts = {"image": done.image, "version": done.version, "size": done.size, "stored": done.stored, "sent": done.sent}
     if output is Form.JSON:
         out.document("published", facts | {"fresh": done.fresh})
@@ -101,6 +108,18 @@ def info(
         out.document("image", manifest.to_wire() | {"version": found["version"]})
     else:
         out.fields(output, "image", _facts(manifest) | {"version": found["version"]})
+
+
+def _ranges(file: Path) -> object:
+    from twofold.model.errors import BadInputError
+
+    try:
+        return json.loads(file.read_bytes())["ranges"]
+    except (OSError, ValueError, KeyError, TypeError) as off:
+        raise BadInputError(
+            f"{file} is not what `disk touched` prints.",
+            next="twofold disk touched WORKSPACE >FILE, of a start just made",
+        ) from off
 
 
 def _built(built: Built, output: Form) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from twofold import _core
 from twofold.image.catalogue import Catalogue
-from twofold.image.chunks import Chunk, ImageIndex
+from twofold.image.chunks import Chunk, ImageIndex, Range, ranges
 from twofold.image.sealed import seal, unseal
 from twofold.model.errors import DamagedError
 from twofold.model.image import ImageVersion
@@ -71,12 +71,21 @@ class _LostError(Exception):
 
 
 def publish(
-    built: Built, publisher: Publisher, target: Target, progress: Progress = silent, share: int = EVERYBODY
+    built: Built,
+    publisher: Publisher,
+    target: Target,
+    progress: Progress = silent,
+    share: int = EVERYBODY,
+    first_boot: object = None,
 ) -> Published:
     """Publish `built` as the next version of its image, for `share` percent of the devices (0: for nobody yet). Interrupted at
     any point, the next call sends only what is missing; an image that is the newest version already is not published again.
 
+    `first_boot` is what `disk touched` printed: what a start was seen to read, which devices fetch first. Without it, the former
+    version's is taken as far as it fits.
+
     Raises:
+        BadInputError: `first_boot` is not that, or of another image.
         DamagedError: a part is not what its manifest says; nothing is committed.
         RefusedError: the server has another publisher's root. ConflictError: another publisher was faster.
     """
@@ -84,28 +93,37 @@ def publish(
     newest = target.newest(built.manifest.image)
     version = int(newest["version"])
     listed = any(each.path == f"{built.manifest.image}/{version}" for each in catalogue.releases)
-    if listed and newest["manifest"] == dataclasses.replace(built.manifest, version=version).to_wire():
+    noted = None if first_boot is None else ranges(first_boot, built.manifest)
+    former = _former(target, publisher, catalogue, built.manifest.image, version) if listed else None
+    news = noted is not None and (former is None or former.first_boot != noted)
+    if listed and not news and newest["manifest"] == dataclasses.replace(built.manifest, version=version).to_wire():
         size = sum(part.size for part in built.manifest.parts)
         return Published(built.manifest.image, version, fresh=False, size=size, data=0, stored=0, sent=0)
-    former = _former(target, publisher, catalogue, built.manifest.image, version) if listed else []
+    known = [(row.key, row.id, row.stored) for rows in (former.chunks if former else {}).values() for row in rows]
     manifest = dataclasses.replace(built.manifest, version=version + 1)
     try:
-        work = _seal(built, manifest, former, publisher, target, progress)
+        work = _seal(built, manifest, known, publisher, target, progress)
     except _LostError:
         work = _seal(built, manifest, [], publisher, target, progress)
-    _commit(work.index, publisher, catalogue, target, share)
+    if noted is None:
+        noted = _fitting(former, manifest)
+    _commit(dataclasses.replace(work.index, first_boot=noted), publisher, catalogue, target, share)
     return work.published
 
 
-def _former(
-    target: Target, publisher: Publisher, catalogue: Catalogue, image: str, version: int
-) -> list[tuple[bytes, bytes, int]]:
-    """The chunks of the version before, by key: they need no sealing. Only what this publisher signed counts."""
+def _fitting(former: ImageIndex | None, manifest: ImageVersion) -> tuple[Range, ...]:
+    """The former version's ranges that this one has too: an image is laid out in a stable order, so most mean the same."""
+    sizes = {part.name: part.size for part in manifest.parts}
+    noted = former.first_boot if former else ()
+    return tuple(each for each in noted if each[1] + each[2] <= sizes.get(each[0], 0))
+
+
+def _former(target: Target, publisher: Publisher, catalogue: Catalogue, image: str, version: int) -> ImageIndex | None:
+    """The version before, whose chunks need no sealing. Only what this publisher signed counts."""
     untrusted_sealed, release = target.index(image, version), catalogue.release(image, version)
     if hashlib.sha256(untrusted_sealed).hexdigest() != release.sha256:
-        return []
-    index = unseal(untrusted_sealed, publisher.reading, image, version)
-    return [(row.key, row.id, row.stored) for rows in index.chunks.values() for row in rows]
+        return None
+    return unseal(untrusted_sealed, publisher.reading, image, version)
 
 
 def _commit(index: ImageIndex, publisher: Publisher, catalogue: Catalogue, target: Target, share: int) -> None:

@@ -99,11 +99,16 @@ class Admin:
         return self._rows("publishers")
 
     def publish_image(
-        self, built: Built, publisher: Publisher, progress: Progress = silent, share: int = EVERYBODY
+        self,
+        built: Built,
+        publisher: Publisher,
+        progress: Progress = silent,
+        share: int = EVERYBODY,
+        first_boot: object = None,
     ) -> Published:
         """Cut, seal and upload what the server lacks, then commit the next version, for `share` percent of the devices. An image
-        whose parts are those of the newest version is that version: nothing is committed."""
-        return publish(built, publisher, self, progress, share)
+        whose parts are those of the newest version is that version: nothing is committed, unless `first_boot` is another."""
+        return publish(built, publisher, self, progress, share, first_boot)
 
     def list_versions(self, image: str) -> list[dict[str, Any]]:
         """`[{"version", "published", "bytes", "channels", "retired", "halted", "why", "started", "failed"}]`, newest first."""

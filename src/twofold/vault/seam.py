@@ -246,7 +246,6 @@ class Vault(Protocol):
     def release(self, where: Path) -> None:
         """End whatever process still has this vault open, recorded or not: nobody will attach to it. Idempotent."""
 
-    def stored_bytes(self, where: Path) -> int:
     def next_epoch(self, keys: Keys) -> Keys:
         """The keys with a fresh epoch, wrapped for this device alone: older keys open nothing that is written under it."""
 
@@ -279,6 +278,7 @@ class Vault(Protocol):
             ConflictError: something else would be given up by now; nothing was changed.
         """
 
+    def stored_bytes(self, where: Path) -> int:
         """What the vault takes on this disk, in bytes."""
 
     def destroy(self, where: Path) -> None:
