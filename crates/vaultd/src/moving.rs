@@ -207,7 +207,7 @@ pub fn rewrap(args: Value, fds: Vec<OwnedFd>) -> Result<Answer, Said> {
     if !lease.wrap || Countdown::new(lease).over() {
         return Err(Said::new(Code::Refused, "The company does not allow this workspace's keys to leave this device.")
             .safe("No key was given out.")
-            .next("Ask your administrator for a policy with key_for_other_devices."));
+            .next("Ask your administrator for a policy with keys_leave."));
     }
     let device = device::read(File::from(key_file))?;
     let (document, ring) = Document::open(keys.as_bytes(), &workspace, &device)?;

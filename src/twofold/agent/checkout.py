@@ -24,6 +24,7 @@ from twofold.model.canonical import canonical
 from twofold.model.errors import ConflictError, NoRoomError, TwofoldError, UsageError
 from twofold.model.image import Firmware, ImageVersion
 from twofold.model.workspace import Custody
+from twofold.vault.seam import Parts
 
 log = logging.getLogger(__name__)
 _RESERVE = 512 << 20  # room beside the image, for the user's first day
@@ -36,24 +37,24 @@ async def checkout(registry: Registry, name: str, op: Operation) -> dict[str, An
     if there is not None and not empty(there):
         return await repair(registry, there, op)
     if there is not None:
-        await _undo(registry, there)
+        await undone(registry, there)
     rooms = registry.rooms
     began = time.monotonic()
     op.progress("asking the server", 0, 0)
     remote = await asyncio.to_thread(rooms.remote)
     signed = await asyncio.to_thread(remote.checkout, name)
     async with AsyncExitStack() as undo:
-        undo.push_async_callback(_give_back, rooms, name)
+        undo.push_async_callback(give_back, rooms, name)
         op.check()
         lease = signed.lease
         index = await asyncio.to_thread(remote.index, lease.image, lease.image_version)
         cache = registry.supply.cache
         _require_room(registry, index)
-        ws = await asyncio.to_thread(_found, registry, signed, index.manifest)
-        undo.push_async_callback(_undo, registry, ws)
+        ws = await asyncio.to_thread(founded, registry, signed, index.manifest)
+        undo.push_async_callback(undone, registry, ws)
         registry.add(ws)
         await asyncio.to_thread(base.note, ws.folder, index)
-        fetched = await asyncio.to_thread(fetch, _first(index), remote, cache, op.progress)
+        fetched = await asyncio.to_thread(fetch, first(index), remote, cache, op.progress)
         await asyncio.to_thread(_fill, ws, remote, index, cache, op)
         ws.store.write(name, LEASE, canonical(signed.document))
         op.commit(f"{lease.title} is on this device already.")
@@ -73,7 +74,7 @@ async def checkout(registry: Registry, name: str, op: Operation) -> dict[str, An
     }
 
 
-def _found(registry: Registry, signed: SignedLease, image: ImageVersion) -> Workspace:
+def founded(registry: Registry, signed: SignedLease, image: ImageVersion) -> Workspace:
     """The workspace's folder with its state and its key, still checking out."""
     lease, store = signed.lease, registry.store
     store.create(lease.workspace)
@@ -89,7 +90,7 @@ def _found(registry: Registry, signed: SignedLease, image: ImageVersion) -> Work
     return ws
 
 
-def _first(index: ImageIndex) -> dict[bytes, int]:
+def first(index: ImageIndex) -> dict[bytes, int]:
     """The chunks that must be here before a start; the rest is fetched when it is read, or in the background."""
     return {row.id: row.stored for name in base.FIRST for row in index.chunks.get(name, ())}
 
@@ -100,17 +101,22 @@ def _fill(ws: Workspace, remote: Remote, index: ImageIndex, cache: Path, op: Ope
     image, where, vaults = index.manifest, ws.folder / VAULT, ws.rooms.vault
     keys = vaults.new_keys(ws.name)
     ws.store.write(ws.name, KEY, keys.wrapped)
-    folder = ws.folder / parts.FOLDER
     with vaults.creating(where, keys, hardware.devices(image)) as filling:
         if image.part("user-template") is not None:
             with open_part(index, "user-template", cache, remote) as source:
                 filling.fill(hardware.USER, source, op.progress)
-        for name in hardware.BOOT_PARTS if image.firmware is Firmware.DIRECT else ():
-            kernel = image.part(name)
-            if kernel is not None:
-                with open_part(index, name, cache, remote) as source:
-                    parts.seal(folder, filling, kernel, source, op.progress)
-        digest = base.seal(ws.folder, filling, index, op.progress)
+        equip(ws, filling, remote, index, cache, op)
+
+
+def equip(ws: Workspace, vault: Parts, remote: Remote, index: ImageIndex, cache: Path, op: Operation) -> None:
+    """Seal what a start needs beside the vault, and write down which image version it stands on."""
+    image = index.manifest
+    for name in hardware.BOOT_PARTS if image.firmware is Firmware.DIRECT else ():
+        part = image.part(name)
+        if part is not None:
+            with open_part(index, name, cache, remote) as source:
+                parts.seal(ws.folder / parts.FOLDER, vault, part, source, op.progress)
+    digest = base.seal(ws.folder, vault, index, op.progress)
     ws.store.write(ws.name, IMAGE, parts.seal_manifest(ws.rooms.identity.signing, image, digest))
 
 
@@ -127,13 +133,13 @@ def _require_room(registry: Registry, index: ImageIndex) -> None:
         )
 
 
-async def _undo(registry: Registry, ws: Workspace) -> None:
+async def undone(registry: Registry, ws: Workspace) -> None:
     ws.record = Record(custody=Custody.CHECKING_OUT)
     registry.drop(ws)
     await asyncio.to_thread(ws.store.destroy, ws.name)
 
 
-async def _give_back(rooms: Rooms, name: str) -> None:
+async def give_back(rooms: Rooms, name: str) -> None:
     try:
         await asyncio.to_thread(rooms.remote().checkin, name)
     except TwofoldError as away:
@@ -167,7 +173,7 @@ async def remove(registry: Registry, ws: Workspace, op: Operation, *, yes: bool)
     await asyncio.to_thread(ws.store.destroy, ws.name)
     registry.drop(ws)
     freed = await registry.supply.clear()
-    await _give_back(registry.rooms, ws.name)
+    await give_back(registry.rooms, ws.name)
     return {
         "receipt": {
             "workspace": ws.name,

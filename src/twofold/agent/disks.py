@@ -1,4 +1,4 @@
-"""A workspace's sealed store looked at on purpose: what it takes, whether it is whole, and going on with an older one."""
+"""A workspace's sealed store looked at on purpose: what it takes, whether it is whole, and giving up what is lost."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ async def info(ws: Workspace, op: Operation) -> dict[str, Any]:
     op.progress("opening the sealed disks", 0, 0)
 
     def look() -> dict[str, Any]:
-        with _at_hand(ws) as vault:
+        with at_hand(ws) as vault:
             found: dict[str, Any] = vault.status()["vault"]
         return found | {"files": ws.rooms.vault.stored_bytes(ws.folder / VAULT)}
 
@@ -31,42 +31,71 @@ async def check(ws: Workspace, op: Operation, *, data: bool) -> dict[str, Any]:
     """Go through it, while it runs or not; `data` opens every block. Damage is in the result."""
 
     def look() -> dict[str, Any]:
-        with _at_hand(ws) as vault:
+        with at_hand(ws) as vault:
             return vault.check(data, op.progress)
 
     return await asyncio.to_thread(look)
 
 
-async def repair(ws: Workspace, op: Operation, *, yes: bool) -> dict[str, Any]:
-    """Make the store that is here the one that counts, although it is older than it was or nothing says how old it is.
+async def survey(ws: Workspace, op: Operation) -> dict[str, Any]:
+    """What a repair would give up and what is safe, and the digest that names this plan. Changes nothing.
 
     Raises:
-        DamagedError: it is not its age that is wrong. ConflictError: it is open.
+        ConflictError: it is open.
     """
-    if ws.vault is not None:
-        raise ConflictError(f"{ws.title} runs; its store is open and needs no repair.", safe="Nothing was changed.")
+    _require_off(ws)
+    digest, plan = await asyncio.to_thread(ws.rooms.vault.survey, ws.folder / VAULT, ws.keys(), op.progress)
+    return {"digest": digest, "plan": plan}
+
+
+async def repair(ws: Workspace, op: Operation, *, yes: bool, plan: str) -> dict[str, Any]:
+    """Give up what is lost, so that the rest can be used: exactly the plan of this digest, or, without one, what is found now.
+
+    Raises:
+        ConflictError: it is open; or something else would be given up by now than what the plan names.
+    """
+    _require_off(ws)
+    vaults, where = ws.rooms.vault, ws.folder / VAULT
     if not yes:
         raise UsageError(
-            f"Repairing makes the store of {ws.title} that is here count as the newest;"
-            " work that was done after it is given up, and so is suspended memory.",
+            f"Repairing gives up for good what is lost of the store of {ws.title}; work that was done after the copy that is"
+            " here is given up too, and so is suspended memory where it can't be told whether it fits.",
             safe="Nothing was changed.",
-            next=f"If that is what you want:  twofold disk repair {ws.name} --yes",
+            next=f"See what it is:  twofold disk repair {ws.name}",
         )
+    if not plan:
+        plan, found = await asyncio.to_thread(vaults.survey, where, ws.keys(), op.progress)
+        if found["sound"]:
+            return {"plan": found, "zeroed": 0, "generations": [], "memory": False, "anchored": None}
+    op.commit("What is lost is being given up already.")
+    done = await asyncio.to_thread(vaults.repair, where, ws.keys(), plan, op.progress)
+    run = RunState.OFF if ws.record.run is RunState.SUSPENDED and done["memory"] else ws.record.run
+    ws.become(run, memory_stored=ws.record.memory_stored and not done["memory"], error=None)
+    return done
+
+
+async def upgrade(ws: Workspace, op: Operation) -> dict[str, Any]:
+    """Give the store the newest format that this version knows, in place."""
     op.progress("opening the sealed disks", 0, 0)
 
-    def accept() -> dict[str, Any]:
-        with ws.rooms.vault.resting(ws.folder / VAULT, ws.keys(), accept=True) as vault:
-            found: dict[str, Any] = vault.status()["vault"]
-            return found
+    def work() -> dict[str, Any]:
+        with at_hand(ws) as vault:
+            return vault.upgrade()
 
-    found = await asyncio.to_thread(accept)
-    run = RunState.OFF if ws.record.run is RunState.SUSPENDED else ws.record.run
-    ws.become(run, memory_stored=False, error=None)
-    return found
+    return await asyncio.to_thread(work)
+
+
+def _require_off(ws: Workspace) -> None:
+    if ws.vault is not None:
+        raise ConflictError(
+            f"{ws.title} runs; its store is open and cannot be repaired.",
+            safe="Nothing was changed.",
+            next=f"Stop it first:  twofold stop {ws.name}",
+        )
 
 
 @contextmanager
-def _at_hand(ws: Workspace) -> Iterator[Inspected]:
+def at_hand(ws: Workspace) -> Iterator[Inspected]:
     """The process of a machine that runs; else one for this question."""
     if ws.vault is not None:
         yield ws.vault

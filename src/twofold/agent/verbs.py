@@ -45,7 +45,14 @@ def verbs(agent: Agent) -> dict[str, Verb]:
         "remove": Verb(asked.remove, _WORKSPACE | {"yes": (bool, False)}),
         "disk_info": Verb(asked.operation("disk_info", disks.info), _WORKSPACE),
         "disk_check": Verb(asked.disk_check, _WORKSPACE | {"data": (bool, False)}),
-        "disk_repair": Verb(asked.disk_repair, _WORKSPACE | {"yes": (bool, False)}),
+        "disk_survey": Verb(asked.operation("disk_survey", disks.survey), _WORKSPACE),
+        "disk_repair": Verb(asked.disk_repair, _WORKSPACE | {"yes": (bool, False), "plan": (str, "")}),
+        "disk_upgrade": Verb(asked.operation("disk_upgrade", disks.upgrade), _WORKSPACE),
+        "disk_export": Verb(
+            asked.disk_export, _WORKSPACE | {"to": (str, ...), "generation": (int, 0), "key": (str, "")}
+        ),
+        "disk_import": Verb(asked.disk_import, _WORKSPACE | {"folder": (str, ...), "signer": (str, "")}),
+        "device": Verb(asked.device),
         "disk_touched": Verb(asked.operation("disk_touched", base.touched), _WORKSPACE),
         "display": Verb(asked.display, _WORKSPACE),
         "apps": Verb(asked.guest("apps"), _WORKSPACE),
@@ -126,9 +133,33 @@ class _Asked:
         ws = self._agent.registry.get(workspace)
         return self._submit("disk_check", ws.name, {"data": data}, lambda op: disks.check(ws, op, data=data))
 
-    async def disk_repair(self, workspace: str, yes: bool) -> Answer:
+    async def disk_repair(self, workspace: str, yes: bool, plan: str) -> Answer:
         ws = self._agent.registry.get(workspace)
-        return self._submit("disk_repair", ws.name, {"yes": yes}, lambda op: disks.repair(ws, op, yes=yes))
+        args = {"yes": yes, "plan": plan}
+        return self._submit("disk_repair", ws.name, args, lambda op: disks.repair(ws, op, yes=yes, plan=plan))
+
+    async def disk_export(self, workspace: str, to: str, generation: int, key: str) -> Answer:
+        from twofold.agent.moving import export
+
+        ws = self._agent.registry.get(workspace)
+        args = {"to": to, "generation": generation, "key": key}
+        return self._submit(
+            "disk_export", ws.name, args, lambda op: export(ws, op, to=to, generation=generation, key=key)
+        )
+
+    async def disk_import(self, workspace: str, folder: str, signer: str) -> Answer:
+        from twofold.agent.moving import import_
+
+        name, registry = slug(workspace, "a workspace"), self._agent.registry
+        args = {"folder": folder, "signer": signer}
+        return self._submit(
+            "disk_import", name, args, lambda op: import_(registry, name, op, folder=folder, signer=signer)
+        )
+
+    async def device(self) -> Answer:
+        rooms = self._agent.rooms
+        wrapping = await asyncio.to_thread(rooms.vault.device_key)
+        return Answer({"device": rooms.identity.device, "key": wrapping.hex()})
 
     async def display(self, workspace: str) -> Answer:
         ws = self._agent.registry.get(workspace)

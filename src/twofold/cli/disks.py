@@ -1,15 +1,34 @@
-"""A workspace's sealed store on this disk: what it takes, whether it is whole."""
+"""A workspace's sealed store on this disk: what it takes, whether it is whole, and its way to another device."""
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from twofold.cli import ask, out
 from twofold.cli.out import Form
+from twofold.model.errors import UsageError
 
-app = typer.Typer(no_args_is_help=True, help="A workspace's sealed store on this disk: info, check, verify, repair.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="A workspace's sealed store on this disk: whether it is whole, mending it, taking it to another device.",
+)
+
+
+To = Annotated[Path, typer.Option("--to", help="The folder, on a stick say; an older export in it gets what is new.")]
+Number = Annotated[
+    int, typer.Option("--generation", help="An older one; else the state of now.", show_default=False)
+]
+For = Annotated[
+    str, typer.Option("--for", metavar="DEVICE-KEY", help="Let this device open it: what 'disk key' says there.")
+]
+From = Annotated[
+    str, typer.Option("--from", metavar="DEVICE", help="The device that it comes from: what 'disk key' says there.")
+]
+Exported = Annotated[Path, typer.Argument(help="What 'disk export' made.", show_default=False)]
+Named = Annotated[str, typer.Argument(help="The workspace's name.", show_default=False)]
 
 
 @app.command()
@@ -25,8 +44,8 @@ def info(workspace: ask.Workspace = "", output: out.Output = Form.TABLE) -> None
         output, "disk",
         {"workspace": found["workspace"]} | sizes | {
             "on this disk": f"{out.size(found['files'])} in {found['segments']} segments, {out.size(found['live'])} of it needed",
-            "made": out.when(found["made"]), "key epoch": found["epoch"], "state": found["head"],
-            "newest known state": found["anchored"] or "none",
+            "made": out.when(found["made"]), "format": f"version {found['format']['version']}", "key epoch": found["epoch"],
+            "state": found["head"], "newest known state": found["anchored"] or "none",
         },
     )  # fmt: skip
 
@@ -53,18 +72,126 @@ def touched(workspace: ask.Workspace = "") -> None:
 
 @app.command()
 def repair(workspace: ask.Workspace = "", yes: out.Yes = False, output: out.Output = Form.TABLE) -> None:
-    """Go on with the store that is here, although it is older than it was or its anchor is lost."""
+    """Give up what is lost of a workspace's store, so that the rest can be used. Shows first what is lost and what is safe."""
     with ask.agent() as client:
         name = ask.named(client, workspace)
+        found = ask.work(client, "disk_survey", Form.TABLE, workspace=name)["result"]
+        plan = found["plan"]
+        if plan["sound"]:
+            if output is Form.JSON:
+                out.document("disk-repair", {"plan": plan, "done": None})
+            else:
+                out.say("Everything is whole; there is nothing to repair.")
+            return
+        lost, safe = _words(plan)
+        for line in lost:
+            out.note(f"  lost: {line}")
+        for line in safe:
+            out.note(f"  safe: {line}")
         out.confirm(
-            f"Go on with the store of {name} as it is here?",
-            lost="work that was done after this copy was made, if there was any, and suspended memory.",
-            safe="what is in this copy.",
+            f"Give up what is lost of {name}, and go on with the rest?",
+            lost="what is named above, for good. If there is a backup of the folder or an export, use that instead.",
+            safe="everything that is not named.",
             yes=yes,
         )
-        found = ask.work(client, "disk_repair", output, workspace=name, yes=True)["result"]
+        done = ask.work(client, "disk_repair", Form.TABLE, workspace=name, yes=True, plan=found["digest"])["result"]
+    if output is Form.JSON:
+        out.document("disk-repair", {"plan": plan, "done": done})
+        return
+    out.say(f"{name} can be started again; its store is at {done['anchored']}.")
+    if done["zeroed"]:
+        out.say(
+            f"{out.size(done['zeroed'])} are empty now. Inside, check the file systems (fsck): files may have lain there."
+        )
+
+
+@app.command()
+def upgrade(workspace: ask.Workspace = "", output: out.Output = Form.TABLE) -> None:
+    """Give a workspace's store the newest format, in place; it may run meanwhile."""
+    with ask.agent() as client:
+        name = ask.named(client, workspace)
+        found = ask.work(client, "disk_upgrade", output, workspace=name)["result"]
     if output is Form.TABLE:
-        out.say(f"{name} can be started again; its store is at {found['anchored']}.")
+        now = f"the newest format, version {found['format']['version']}"
+        out.say(f"{name} has {now}, now." if found["upgraded"] else f"{name} is already at {now}.")
+
+
+@app.command()
+def key(output: out.Output = Form.TABLE) -> None:
+    """Who this device is to others: its id, for --from, and the key that others can wrap a workspace's keys for, for --for."""
+    with ask.agent() as client:
+        found = client.call("device")
+    out.fields(output, "device-keys", found)
+
+
+@app.command()
+def export(
+    to: To, workspace: ask.Workspace = "", generation: Number = 0, key: For = "", output: out.Output = Form.TABLE
+) -> None:
+    """Copy a workspace's sealed store to a folder: verified, and only what the folder lacks. It may run meanwhile."""
+    with ask.agent() as client:
+        name = ask.named(client, workspace)
+        args = {"workspace": name, "to": str(to.absolute()), "generation": generation, "key": key}
+        found = ask.work(client, "disk_export", output, **args)["result"]
+    if output is Form.TABLE:
+        out.say(
+            f"Generation {found['generation']} of {name} is in {found['folder']}: {out.size(found['bytes'])}, sealed."
+        )
+        out.say(f"Copied: {found['sent_files']} of {found['files']} files, {out.size(found['sent_bytes'])}.")
+        out.say(f"This device, for --from:  {found['signer']}")
+        if not found["key_for"]:
+            out.say("No key is with it: nobody can open it until one is, with --for.")
+
+
+@app.command(name="import")
+def import_(folder: Exported, workspace: Named, signer: From = "", output: out.Output = Form.TABLE) -> None:
+    """Go on here with a workspace from an exported folder. From then on older keys open nothing new of it."""
+    if signer and (len(signer) != 64 or signer.strip("0123456789abcdef")):
+        raise UsageError("A device's id has 64 hex digits.", next="Take it from  twofold disk key  on that device.")
+    with ask.agent() as client:
+        args = {"workspace": workspace, "folder": str(folder.absolute()), "signer": signer}
+        found = ask.work(client, "disk_import", output, **args)["result"]
+    if output is Form.TABLE:
+        when = out.when(found["time"])
+        out.say(
+            f"{workspace} is here as it was at generation {found['generation']} ({when}), under key epoch {found['epoch']}."
+        )
+        if found["memory_forgotten"]:
+            out.say("Its suspended memory was left behind: it boots.")
+        out.say(f"Start it:  twofold open {workspace}")
+
+
+def _words(plan: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """What a repair gives up, and what stays, as people say it."""
+    lost, safe = [], []
+    if plan["age"]:
+        lost.append(f"whether this is the newest state: {plan['age']}. Work done after this copy was made is not in it")
+    if plan["end"]:
+        lost.append(
+            f"what was written last, {out.size(plan['end']['at_most'])} at most; it can't be told where ({plan['end']['why']})"
+        )
+    for each in plan["devices"]:
+        if not each["lost"]["bytes"]:
+            safe.append(f"disk {each['name']}, all of it")
+            continue
+        whose = " (the company's; checking out anew brings it back)" if each["read_only"] else ""
+        lost.append(
+            f"disk {each['name']}{whose}: {out.size(each['lost']['bytes'])} of {out.size(each['size'])}, which become zeroes:"
+        )
+        lost += [
+            f"  bytes {row['offset']} to {row['offset'] + row['length']} ({row['why']})"
+            for row in each["lost"]["ranges"]
+        ]
+        safe.append(f"disk {each['name']}, all else")
+    lost += [f"generation {row['generation']} of {out.when(row['time'])} ({row['why']})" for row in plan["generations"]]
+    safe += [f"generation {row['generation']} of {out.when(row['time'])}" for row in plan["kept"]]
+    if plan["memory"] == "lost":
+        lost.append("the suspended memory: it boots next time")
+    elif plan["memory"] == "safe":
+        safe.append("the suspended memory")
+    if not plan["repairable"]:
+        lost.append("more than a repair can give up: the store stays as it is")
+    return lost, safe
 
 
 def _check(workspace: str, output: Form, *, data: bool) -> None:
@@ -94,6 +221,8 @@ def _check(workspace: str, output: Form, *, data: bool) -> None:
             if data
             else "The map is whole."
         )
+        if lost or memory or kept:
+            out.say(f"To go on without it:  twofold disk repair {name}")
     if lost or memory or kept:
         raise typer.Exit(7)
 
