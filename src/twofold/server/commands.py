@@ -85,6 +85,7 @@ def receipt(session: Session, caller: Caller, number: int, result: str, detail: 
         if token is not None:
             holder = session.get_one(Holder, (row.grant_id, token))
             holder.until, holder.how = row.ended, "wiped"
+            session.flush()
             session.expire_all()
 
 
