@@ -12,6 +12,7 @@ import pytest
 
 from twofold.engine.devices import Handed, words
 from twofold.engine.hardware import Options, command, cpu, machine_type
+from twofold.engine.hosted import memory_file
 from twofold.model.errors import UsageError
 from twofold.model.image import Arch, Firmware
 from twofold.model.machine import Accelerator, Disk, Spec
@@ -25,7 +26,7 @@ OURS = Spec(
 THEIRS = Spec(
     "windows", Arch.AMD64, Firmware.UEFI, 4096, 2, (Disk("disk", "sda", 1 << 35, read_only=False),), agent_channel=False
 )
-HANDED = Handed(10, 11, {"system": 12, "user": 13, "disk": 14}, 15, 16, 17, 18)
+HANDED = Handed(10, 11, 19, {"system": 12, "user": 13, "disk": 14}, 15, 16, 17, 18)
 TCG = Options(Accelerator.TCG)
 
 CASES = {
@@ -96,8 +97,11 @@ def test_the_real_qemu_takes_every_word(name: str, tmp_path: Path) -> None:
     if shutil.which("qemu-system-x86_64") is None:
         pytest.skip("no QEMU here")
     spec = dataclasses.replace(CASES[name][0], disks=(), agent_channel=False)
-    argv = command(spec, HANDED, Options(Accelerator.TCG, stopped=True))
+    ram = memory_file(spec)
+    argv = command(spec, dataclasses.replace(HANDED, ram=ram), Options(Accelerator.TCG, stopped=True))
     drop = {"-kernel", "-initrd", "-append", "-chardev", "-mon"}
     kept = [word for at, word in enumerate(argv) if word not in drop and argv[at - 1] not in drop]
-    done = subprocess.run([*kept, "-monitor", "stdio"], input=b"quit\n", capture_output=True, timeout=30, check=False)
+    end = [*kept, "-monitor", "stdio"]
+    done = subprocess.run(end, input=b"quit\n", capture_output=True, timeout=30, check=False, pass_fds=[ram])
+    os.close(ram)
     assert done.returncode == 0, done.stderr.decode()

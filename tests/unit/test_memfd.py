@@ -33,6 +33,19 @@ def test_a_sized_memory_file_cannot_change_its_size() -> None:
         os.close(fd)
 
 
+def test_a_memory_file_is_found_in_its_process_by_its_name() -> None:
+    fd = memfd.create("t-found", 4096)
+    try:
+        found = memfd.of(os.getpid(), "t-found")
+        os.pwrite(found, b"x", 0)
+        assert os.pread(fd, 1, 0) == b"x"
+        os.close(found)
+        with pytest.raises(FileNotFoundError):
+            memfd.of(os.getpid(), "t-foun")
+    finally:
+        os.close(fd)
+
+
 def test_a_held_text_cannot_change() -> None:
     fd = memfd.holding("t", b"abc")
     try:

@@ -218,7 +218,8 @@ def test_memory_fits_until_it_is_used(place: Place) -> None:
     vault = place.open()
     assert vault.memory_identity() == identity
     assert vault.head() == identity.disk_head
-    fd = vault.open_memory(silent)
+    fd = memfd.create("memory")
+    vault.open_memory(fd, silent)
     assert os.fstat(fd).st_size == 64 << 20
     assert os.pread(fd, 6, 0) == b"memory"
     assert os.pread(fd, 300_000, 40 << 20) == b"end" * 100_000

@@ -211,7 +211,8 @@ def test_what_is_suspended_comes_back_as_it_was(life: Life) -> None:
     life.times["open vault"] = time.monotonic() - began
     assert life.vault.memory_identity() == life.identity()
     opened = time.monotonic()
-    memory = life.vault.open_memory(silent)
+    memory = life.engine.memory(life.spec)
+    life.vault.open_memory(memory, silent)
     life.times["open memory"] = time.monotonic() - opened
     loading = time.monotonic()
     life.start(memory)
@@ -297,13 +298,14 @@ def test_a_killed_store_is_seen_and_opens_again(life: Life) -> None:
 def test_memory_that_is_not_memory_is_refused(life: Life) -> None:
     life.do(life.machine.kill())
     life.do(life.machine.close())
-    fd = memfd.create("nonsense", 1 << 20)
-    os.pwrite(fd, os.urandom(8192), 0)
-    try:
-        with pytest.raises(DamagedError):
-            life.start(fd)
-    finally:
-        os.close(fd)
+    for size in (1 << 20, 1024 << 20):  # shorter than the machine's; followed by what is no state of its devices
+        fd = memfd.create("twofold-ram")
+        os.pwrite(fd, os.urandom(8192), size)
+        try:
+            with pytest.raises(DamagedError):
+                life.start(fd)
+        finally:
+            os.close(fd)
     assert not life.machine.channel.exists()  # everything undone
 
 

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{MemfdFlags, SealFlags, SeekFrom, fcntl_add_seals, fstat, ftruncate, memfd_create, seek};
+use rustix::fs::{MemfdFlags, SeekFrom, fcntl_get_seals, fstat, ftruncate, memfd_create, seek};
 use rustix::io::Errno;
 
 use crate::said::{Code, Said};
@@ -40,21 +40,20 @@ pub fn save(memory: BorrowedFd<'_>, each: Each<'_>, progress: Progress<'_>) -> R
     size(memory)
 }
 
-/// A new memory file of `size` bytes, all hole, sealed against growing and shrinking.
-pub fn create(size: u64) -> Result<OwnedFd, Said> {
-    if size == 0 || size > LARGEST {
+/// Make a memory file as long as suspended memory was. Anything else than a memory file is refused: what is plain goes nowhere
+/// else.
+pub fn lengthen(memory: BorrowedFd<'_>, size: u64) -> Result<(), Said> {
+    fcntl_get_seals(memory).map_err(|_| Said::new(Code::Usage, "Memory is opened into a memory file only."))?;
+    if size == 0 || size > LARGEST || size < self::size(memory)? {
         return Err(Said::new(Code::Damaged, "The suspended memory's size is impossible."));
     }
-    let memory = memfd_create("twofold-memory", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-    ftruncate(&memory, size)?;
-    fcntl_add_seals(&memory, SealFlags::SHRINK | SealFlags::GROW)?;
-    Ok(memory)
+    Ok(ftruncate(memory, size)?)
 }
 
 /// Write a range of a memory file; what lies beyond its end (the rest of its last page) is left out.
-pub fn place(memory: &OwnedFd, at: u64, bytes: &[u8]) -> Result<(), Said> {
-    let room = size(memory.as_fd())?.saturating_sub(at).min(bytes.len() as u64) as usize;
-    write_all(memory.as_fd(), &bytes[..room], at)
+pub fn place(memory: BorrowedFd<'_>, at: u64, bytes: &[u8]) -> Result<(), Said> {
+    let room = size(memory)?.saturating_sub(at).min(bytes.len() as u64) as usize;
+    write_all(memory, &bytes[..room], at)
 }
 
 /// A new memory file with these bytes.
@@ -126,15 +125,18 @@ mod tests {
         let size = save(memory.as_fd(), &mut take, &mut |done, total| told.push((done, total))).unwrap();
         assert!(pages.iter().map(|(_, data)| data.len()).sum::<usize>() < 14 << 20);
         assert!(told.last().is_some_and(|(done, total)| done == total));
-        let back = create(size).unwrap();
+        let back = memfd_create("back", MemfdFlags::CLOEXEC).unwrap();
+        ftruncate(&back, 32 << 20).unwrap();
+        lengthen(back.as_fd(), size).unwrap();
         for (at, data) in pages {
             assert_eq!(data.len() % PAGE, 0);
-            place(&back, at, &data).unwrap();
+            place(back.as_fd(), at, &data).unwrap();
         }
         assert!(content(&back) == content(&memory));
         assert_eq!(ranges(back.as_fd()).unwrap(), ranges(memory.as_fd()).unwrap());
-        assert!(ftruncate(&back, 1).is_err());
-        assert!(create(0).is_err());
-        assert!(create(1 << 50).is_err());
+        assert!(lengthen(back.as_fd(), size - 1).is_err());
+        assert!(lengthen(back.as_fd(), 1 << 50).is_err());
+        let file = std::fs::File::open("/proc/self/exe").unwrap();
+        assert!(lengthen(file.as_fd(), 1 << 40).is_err());
     }
 }

@@ -288,8 +288,8 @@ impl Opened {
         Ok(Some(identity))
     }
 
-    /// The stored memory as a new memory file.
-    pub fn open_memory(&self, progress: Progress<'_>) -> Result<OwnedFd, Said> {
+    /// The stored memory into an empty memory file.
+    pub fn open_memory(&self, memory: BorrowedFd<'_>, progress: Progress<'_>) -> Result<(), Said> {
         let unusable = |why: vault::Error| match why {
             vault::Error::Io(..) | vault::Error::Closed => Said::from(why),
             why => Said::new(Code::Damaged, format!("The suspended memory cannot be used: {why}."))
@@ -299,10 +299,10 @@ impl Opened {
         let reader = self.vault.stream_reader(MEMORY).map_err(unusable)?;
         let info = reader.info();
         let (size, total, mut done) = (info.size, info.stored, 0);
-        let memory = memory::create(size)?;
+        memory::lengthen(memory, size)?;
         let mut failed = None;
         let read = reader.read(|offset, data| {
-            if let Err(why) = memory::place(&memory, offset, data) {
+            if let Err(why) = memory::place(memory, offset, data) {
                 failed = Some(why);
                 return Err(vault::Error::Closed);
             }
@@ -312,7 +312,7 @@ impl Opened {
         });
         match (failed, read) {
             (Some(why), _) => Err(why),
-            (None, read) => read.map(|()| memory).map_err(unusable),
+            (None, read) => read.map_err(unusable),
         }
     }
 

@@ -118,7 +118,8 @@ fn opened(vault: &Opened, verb: &str, args: Value, fds: Vec<OwnedFd>, progress: 
         }
         "open_memory" => {
             none(args)?;
-            Ok(Answer::with(json!({}), vec![vault.open_memory(progress)?]))
+            let [memory] = exactly(fds)?;
+            vault.open_memory(memory.as_fd(), progress).map(|()| Answer::body(json!({})))
         }
         "consume_memory" => none(args).and_then(|()| vault.consume_memory()).map(|()| Answer::body(json!({}))),
         "arrived" => {

@@ -88,11 +88,13 @@ async def _power_on(
         ws.become(RunState.OFF, memory_stored=False)
         ws.become(RunState.STARTING)
     op.progress("starting the machine", 0, 0)
-    memory = None
+    memory = loaded = None
     if resuming:
-        memory = asyncio.ensure_future(asyncio.to_thread(vault.open_memory, op.progress))
-        always.push_async_callback(_let_go, memory)
-    machine = await op.or_cancelled(_launch(ws, spec, vault, files, memory))
+        memory = engine.memory(spec)
+        always.callback(os.close, memory)
+        loaded = asyncio.ensure_future(asyncio.to_thread(vault.open_memory, memory, op.progress))
+        always.push_async_callback(asyncio.wait, {loaded})
+    machine = await op.or_cancelled(_launch(ws, spec, vault, files, memory, loaded))
     undo.push_async_callback(machine.kill)
     op.commit(f"{ws.title} has started; it cannot be undone, only suspended or stopped.")
     # Memory is forgotten before the guest's first instruction, so that no moment of its life is ever lived twice.
@@ -115,14 +117,12 @@ async def _power_on(
     return resuming
 
 
-async def _let_go(opening: asyncio.Future[int] | asyncio.Future[dict[str, int]]) -> None:
-    """Close what was opened beside the rest. On a thread: to free the copy of a machine's memory takes a moment."""
+async def _let_go(opening: asyncio.Future[dict[str, int]]) -> None:
+    """Close what was opened beside the rest."""
     await asyncio.wait({opening})
-    if opening.cancelled() or opening.exception() is not None:
-        return
-    opened = opening.result()
-    for fd in opened.values() if isinstance(opened, dict) else (opened,):
-        asyncio.get_running_loop().run_in_executor(None, os.close, fd)
+    if not opening.cancelled() and opening.exception() is None:
+        for fd in opening.result().values():
+            os.close(fd)
 
 
 def _boot_files(ws: Workspace, vault: OpenVault, image: ImageVersion) -> dict[str, int]:
@@ -151,14 +151,15 @@ async def _launch(
     spec: Spec,
     vault: OpenVault,
     files: asyncio.Future[dict[str, int]],
-    memory: asyncio.Future[int] | None,
+    memory: int | None,
+    loaded: asyncio.Future[None] | None,
 ) -> Machine:
     """The machine, loaded and paused."""
     # A start that is cancelled must not cancel these: whatever they open is still to be closed.
     opened = await asyncio.shield(files)
-    promise = None if memory is None else asyncio.shield(memory)
+    promise = None if loaded is None else asyncio.shield(loaded)
     disks = {disk.device: vault.socket for disk in spec.disks}
-    return await ws.rooms.engine.start(spec, disks, opened, ws.runtime, memory=promise, paused=True)
+    return await ws.rooms.engine.start(spec, disks, opened, ws.runtime, memory, promise, paused=True)
 
 
 async def suspend(ws: Workspace, op: Operation) -> dict[str, Any]:

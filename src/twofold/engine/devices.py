@@ -144,6 +144,7 @@ class Handed:
 
     qmp: int
     agent: int | None
+    ram: int
     disks: dict[str, int | Path] = dataclasses.field(default_factory=dict)
     kernel: int | None = None
     initrd: int | None = None

@@ -56,7 +56,7 @@ def command(spec: Spec, handed: Handed, options: Options) -> list[str]:
     Raises:
         UsageError: the spec asks for something this engine has no device for.
     """
-    words_ = [QEMU[spec.arch], *_process(spec, options), *_board(spec, options)]
+    words_ = [QEMU[spec.arch], *_process(spec, options), *_board(spec, options, handed.ram)]
     for device in devices(spec, handed):
         words_ += device.argv()
     words_ += ["-chardev", words("socket", id="qmp", fd=handed.qmp, server=True, wait=False)]
@@ -119,7 +119,7 @@ def _process(spec: Spec, options: Options) -> Iterator[str]:
         yield from ("-incoming", "defer")
 
 
-def _board(spec: Spec, options: Options) -> Iterator[str]:
+def _board(spec: Spec, options: Options, ram: int) -> Iterator[str]:
     flash = {"pflash0": "code", "pflash1": "variables"} if spec.firmware is Firmware.UEFI else {}
     ours = spec.firmware is Firmware.DIRECT
     board: dict[str, str | bool] = {"memory_backend": "ram", "dump_guest_core": False}
@@ -134,9 +134,12 @@ def _board(spec: Spec, options: Options) -> Iterator[str]:
     )
     yield from ("-cpu", cpu(spec, options.accelerator))
     yield from ("-smp", str(spec.cpus), "-m", f"{spec.memory_mib}M")
-    # Private memory, not a memfd: suspending reads all of it, and reading a page of a memfd that was never touched makes it
-    # real (measured: 284 MiB resident became 1132 MiB for a guest of 1 GiB).
-    yield from ("-object", words("memory-backend-ram", id="ram", size=f"{spec.memory_mib}M"))
+    # A handed memory file: to suspend or resume, nothing copies it (docs/decisions/0011).
+    file = f"/proc/self/fd/{ram}"
+    yield from (
+        "-object",
+        words("memory-backend-file", id="ram", size=f"{spec.memory_mib}M", mem_path=file, share=True),
+    )
     if spec.arch is Arch.AMD64:
         yield from ("-device", words("vmgenid", guid="auto"))
     yield from ("-rtc", "base=utc,clock=host,driftfix=slew" if spec.arch is Arch.AMD64 else "base=utc,clock=host")

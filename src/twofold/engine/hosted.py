@@ -16,19 +16,20 @@ from typing import Any
 
 from twofold.engine import firmware, hardware
 from twofold.engine.devices import Handed
-from twofold.engine.machine import CHANNEL, LOG, PIDFILE, QMP, HostedMachine, last_words, occupied, same_process
+from twofold.engine.machine import CHANNEL, LOG, PIDFILE, QMP, RAM, HostedMachine, last_words, occupied, same_process
 from twofold.engine.monitor import Monitor
 from twofold.engine.probe import Answer, native, probe
 from twofold.model.errors import DamagedError, MissingError, TwofoldError, UnreachableError, UsageError
 from twofold.model.image import Arch
 from twofold.model.machine import Capabilities, Spec
-from twofold.platform import cgroup, memory
+from twofold.platform import cgroup, memfd
+from twofold.platform import memory as room
 from twofold.platform.limits import harden, locked_memory_limit, start_time
 from twofold.platform.peers import listen
 from twofold.platform.process import disown
 from twofold.platform.run import CommandError, find, replayable, run, spawn
 
-OLDEST = (10, 0)  # mapped-ram through a memfd, and the machine types above
+OLDEST = (10, 0)  # the machine types in hardware.py
 _OVERHEAD = 192 << 20  # what QEMU itself takes beside the guest's memory: code, translation cache, screen
 _START_SECONDS = 20.0
 _VERSION = re.compile(rb"QEMU emulator version (\d+)\.(\d+)\.(\d+)([^\n]*)")
@@ -82,24 +83,31 @@ class HostedEngine:
             self._versions[key] = b".".join(match.groups()[:3]).decode() + match[4].decode().rstrip()
         return self._versions[key]
 
+    def memory(self, spec: Spec) -> int:
+        return memory_file(spec)
+
     async def start(
         self,
         spec: Spec,
         disks: Mapping[str, socket.socket | Path],
         parts: Mapping[str, int],
         runtime: Path,
-        memory: int | Awaitable[int] | None = None,
+        memory: int | None = None,
+        loaded: Awaitable[None] | None = None,
         paused: bool = False,
     ) -> HostedMachine:
         await asyncio.to_thread(self.version, spec.arch)
         accelerator = (await asyncio.to_thread(self.answer, spec.arch)).accelerator
         _require(spec, disks, runtime)
+        if memory is not None and os.fstat(memory).st_size < spec.memory_mib << 20:
+            raise DamagedError("The suspended memory is cut off.", safe="The disks are safe.", next="Boot instead.")
         options = hardware.Options(accelerator, _lock(spec), stopped=True, incoming=memory is not None)
         async with contextlib.AsyncExitStack() as undo:
-            machine = await _launch(spec, disks, parts, runtime, options, undo)
+            machine = await _launch(spec, disks, parts, runtime, memory, options, undo)
             if memory is not None:
-                # The VM starts while its memory is being unsealed.
-                await machine.load(memory if isinstance(memory, int) else await memory)
+                if loaded is not None:
+                    await loaded  # QEMU has started meanwhile
+                await machine.load()
             elif not paused:
                 await machine.resume()
             undo.pop_all()
@@ -132,6 +140,7 @@ async def _launch(
     disks: Mapping[str, socket.socket | Path],
     parts: Mapping[str, int],
     runtime: Path,
+    memory: int | None,
     options: hardware.Options,
     undo: contextlib.AsyncExitStack,
 ) -> HostedMachine:
@@ -143,10 +152,14 @@ async def _launch(
         if spec.agent_channel:
             channel = ours.enter_context(listen(runtime / CHANNEL, backlog=1))
             undo.callback((runtime / CHANNEL).unlink, missing_ok=True)
+        if memory is None:
+            memory = memory_file(spec)
+            ours.callback(os.close, memory)
         code, variables = firmware.descriptors(spec, parts, ours)
         handed = Handed(
             control.fileno(),
             channel.fileno() if channel else None,
+            memory,
             {name: disk if isinstance(disk, Path) else disk.fileno() for name, disk in disks.items()},
             parts.get("kernel"),
             parts.get("initrd"),
@@ -155,7 +168,7 @@ async def _launch(
         )
         argv = hardware.command(spec, handed, options)
         streams = [disk for disk in handed.disks.values() if isinstance(disk, int)]
-        fds = [handed.qmp, handed.agent, *streams, handed.kernel, handed.initrd, code, variables]
+        fds = [handed.qmp, handed.agent, handed.ram, *streams, handed.kernel, handed.initrd, code, variables]
         log = ours.enter_context((runtime / LOG).open("wb"))
         child = spawn(argv, pass_fds=[fd for fd in fds if fd is not None], stderr=log)
     undo.callback(_end, child)
@@ -175,6 +188,13 @@ async def _launch(
     undo.push_async_callback(machine.close)
     undo.push_async_callback(machine.kill)
     return machine
+
+
+def memory_file(spec: Spec) -> int:
+    """All hole; to be suspended, it is made longer."""
+    fd = memfd.create(RAM)
+    os.ftruncate(fd, spec.memory_mib << 20)
+    return fd
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
@@ -208,12 +228,12 @@ def _require(spec: Spec, disks: Mapping[str, socket.socket | Path], runtime: Pat
         untrusted_record = json.loads((runtime / PIDFILE).read_bytes())
         if same_process(untrusted_record["pid"], untrusted_record["started"]):
             raise occupied(runtime)
-    memory.require((spec.memory_mib << 20) + _OVERHEAD, f"{spec.workspace} ({spec.memory_mib} MiB)")
+    room.require((spec.memory_mib << 20) + _OVERHEAD, f"{spec.workspace} ({spec.memory_mib} MiB)")
 
 
 def _lock(spec: Spec) -> bool:
     """Lock touched guest memory where this machine swaps to a disk and the user may lock that much."""
-    return bool(memory.swaps()) and locked_memory_limit() >= (spec.memory_mib << 20) + (512 << 20)
+    return bool(room.swaps()) and locked_memory_limit() >= (spec.memory_mib << 20) + (512 << 20)
 
 
 def _write_record(runtime: Path, pid: int, share: str) -> None:

@@ -20,10 +20,11 @@ from twofold.platform.limits import start_time
 from twofold.platform.process import reap
 
 QMP, CHANNEL, PIDFILE, LOG = "qmp.sock", "agent-channel.sock", "machine.json", "qemu.log"
+RAM = "twofold-ram"  # the memory file's name
 
 _FDSET = 100  # fdset ids below are the firmware's
 _TICKS = os.sysconf("SC_CLK_TCK")
-_CHANNELS = 2
+_STATE = 128 << 20  # bytes that the state of all devices takes at most, screens included
 _REASONS = {
     "guest-shutdown": "guest shut down",
     "guest-reset": "guest restarted and was ended",
@@ -66,15 +67,15 @@ class HostedMachine:
         await self._monitor.run("cont", seconds=30)
 
     async def suspend(self) -> int:
-        """See the seam. The guest's memory, sparse, in QEMU's mapped-ram format.
+        """See the seam. The guest's memory as it is, not a copy; behind it the state of the devices as QEMU writes it.
 
         Raises:
-            NoRoomError: too little memory for the copy; the guest goes on as it was.
+            NoRoomError: too little memory even for that state; the guest goes on as it was.
         """
-        memory.require(self._resident(), "Suspending")
+        memory.require(_STATE, "Suspending")
         before = (await self._monitor.run("query-status"))["status"]
         with contextlib.ExitStack() as undo:
-            fd = memfd.create("twofold-memory")
+            fd = self._ram()
             undo.callback(os.close, fd)
             await self._monitor.run("stop", seconds=60)  # QEMU drains and flushes every disk before it answers
             try:
@@ -88,25 +89,27 @@ class HostedMachine:
         return fd
 
     async def _save(self, fd: int) -> None:
-        await enable_memory_file(self._monitor)
         writer = memfd.reopen(fd, os.O_WRONLY)
         try:
             await self._monitor.run("add-fd", fd=writer, fdset_id=_FDSET)
         finally:
             os.close(writer)
         try:
-            await migrate(self._monitor, "migrate", seconds=120)
+            await migrate(self._monitor, "migrate", seconds=60)
         finally:
             await self._monitor.run("remove-fd", fdset_id=_FDSET)
 
-    async def load(self, fd: int) -> None:
-        """Load suspended memory into a machine that was started to wait for it; it is paused afterwards.
+    async def load(self) -> None:
+        """Load the state of the devices from behind the memory that the machine was started in; it is paused afterwards.
 
         Raises:
             DamagedError: QEMU refuses the memory.
         """
-        await enable_memory_file(self._monitor)
-        reader = memfd.reopen(fd, os.O_RDONLY)
+        fd = self._ram()
+        try:
+            reader = memfd.reopen(fd, os.O_RDONLY)
+        finally:
+            os.close(fd)
         try:
             await self._monitor.run("add-fd", fd=reader, fdset_id=_FDSET)
         finally:
@@ -180,6 +183,12 @@ class HostedMachine:
         """QEMU's last lines on its error stream, safe to show."""
         return last_words(self._runtime / LOG)
 
+    def _ram(self) -> int:
+        try:
+            return memfd.of(self._pid, RAM)
+        except OSError as hidden:
+            raise UnreachableError("The machine's memory cannot be reached.", safe="It was left as it is.") from hidden
+
     @property
     def _group(self) -> str:
         return self._runtime.name
@@ -200,21 +209,19 @@ class HostedMachine:
             self.paused_by_store.clear()
 
 
-async def enable_memory_file(monitor: Monitor) -> None:
-    on = [{"capability": name, "state": True} for name in ("mapped-ram", "multifd", "events")]
-    await monitor.run("migrate-set-capabilities", capabilities=on)
-    # QEMU paces a migration to 128 MiB/s for a network unless told otherwise.
-    await monitor.run("migrate-set-parameters", multifd_channels=_CHANNELS, max_bandwidth=1 << 40)
-
-
 async def migrate(monitor: Monitor, command: str, seconds: float) -> None:
-    """Save to or load from the fdset, and wait until QEMU says that it is whole.
+    """Save all but the memory itself to the fdset, behind the memory, or load it from there, to the end.
 
     Raises:
         CommandFailedError: QEMU gave up; its reason inside.
     """
+    on = [{"capability": name, "state": True} for name in ("x-ignore-shared", "events")]
+    await monitor.run("migrate-set-capabilities", capabilities=on)
+    # QEMU paces a migration to 128 MiB/s for a network unless told otherwise.
+    await monitor.run("migrate-set-parameters", max_bandwidth=1 << 40)
+    memory = (await monitor.run("query-memory-size-summary"))["base-memory"]
     async with monitor.events("MIGRATION") as listener:
-        await monitor.run(command, uri=f"file:/dev/fdset/{_FDSET}")
+        await monitor.run(command, uri=f"file:/dev/fdset/{_FDSET},offset={memory}")
         try:
             async with asyncio.timeout(seconds):
                 async for event in listener:

@@ -36,8 +36,9 @@ class Machine(Protocol):
         """Let the guest run (again)."""
 
     async def suspend(self) -> int:
-        """Pause, flush the disks and return a memfd that holds the machine's memory; the machine stays paused, so that a
-        caller that fails to seal it can `resume`. The caller closes the memfd and then calls `kill`."""
+        """Pause, flush the disks and return the memory file (memfd) that the machine lives in, with the rest of its state
+        behind; the machine stays paused, so that a caller that fails to seal it can `resume`. The caller closes the file and
+        then calls `kill`."""
 
     async def power_button(self) -> None:
         """Ask the guest to shut down (ACPI)."""
@@ -69,20 +70,25 @@ class Engine(Protocol):
     def cpu_model(self, spec: Spec) -> str:
         """The CPU model for this spec; part of a suspended memory's identity."""
 
+    def memory(self, spec: Spec) -> int:
+        """An empty memory file for a machine to be resumed in; the caller closes it."""
+
     async def start(
         self,
         spec: Spec,
         disks: Mapping[str, socket.socket | Path],
         parts: Mapping[str, int],
         runtime: Path,
-        memory: int | Awaitable[int] | None = None,
+        memory: int | None = None,
+        loaded: Awaitable[None] | None = None,
         paused: bool = False,
     ) -> Machine:
         """Start a VM. `disks` maps a spec disk's device to a connected NBD stream, or to the store's
         socket where the VM is to reach it again after the store was started anew; `parts` holds descriptors of `kernel` and
-        `initrd` for a direct boot; `memory` a memfd to resume from, or the promise of one that is still being unsealed while
-        the VM starts (the machine is then loaded and still paused, and `resume` starts it). Sockets and the pid file lie in
-        the private folder `runtime`. Everything is undone on failure.
+        `initrd` for a direct boot; `memory` is a file as `suspend` gave it, which the machine lives in from now on, and
+        `loaded` the promise that it is, where it is still being unsealed while the VM starts (the machine is then still
+        paused, and `resume` starts it). Sockets and the pid file lie in the private folder `runtime`. Everything is undone on
+        failure.
 
         Raises:
             MissingError: QEMU is not there or too old. NoRoomError: not enough free memory. DamagedError: `memory` does not load.

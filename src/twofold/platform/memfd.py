@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 _NO_RESIZE = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW if hasattr(fcntl, "F_SEAL_SHRINK") else 0
 
@@ -39,6 +41,19 @@ def holding(name: str, data: bytes) -> int:
 def reopen(fd: int, flags: int) -> int:
     """A second descriptor of the same file with another access mode; QEMU's fdsets want the exact one."""
     return os.open(f"/proc/self/fd/{fd}", flags | os.O_CLOEXEC)
+
+
+def of(pid: int, name: str) -> int:
+    """A descriptor of our own, for reading and writing, of the memory file `name` that process `pid` has open (proc_pid_fd(5)).
+
+    Raises:
+        OSError: the process is gone, has no such file, or may not be looked into.
+    """
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            if str(entry.readlink()) == f"/memfd:{name} (deleted)":
+                return os.open(entry, os.O_RDWR | os.O_CLOEXEC)
+    raise FileNotFoundError(errno.ENOENT, f"process {pid} has no memory file {name}")
 
 
 def extents(fd: int) -> Iterator[tuple[int, int]]:

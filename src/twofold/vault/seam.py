@@ -185,8 +185,9 @@ class OpenVault(Inspected, Protocol):
     def memory_identity(self) -> MemoryIdentity | None:
         """What the stored memory belongs to (authenticated), or None where there is none."""
 
-    def open_memory(self, progress: Progress) -> int:
-        """Unseal the stored memory into a new memfd and return it. The caller closes it.
+    def open_memory(self, memory: int, progress: Progress) -> None:
+        """Unseal the stored memory into the empty memfd `memory`, which becomes as long as it was. What it holds before this
+        returns is of no use.
 
         Raises:
             DamagedError: torn, foreign or forged; the disks are safe and the machine can boot.

@@ -204,8 +204,8 @@ class _Open(_Inspected, Supplied):
         identity = self._talk.call("memory_identity")[0]["identity"]
         return None if identity is None else MemoryIdentity.from_wire(identity)
 
-    def open_memory(self, progress: Progress) -> int:
-        return one(self._talk.call("open_memory", progress=progress, step="Opening memory")[1])
+    def open_memory(self, memory: int, progress: Progress) -> None:
+        self._talk.call("open_memory", fds=[memory], progress=progress, step="Opening memory")
 
     def consume_memory(self) -> None:
         self._talk.call("consume_memory")
