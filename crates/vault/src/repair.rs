@@ -1,5 +1,7 @@
 //! Repair: what is lost is given up on purpose, so that the rest is whole again.
 
+use std::sync::atomic::Ordering;
+
 use crate::check::Report;
 use crate::error::Error;
 use crate::sync::lock;
@@ -23,14 +25,19 @@ impl Vault {
     /// found the log's end.
     ///
     /// # Errors
-    /// [`Error::ReadOnly`] also for a device that is; [`Error::NoSpace`], [`Error::Failed`]: it can be done again.
+    /// [`Error::ReadOnly`] if the vault is; [`Error::NoSpace`], [`Error::Failed`]: it can be done again.
     pub fn repair(&self, report: &Report) -> Result<Repaired, Error> {
         let mut done = Repaired::default();
         for loss in &report.lost {
             match loss.generation {
                 Some(number) => done.generations.push(number),
                 None => {
-                    self.device(&loss.device)?.zero(loss.offset, loss.length)?;
+                    let device = self.device(&loss.device)?;
+                    // A device that nobody may write is mended all the same; what it is, is in the next root as before.
+                    let closed = device.disk.read_only.swap(false, Ordering::AcqRel);
+                    let result = device.zero(loss.offset, loss.length);
+                    device.disk.read_only.store(closed, Ordering::Release);
+                    result?;
                     done.zeroed += loss.length;
                 }
             }

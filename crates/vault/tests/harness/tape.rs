@@ -102,6 +102,11 @@ impl Tape {
         Arc::new(self.clone())
     }
 
+    /// What the anchor says now.
+    pub fn anchor_record(&self) -> Option<Anchored> {
+        self.reel().anchor.clone()
+    }
+
     /// What is read now.
     pub fn image(&self) -> Image {
         let reel = self.reel();
