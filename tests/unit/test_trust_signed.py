@@ -24,15 +24,15 @@ DOCUMENT = {"image": "office", "version": 3}
 
 
 def signed(*keys: SigningKey) -> dict[str, Any]:
-    return sign(Context.IMAGE, DOCUMENT, *(keys or (KEY,)))
+    return sign(Context.GENERATION, DOCUMENT, *(keys or (KEY,)))
 
 
 def test_what_was_signed_comes_back() -> None:
-    assert verify(Context.IMAGE, signed(), TRUSTED) == DOCUMENT
-    assert verify(Context.IMAGE, signed(OTHER, KEY), TRUSTED) == DOCUMENT
+    assert verify(Context.GENERATION, signed(), TRUSTED) == DOCUMENT
+    assert verify(Context.GENERATION, signed(OTHER, KEY), TRUSTED) == DOCUMENT
 
 
-@pytest.mark.parametrize("context", [Context.LEASE, Context.REQUEST])
+@pytest.mark.parametrize("context", [Context.LEASE, Context.REQUEST, Context.COMMAND])
 def test_one_kind_never_stands_for_another(context: Context) -> None:
     with pytest.raises(RefusedError):
         verify(context, signed(), TRUSTED)
@@ -40,35 +40,35 @@ def test_one_kind_never_stands_for_another(context: Context) -> None:
 
 def test_another_key_is_refused() -> None:
     with pytest.raises(RefusedError):
-        verify(Context.IMAGE, signed(OTHER), TRUSTED)
+        verify(Context.GENERATION, signed(OTHER), TRUSTED)
     with pytest.raises(RefusedError):
-        verify(Context.IMAGE, signed(), [])
+        verify(Context.GENERATION, signed(), [])
 
 
 def test_a_signature_under_anothers_name_is_refused() -> None:
     swapped = signed(OTHER)
     swapped["signatures"][0]["key"] = KEY.id
     with pytest.raises(RefusedError):
-        verify(Context.IMAGE, swapped, TRUSTED)
+        verify(Context.GENERATION, swapped, TRUSTED)
 
 
 def test_who_signed_is_proved_not_claimed() -> None:
     false = signed(OTHER, KEY)
     false["signatures"][0]["sig"] = false["signatures"][1]["sig"]
-    assert verify_by(Context.IMAGE, false, [OTHER.verify_key, KEY.verify_key])[0] == KEY.verify_key
+    assert verify_by(Context.GENERATION, false, [OTHER.verify_key, KEY.verify_key])[0] == KEY.verify_key
 
 
 def test_stripped_signatures_are_refused() -> None:
     with pytest.raises(BadInputError):
-        verify(Context.IMAGE, signed() | {"signatures": []}, TRUSTED)
+        verify(Context.GENERATION, signed() | {"signatures": []}, TRUSTED)
     with pytest.raises(BadInputError):
-        verify(Context.IMAGE, {"payload": signed()["payload"]}, TRUSTED)
+        verify(Context.GENERATION, {"payload": signed()["payload"]}, TRUSTED)
 
 
 def test_a_signature_from_another_document_is_refused() -> None:
-    newer = sign(Context.IMAGE, DOCUMENT | {"version": 4}, KEY)
+    newer = sign(Context.GENERATION, DOCUMENT | {"version": 4}, KEY)
     with pytest.raises(RefusedError):
-        verify(Context.IMAGE, newer | {"signatures": signed()["signatures"]}, TRUSTED)
+        verify(Context.GENERATION, newer | {"signatures": signed()["signatures"]}, TRUSTED)
 
 
 def test_every_changed_byte_of_the_payload_is_refused() -> None:
@@ -77,19 +77,19 @@ def test_every_changed_byte_of_the_payload_is_refused() -> None:
     for at in range(len(payload)):
         bad = payload[:at] + bytes([payload[at] ^ 1]) + payload[at + 1 :]
         with pytest.raises(RefusedError):
-            verify(Context.IMAGE, good | {"payload": base64.b64encode(bad).decode()}, TRUSTED)
+            verify(Context.GENERATION, good | {"payload": base64.b64encode(bad).decode()}, TRUSTED)
     with pytest.raises(RefusedError):
-        verify(Context.IMAGE, good | {"payload": base64.b64encode(payload[:-1]).decode()}, TRUSTED)
+        verify(Context.GENERATION, good | {"payload": base64.b64encode(payload[:-1]).decode()}, TRUSTED)
 
 
 @pytest.mark.parametrize(
     "payload", [b'{"a": 1}', b'{"b":1,"a":2}', b'{"a":1,"a":2}', b"not json", b'{"a":1.5}', b"\xff"]
 )
 def test_a_payload_with_two_readings_is_refused_although_signed(payload: bytes) -> None:
-    signature = base64.b64encode(KEY.sign(message(Context.IMAGE, payload))).decode()
+    signature = base64.b64encode(KEY.sign(message(Context.GENERATION, payload))).decode()
     document = {"payload": base64.b64encode(payload).decode(), "signatures": [{"key": KEY.id, "sig": signature}]}
     with pytest.raises(BadInputError):
-        verify(Context.IMAGE, document, TRUSTED)
+        verify(Context.GENERATION, document, TRUSTED)
 
 
 def test_nothing_is_parsed_before_the_signature_holds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +100,7 @@ def test_nothing_is_parsed_before_the_signature_holds(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(json, "loads", parser)
     with pytest.raises(RefusedError):
-        verify(Context.IMAGE, bad, TRUSTED)
+        verify(Context.GENERATION, bad, TRUSTED)
 
 
 _JSON = st.recursive(
@@ -113,7 +113,7 @@ _JSON = st.recursive(
 @given(_JSON | st.fixed_dictionaries({"payload": st.text() | st.integers(), "signatures": _JSON}))
 def test_a_strangers_document_is_an_error_a_person_can_read(document: object) -> None:
     with pytest.raises(TwofoldError):
-        verify(Context.IMAGE, document, TRUSTED)
+        verify(Context.GENERATION, document, TRUSTED)
 
 
 @given(st.dictionaries(st.text(max_size=10), _JSON, max_size=5))

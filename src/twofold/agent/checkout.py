@@ -20,6 +20,7 @@ from twofold.agent.store import IMAGE, KEY, LEASE, VAULT, Record, free_look
 from twofold.agent.workspace import Workspace
 from twofold.image.chunks import ImageIndex
 from twofold.image.fetch import fetch, open_part
+from twofold.image.stick import bring
 from twofold.model.canonical import canonical
 from twofold.model.errors import ConflictError, NoRoomError, TwofoldError, UsageError
 from twofold.model.image import Firmware, ImageVersion
@@ -30,9 +31,10 @@ log = logging.getLogger(__name__)
 _RESERVE = 512 << 20  # room beside the image, for the user's first day
 
 
-async def checkout(registry: Registry, name: str, op: Operation) -> dict[str, Any]:
+async def checkout(registry: Registry, name: str, op: Operation, stick: str = "") -> dict[str, Any]:
     """Bring a workspace here: lease, image, fresh key, sealed store; one that is here already is repaired. Whatever fails or is
-    cancelled, nothing of it stays but the verified chunks in the cache, so that the next try goes on where this one ended."""
+    cancelled, nothing of it stays but the verified chunks in the cache, so that the next try goes on where this one ended.
+    `stick` is a folder that `image export` made; what it has is not fetched from the server."""
     there = registry.find(name)
     if there is not None and not empty(there):
         return await repair(registry, there, op)
@@ -54,6 +56,9 @@ async def checkout(registry: Registry, name: str, op: Operation) -> dict[str, An
         undo.push_async_callback(undone, registry, ws)
         registry.add(ws)
         await asyncio.to_thread(base.note, ws.folder, index)
+        brought = 0
+        if stick:
+            brought = (await asyncio.to_thread(bring, index.ids, Path(stick), cache, op.progress)).sent
         fetched = await asyncio.to_thread(fetch, first(index), remote, cache, op.progress)
         await asyncio.to_thread(_fill, ws, remote, index, cache, op)
         ws.store.write(name, LEASE, canonical(signed.document))
@@ -68,6 +73,7 @@ async def checkout(registry: Registry, name: str, op: Operation) -> dict[str, An
     stored = await asyncio.to_thread(rooms.vault.stored_bytes, ws.folder / VAULT)
     return {
         "received": fetched.sent,
+        "brought": brought,
         "image": sum(index.ids.values()),
         "stored": stored,
         "seconds": round(time.monotonic() - began, 3),

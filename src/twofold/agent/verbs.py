@@ -39,7 +39,7 @@ def verbs(agent: Agent) -> dict[str, Verb]:
         "info": Verb(asked.info, _WORKSPACE),
         "enrol": Verb(asked.enrol, {"url": (str, ...), "code": (str, ""), "name": (str, ...)}),
         "available": Verb(asked.available),
-        "checkout": Verb(asked.checkout, _WORKSPACE),
+        "checkout": Verb(asked.checkout, _WORKSPACE | {"stick": (str, "")}),
         "start": Verb(asked.start, _WORKSPACE | {"boot": (bool, False)}),
         **{name: Verb(asked.operation(name, do), _WORKSPACE) for name, do in work.items()},
         "remove": Verb(asked.remove, _WORKSPACE | {"yes": (bool, False)}),
@@ -104,11 +104,11 @@ class _Asked:
         grants = await asyncio.to_thread(remote.grants)
         return Answer({"grants": [dataclasses.asdict(grant) for grant in grants]})
 
-    async def checkout(self, workspace: str) -> Answer:
+    async def checkout(self, workspace: str, stick: str) -> Answer:
         from twofold.agent.checkout import checkout
 
         name = slug(workspace, "a workspace")
-        return self._submit("checkout", name, {}, lambda op: checkout(self._agent.registry, name, op))
+        return self._submit("checkout", name, {}, lambda op: checkout(self._agent.registry, name, op, stick))
 
     async def start(self, workspace: str, boot: bool) -> Answer:
         ws = self._agent.registry.get(workspace)

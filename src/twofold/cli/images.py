@@ -1,9 +1,10 @@
-"""Images: build, import, publish, list, info. Building and importing need no server."""
+"""Images: build, import, publish, and which version is for whom. Building and importing need no server."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,9 +16,11 @@ from twofold.cli.session import admin
 
 if TYPE_CHECKING:
     from twofold.image.build import Built
+    from twofold.image.catalogue import Catalogue
     from twofold.model.image import Arch, ImageVersion
+    from twofold.trust.publisher import Publisher
 
-app = typer.Typer(no_args_is_help=True, help="Images (for administrators): build, import, publish, list, info.")
+app = typer.Typer(no_args_is_help=True, help="Images (for administrators): make and publish them, say who runs which.")
 Arch_ = Annotated[str, typer.Option("--arch", help="amd64 or arm64.")]
 
 
@@ -56,19 +59,18 @@ def publish(
         Path | None,
         typer.Option("--first-boot", metavar="FILE", help="What `disk touched` printed: devices fetch this first."),
     ] = None,
+    share: Annotated[int, typer.Option("--share", min=0, max=100, help="Percent of the devices; 0: none yet.")] = 100,
     output: out.Output = Form.TABLE,
 ) -> None:
     """Cut, seal, sign and upload an image; what the server has already is not sent again."""
     from twofold.image.build import load
-    from twofold.platform.dirs import dirs
-    from twofold.trust.publisher import publisher
 
-    maker, noted = publisher(dirs().state / "publisher"), None
+    maker, noted = _publisher(), None
     if first_boot is not None:
         noted = _ranges(first_boot)
     with admin() as server, out.Bar() as bar:
         server.add_publisher(maker)
-        done = server.publish_image(load(folder), maker, bar, first_boot=noted)
+        done = server.publish_image(load(folder), maker, bar, share, first_boot=noted)
     facts = {"image": done.image, "version": done.version, "size": done.size, "stored": done.stored, "sent": done.sent}
     if output is Form.JSON:
         out.document("published", facts | {"fresh": done.fresh})
@@ -120,6 +122,111 @@ def _ranges(file: Path) -> object:
             f"{file} is not what `disk touched` prints.",
             next="twofold disk touched WORKSPACE >FILE, of a start just made",
         ) from off
+
+
+@app.command()
+def versions(
+    image: Annotated[str, typer.Argument(help="A published image's name.")], output: out.Output = Form.TABLE
+) -> None:
+    """An image's versions: who runs which, and how their starts went."""
+    with admin() as server:
+        found = server.list_versions(image)
+    for each in found:
+        each["sealed"] = out.size(each["bytes"])
+        shares = [f"{name} {share} %" for name, share in sorted(each["channels"].items())]
+        state = f"halted: {each['why']}" if each["halted"] else "retired" if each["retired"] else "not given out"
+        each["for"] = ", ".join(shares) + (f" ({state})" if each["halted"] else "") if shares else state
+    out.rows(output, "versions", ["version", "for", "started", "failed", "sealed"], found, "No version yet.")
+
+
+Image_ = Annotated[str, typer.Argument(help="A published image's name.")]
+Version_ = Annotated[int, typer.Argument(min=1, help="A version, as `image versions` shows it.")]
+Channel_ = Annotated[str, typer.Option("--channel", help="Which devices; those of a channel of that name.")]
+
+
+@app.command()
+def promote(image: Image_, version: Version_, channel: Channel_ = "stable") -> None:
+    """Let every device of a channel run this version; an older one too, which goes back."""
+    _catalogue(lambda catalogue: catalogue.promote(image, version, channel))
+    out.say(f"{image} version {version} is for every device of channel {channel}.")
+    out.note("A device takes it at its workspace's next start with the server in reach.")
+
+
+@app.command()
+def rollout(
+    image: Image_,
+    version: Version_,
+    share: Annotated[int, typer.Option("--share", min=1, max=100, help="Percent of the devices.")] = 0,
+    halt: Annotated[bool, typer.Option("--halt", help="Nobody else begins with this version.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Let it go on after a halt.")] = False,
+    channel: Channel_ = "stable",
+) -> None:
+    """Let a share of the devices run this version; it halts by itself when starts fail."""
+    from twofold.model.errors import UsageError
+
+    if [bool(share), halt, resume].count(True) != 1:
+        raise UsageError(
+            "A roll-out is given one of --share, --halt and --resume.",
+            next=f"For example:  twofold image rollout {image} {version} --share 10",
+        )
+    if share:
+        _catalogue(lambda catalogue: catalogue.promote(image, version, channel, share))
+        out.say(f"{image} version {version} is for {share} % of the devices of channel {channel}.")
+        return
+    with admin() as server:
+        server.halt(image, version, halted=halt)
+    out.say(f"The roll-out of {image} version {version} {'is halted' if halt else 'goes on'}.")
+    if halt:
+        out.note("Devices that have it keep it; to take it back:  twofold image promote IMAGE OLDER-VERSION")
+
+
+@app.command()
+def retire(image: Image_, version: Version_, yes: out.Yes = False) -> None:
+    """Give a version out no more: no device may fetch it again."""
+    out.confirm(
+        f"Retire {image} version {version}?",
+        lost="the way to fetch or repair this version.",
+        safe="workspaces that stand on it go on with what is on their device.",
+        yes=yes,
+    )
+    _catalogue(lambda catalogue: catalogue.retire(image, version))
+    out.say(f"{image} version {version} is retired.")
+
+
+@app.command()
+def export(
+    image: Image_,
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="A folder, such as a stick's.")],
+    version: Annotated[int, typer.Option("--version", min=1, help="By default the newest.")] = 0,
+    output: out.Output = Form.TABLE,
+) -> None:
+    """Write a version into a folder, sealed, for check-outs without its download."""
+    from twofold.image.catalogue import Catalogue
+    from twofold.image.export import export as write
+
+    maker = _publisher()
+    with admin() as server, out.Bar() as bar:
+        number = version or int(server.newest(image)["version"])
+        done = write(maker, Catalogue(maker, server), server, image, number, to, bar)
+    if output is Form.JSON:
+        out.document("export", {"image": image, "version": number, "bytes": done.wanted, "received": done.sent})
+    else:
+        out.say(f"{image} version {number}: {out.size(done.wanted)} in {to}, {out.size(done.sent)} of it new.")
+        out.note(f"On the device:  twofold checkout WORKSPACE --from {to}")
+
+
+def _catalogue(change: Callable[[Catalogue], None]) -> None:
+    from twofold.image.catalogue import Catalogue
+
+    with admin() as server:
+        change(Catalogue(_publisher(), server))
+
+
+def _publisher() -> Publisher:
+    from twofold.platform.dirs import dirs
+    from twofold.trust.publisher import publisher
+
+    return publisher(dirs().state / "publisher")
 
 
 def _built(built: Built, output: Form) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -76,11 +77,18 @@ def info(workspace: ask.Workspace = "", output: out.Output = Form.TABLE) -> None
     _errors([found])
 
 
-def checkout(workspace: ask.Workspace = "", output: out.Output = Form.TABLE) -> None:
+def checkout(
+    workspace: ask.Workspace = "",
+    stick: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="DIR", help="A folder that `image export` made: its pieces come first."),
+    ] = None,
+    output: out.Output = Form.TABLE,
+) -> None:
     """Bring a workspace to this device, or replace what is damaged of one that is here; its disks are not touched."""
     with ask.agent() as client:
         name = workspace or _only_grant(client)
-        done = ask.work(client, "checkout", output, workspace=name)
+        done = ask.work(client, "checkout", output, workspace=name, stick=str(stick.absolute()) if stick else "")
     if output is Form.TABLE:
         result = done["result"]
         if "repaired" in result:

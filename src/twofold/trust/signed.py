@@ -1,7 +1,7 @@
 """Signed documents: `{"payload": base64 of canonical bytes, "signatures": [{"key": hex id, "sig": base64}]}`.
 
-What is signed is the kind of document and its bytes (DSSE's pre-authentication encoding, so that a lease's signature is never an
-image's), and the signature is checked before one byte of the payload is parsed.
+What is signed is the kind of document and its bytes (DSSE's pre-authentication encoding, so that a lease's signature is never a
+command's), and the signature is checked before one byte of the payload is parsed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ class Context(enum.StrEnum):
     """What a signature is about. One key may sign several kinds; none can stand for another."""
 
     LEASE = "lease"
-    IMAGE = "image"
     REQUEST = "request"
     GENERATION = "generation"
     COMMAND = "command"

@@ -1,6 +1,6 @@
 """What a device believes about images: python-tuf's client in a short-lived process of its own, which the agent feeds.
 
-python-tuf costs 12 MiB of memory, which an agent that mostly idles does not carry (docs/decisions/0009). The child has no
+python-tuf costs 12 MiB of memory, which an agent that mostly idles does not carry (docs/decisions/0012). The child has no
 network: it asks for documents by name on its standard output and gets them on its standard input, one JSON line each. It keeps
 what it verified in a folder, beside `seen.json` with the highest versions, and says what the newest targets list.
 """
