@@ -34,6 +34,7 @@ from twofold.vault.seam import Contents, Keys, Reading, Vault
 
 RECORD = "generation.json"
 _RECORD_LIMIT, _KEYS_LIMIT = 64 << 20, 64 << 10
+_NOTE = "export"
 
 
 async def export(ws: Workspace, op: Operation, *, to: str, generation: int, key: str) -> dict[str, Any]:
@@ -64,7 +65,10 @@ class _Export:
             known = former.files if former and ours else ()
             fresh = self._generation == 0
             wanted = None if fresh else self._generation
-            with vault.reading(wanted, note="export", known=known, progress=self._op.progress) as reading:
+            for left in vault.generations() if fresh else ():
+                if left.note == _NOTE:  # by an export whose agent was killed
+                    vault.forget(left.number)
+            with vault.reading(wanted, note=_NOTE, known=known, progress=self._op.progress) as reading:
                 contents = reading.contents
                 try:
                     manifest = Manifest(
