@@ -83,10 +83,9 @@ class Company:
         env = dict(os.environ) | {"PYTHONPATH": str(TREE / "src"), "TWOFOLD_PASSWORD": password}
         subprocess.run([*words, "init", "--company", "Acme"], env=env, check=True, capture_output=True, timeout=60)
         port = _free_port()
-        with (self.folder / "server.log").open("wb") as log:
-            process = subprocess.Popen([*words, "run", "--port", str(port)], env=env, stdout=log, stderr=log)
-        self._undo.callback(end, process)
-        self.process = process
+        self._run = [*words, "run", "--port", str(port)], env
+        self.mend()
+        self._undo.callback(self.cut)
         self.admin = Admin(f"https://127.0.0.1:{port}", saved_pin(home))
         self.admin.wait_ready(30)
         self.admin.login("admin", password)
@@ -99,6 +98,18 @@ class Company:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._undo.close()
+
+    def cut(self) -> None:
+        """The server is gone, for whoever asks."""
+        end(self.process)
+
+    def mend(self) -> None:
+        """It comes back, at the same address."""
+        words, env = self._run
+        with (self.folder / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(words, env=env, stdout=log, stderr=log)
+        if hasattr(self, "admin"):
+            self.admin.wait_ready(30)
 
     def publish(self, name: str, *, has_agent: bool = False, direct: bool = False) -> None:
         self.admin.publish_image(tiny(self.folder / name, name, has_agent=has_agent, direct=direct), self.publisher)

@@ -14,7 +14,7 @@ use twofold_nbd::{Failure, Kind, Wake};
 use crate::said::Said;
 
 /// How long a request is kept. Then it fails on the very blocks that lack, and a hypervisor pauses its guest.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(10);
 /// Ids in one event or answer.
 pub const BATCH: usize = 256;
 /// A chunk that came so often and was never whole is given up for now.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from twofold.agent.workspace import Workspace
 
 log = logging.getLogger(__name__)
-_AT_ONCE = 256  # the server's limit
+_AT_ONCE = 32  # a few megabytes: what waits first comes first, also over a slow line
 _RETRY = 3.0  # seconds between two tries to reach a source that is away, while a disk waits
 _LOOK = 0.25
 _RECENT = 30.0  # seconds; longer than the vault process keeps a read
@@ -29,6 +29,7 @@ class Delivery:
     """Begins at once, ends with the vault process or by `end`. `again` is told when something was missing that had been here."""
 
     def __init__(self, ws: Workspace, vault: OpenVault, rooms: Rooms, cache: Path, again: Callable[[], None]) -> None:
+        self.vault = vault
         self._ws, self._vault, self._rooms, self._cache, self._again = ws, vault, rooms, cache, again
         self._wanted: dict[bytes, None] = {}  # the most urgent first
         self._some = asyncio.Event()
@@ -54,7 +55,7 @@ class Delivery:
 
     async def _run(self) -> None:
         try:
-            bringing = asyncio.ensure_future(self._bring_all())
+            work = {asyncio.ensure_future(each) for each in (self._bring_all(), self._left_paused())}
             try:
                 async for ids in self._vault.wants():
                     if self._ws.stock is not None and self._ws.stock.here == self._ws.stock.of:
@@ -64,10 +65,12 @@ class Delivery:
                     self.idle.clear()
             finally:
                 self.idle.set()
-                bringing.cancel()
-                await asyncio.wait({bringing})
-                if not bringing.cancelled() and (failed := bringing.exception()) is not None:
-                    log.error("delivery failed", exc_info=failed, extra={"workspace": self._ws.name})
+                for each in work:
+                    each.cancel()
+                await asyncio.wait(work)
+                for each in work:
+                    if not each.cancelled() and (failed := each.exception()) is not None:
+                        log.error("delivery failed", exc_info=failed, extra={"workspace": self._ws.name})
         except TwofoldError as gone:
             log.info("delivery ended: %s", gone.code, extra={"workspace": self._ws.name})
 
@@ -81,7 +84,6 @@ class Delivery:
             await self._go_on()
 
     async def _bring_all(self) -> None:
-        await self._left_paused()
         while True:
             await self._some.wait()
             self._some.clear()

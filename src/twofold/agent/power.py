@@ -48,6 +48,9 @@ async def start(ws: Workspace, op: Operation, *, boot: bool) -> dict[str, Any]:
             op.progress("opening the sealed disks", 0, 0)
             vault = await asyncio.to_thread(ws.open_vault)
             undo.push_async_callback(asyncio.to_thread, vault.close)
+            # The engine looks at the disks before the guest does.
+            undo.callback(ws.unsupplied)
+            ws.supplied(vault)
             # The boot files are unsealed while the rest is looked at.
             files = asyncio.ensure_future(asyncio.to_thread(_boot_files, ws, vault, image))
             always.push_async_callback(_let_go, files)

@@ -54,7 +54,10 @@ class Supply:
         self._turn = asyncio.Lock()  # one batch, or one clearing of the cache
 
     def serve(self, ws: Workspace, vault: OpenVault) -> None:
-        """Bring what this workspace's disks wait for, until `end`."""
+        """Bring what this workspace's disks wait for, until `end`. Doing it twice is doing it once."""
+        delivery = self._deliveries.get(ws.name)
+        if delivery is not None and delivery.vault is vault:
+            return
         self.end(ws)
         if ws.base_digest:
             self._deliveries[ws.name] = Delivery(ws, vault, self._rooms, self.cache, self.look_again)

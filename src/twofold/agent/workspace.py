@@ -185,6 +185,13 @@ class Workspace:
 
     # What lives beside us
 
+    def supplied(self, vault: OpenVault) -> None:
+        """From now on what its disks wait for is brought."""
+        self._supply.serve(self, vault)
+
+    def unsupplied(self) -> None:
+        self._supply.end(self)
+
     def hold_vault(self, vault: OpenVault) -> None:
         """Watch the vault's process: when it goes, the machine has lost its disks."""
         self.vault, self._vault_died = vault, False
@@ -194,7 +201,7 @@ class Workspace:
             asyncio.get_running_loop().call_soon(self._vault_gone)
             return
         asyncio.get_running_loop().add_reader(self._pidfd, self._vault_gone)
-        self._supply.serve(self, vault)
+        self.supplied(vault)
 
     async def close_vault(self) -> None:
         """Flush and close; what is on the disk is then whole. Idempotent."""
@@ -204,7 +211,7 @@ class Workspace:
             await asyncio.to_thread(vault.close)
 
     def _unwatch_vault(self) -> None:
-        self._supply.end(self)
+        self.unsupplied()
         if self._pidfd >= 0:
             asyncio.get_running_loop().remove_reader(self._pidfd)
             os.close(self._pidfd)
