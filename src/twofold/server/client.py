@@ -18,6 +18,7 @@ from twofold.model.errors import MissingError, TimedOutError, UnreachableError
 from twofold.model.policy import Policy
 from twofold.model.progress import Progress, silent
 from twofold.model.release import EVERYBODY, MAX_INDEX
+from twofold.server.client_workspaces import Workspaces
 from twofold.trust import https
 from twofold.trust.https import Invitation, Place
 from twofold.trust.publisher import Anchor, Publisher
@@ -33,7 +34,7 @@ class Image:
     published: int
 
 
-class Admin:
+class Admin(Workspaces):
     """The server as an administrator sees it. `pin` is the hex SHA-256 of the server's authority (`twofold.server.home.pin`,
     also in every invitation); `token` comes from `login` or from a former login.
 
@@ -131,22 +132,23 @@ class Admin:
         colour: str,
         policy: Policy = Policy(),
         ends: int = 0,
+        pool: str = "",
     ) -> int:
-        """Let `user` check out `workspace` (a slug, unique per user) from `image`. `ends` in Unix seconds, 0 for never. Returns
-        the grant's number.
+        """Let `user` check out `workspace` (a slug, unique per user) from `image`. `ends` in Unix seconds, 0 for never; `pool` is
+        the image's name where it is not given. Where `policy` is at its defaults, wider scopes decide. Returns the grant's number.
 
         Raises:
             NotFoundError: no such user or image. ConflictError: the user has this workspace, or one of this name or colour.
         """
         body = {"user": user, "image": image, "workspace": workspace, "title": title, "colour": colour, "ends": ends}
-        return int(self._call("POST", "grants", body | {"policy": policy.to_wire()})["grant"])
+        return int(self._call("POST", "grants", body | {"policy": policy.said(), "pool": pool})["grant"])
 
     def remove_grant(self, grant: int) -> None:
         """End a grant now. A lease on it is not renewed; what lies on the device is not touched by this."""
         self._call("DELETE", f"grants/{int(grant)}")
 
     def list_grants(self) -> list[dict[str, Any]]:
-        """`[{"grant", "user", "image", "workspace", "title", "colour", "policy", "ends"}]`"""
+        """`[{"grant", "user", "image", "workspace", "title", "colour", "pool", "policy", "ends"}]`"""
         return self._rows("grants")
 
     def invite_device(self, user: str, hours: int = 24) -> str:
