@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.fault.test_cli_whole import Typed
-from tests.harness.company import Company, Device
+from tests.harness.company import COUNT_AT, Company, Device
 from twofold.agent.client import Client
 from twofold.agent.store import KEY
 from twofold.model.errors import ConflictError, DamagedError, NotFoundError, RefusedError, TwofoldError, UsageError
@@ -127,6 +128,38 @@ def test_a_workspace_goes_on_on_another_device_as_a_person_would_do_it(
     there("remove", "work", "--yes")
     assert "key epoch 3" in here("disk", "import", str(stick), "work", "--from", second["device"])
     assert Vault(device, tmp_path / "r").read(17_000) == b"by the second one" * 1000
+
+
+@pytest.mark.vm
+def test_a_machine_that_runs_is_copied_and_boots_elsewhere(
+    client: Client, work: str, device: Device, other: Device, tmp_path: Path
+) -> None:
+    stick = str(tmp_path / "stick")
+    with other.client() as there:
+        key = there.call("device")["key"]
+        client.finish("start", workspace=work)
+        first = client.finish("disk_export", workspace=work, to=stick, key=key)["result"]
+        time.sleep(2)  # it counts, and writes the count, 18 times a second
+        again = client.finish("disk_export", workspace=work, to=stick, key=key)["result"]
+        assert again["generation"] > first["generation"]
+        assert again["sent_bytes"] < 2 << 20
+        assert client.call("info", workspace=work)["run"] == "running"
+        client.finish("suspend", workspace=work)
+        client.finish("disk_export", workspace=work, to=stick, key=key)
+        client.finish("remove", workspace=work, yes=True)
+        done = there.finish("disk_import", workspace=work, folder=stick, signer=client.call("device")["device"])[
+            "result"
+        ]
+        assert done["memory_forgotten"] is True
+        assert there.call("info", workspace=work)["memory_stored"] is False
+        vault = Vault(other, tmp_path / "r")
+        count = int.from_bytes(vault.read(4, COUNT_AT), "little")
+        assert count > 18
+        started = there.finish("start", workspace=work)["result"]
+        assert started["resumed"] is False
+        time.sleep(1)
+        there.finish("off", workspace=work)
+        assert 0 < int.from_bytes(vault.read(4, COUNT_AT), "little") < count + 100, "it counts anew"
 
 
 def test_a_device_that_exports_for_itself_needs_nobodys_word(

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -347,6 +348,70 @@ def test_a_plan_is_shown_first_and_carried_out_to_the_letter(first: Machine) -> 
     with first.open() as vault:
         assert read(vault, 4096, device["lost"]["ranges"][0]["offset"]) == bytes(4096)
         assert read(vault, 20480, 8 << 20) == b"later" * 4096
+
+
+def test_a_store_whose_age_nobody_knows_is_taken_on_purpose(first: Machine, tmp_path: Path) -> None:
+    with first.open() as vault:
+        write(vault, b"older" * 4096)
+    shutil.copytree(first.where, tmp_path / "older")
+    with first.open() as vault:
+        write(vault, b"newer" * 4096)
+    shutil.rmtree(first.where)
+    (tmp_path / "older").rename(first.where)
+    for lost in (False, True):
+        if lost:
+            (first.folder / "anchors" / "work").unlink()
+        with pytest.raises(DamagedError), first.open():
+            pass
+        digest, plan = first.vaults.survey(first.where, first.keys)
+        assert (plan["sound"], plan["end"], plan["repairable"]) == (False, None, True)
+        assert ("anchor is lost" if lost else "older") in plan["age"]
+        assert plan["devices"][0]["lost"] == {"bytes": 0, "ranges": []}
+        with pytest.raises(DamagedError), first.open():
+            pass  # looking changed nothing
+        first.vaults.repair(first.where, first.keys, digest)
+        with first.open() as vault:
+            assert read(vault, 20480) == b"older" * 4096
+
+
+def test_acknowledged_writes_lost_at_the_end_are_given_up_by_size(first: Machine) -> None:
+    with first.open() as vault:
+        write(vault, b"first" * 4096)
+    vault = first.vaults.open(first.where, first.keys, first.runtime)
+    for turn in range(40):
+        write(vault, bytes([turn + 1]) * 4096, (1 << 20) + turn * 4096)
+    os.kill(vault.pid, signal.SIGKILL)
+    vault.close()
+    last = max(first.where.glob("s-*"))
+    data = bytearray(last.read_bytes())
+    data[256 + 3 * 4128 + 100] ^= 1
+    last.write_bytes(data)
+    with pytest.raises(DamagedError), first.open():
+        pass
+    digest, plan = first.vaults.survey(first.where, first.keys)
+    assert (plan["age"], plan["repairable"], plan["sound"]) == (None, True, False)
+    assert last.name in plan["end"]["why"]
+    assert 37 * 4096 <= plan["end"]["at_most"] <= last.stat().st_size
+    first.vaults.repair(first.where, first.keys, digest)
+    with first.open() as vault:
+        assert read(vault, 20480) == b"first" * 4096
+        assert read(vault, 40 * 4096, 1 << 20).rstrip(b"\0") == b"".join(bytes([turn + 1]) * 4096 for turn in range(3))
+        write(vault, b"on" * 2048)
+    assert first.vaults.survey(first.where, first.keys)[1]["sound"] is True
+
+
+def test_a_store_too_damaged_for_a_repair_says_so_and_is_left_alone(first: Machine) -> None:
+    with first.open() as vault:
+        write(vault, os.urandom(4 << 20))
+    for path in first.where.glob("head.*"):
+        path.write_bytes(bytes(192))
+    for path in first.where.glob("s-*"):
+        path.write_bytes(path.read_bytes()[:200])
+    before = {path.name: path.read_bytes() for path in first.where.iterdir()}
+    with pytest.raises(DamagedError) as said:
+        first.vaults.survey(first.where, first.keys)
+    assert said.value.safe and said.value.next
+    assert {path.name: path.read_bytes() for path in first.where.iterdir()} == before
 
 
 def test_the_newest_format_needs_no_upgrade(first: Machine) -> None:
