@@ -85,6 +85,10 @@ class Enrol(Body):
     wrap_public: Hex32
 
 
+class Empty(Body):
+    pass
+
+
 class Signed(Body):
     """A signed document; its signature is checked before its payload is read."""
 

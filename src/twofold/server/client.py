@@ -134,8 +134,8 @@ class Admin(Workspaces):
         ends: int = 0,
         pool: str = "",
     ) -> int:
-        """Let `user` check out `workspace` (a slug, unique per user) from `image`. `ends` in Unix seconds, 0 for never; `pool` is
-        the image's name where it is not given. Where `policy` is at its defaults, wider scopes decide. Returns the grant's number.
+        """Let `user` check out `workspace` (a slug, unique per user) from `image`. `ends` in Unix seconds, 0 for never;
+        `pool` is the image's name if not given. Where `policy` is at its defaults, wider scopes decide. Returns its number.
 
         Raises:
             NotFoundError: no such user or image. ConflictError: the user has this workspace, or one of this name or colour.
@@ -197,6 +197,10 @@ class Admin(Workspaces):
     def roles(self) -> dict[str, Any]:
         """`{"server", "root", "targets"}`: the server's key for snapshot and timestamp (hex), and documents (base64) or None."""
         return self._call("GET", "roles", limit=16 << 20)
+
+    def new_roles_key(self) -> str:
+        """Make the server another key for snapshot and timestamp; returns its public half (hex)."""
+        return str(self._call("POST", "roles/key", {})["server"])
 
     def set_root(self, document: bytes) -> None:
         """The company's first root, or the next one."""

@@ -48,7 +48,7 @@ class Workspaces:
         return self._call("GET", f"workspaces/{int(number)}/generations/{_quoted(generation)}", limit=256 << 20)
 
     def loss(self, number: int) -> dict[str, Any]:
-        """What breaking the lease may lose: `{"device_name", "backed_up", "unsaved_seconds", "seen", "may_run_until", "loss", …}`.
+        """What breaking the lease may lose: `{"device_name", "backed_up", "unsaved_seconds", "seen", "may_run_until", "loss"}`.
         Show it, then hand `loss` to `break_lease`."""
         return self._call("GET", f"workspaces/{int(number)}/loss")
 

@@ -61,8 +61,8 @@ class Database:
             self.engine = create_engine(self.url, pool_pre_ping=True, isolation_level="REPEATABLE READ")
         self._writer = _writer(self.engine)
 
-    def upgrade(self) -> None:
-        """Bring the tables to this version's form; all migrations are one transaction.
+    def upgrade(self, revision: str = "head") -> None:
+        """Bring the tables to this version's form (or an older one's); all migrations are one transaction.
 
         Raises:
             DamagedError: it is no database, or a newer version's.
@@ -72,7 +72,7 @@ class Database:
         try:
             with self._writer.begin() as connection:
                 config.attributes["connection"] = connection
-                command.upgrade(config, "head")
+                command.upgrade(config, revision)
         except (DatabaseError, CommandError) as off:
             shown = self.url.render_as_string(hide_password=True)
             raise DamagedError(

@@ -27,6 +27,7 @@ class Context(enum.StrEnum):
     REQUEST = "request"
     GENERATION = "generation"
     COMMAND = "command"
+    BACKUP = "backup"
 
 
 def message(context: Context, payload: bytes) -> bytes:
