@@ -41,7 +41,7 @@ test-quick: setup s3 ## style, unit and golden tests alone: no VM, well under a 
 model: setup ## leases, fencing and commits in every state they can reach; its traces replayed against the real server
 	@$(PERSON) $(PY) -m pytest -q -rP tests/model -m "not root"
 
-.PHONY: bench bench-boot bench-busy bench-switch bench-resume bench-footprint bench-vault
+.PHONY: bench bench-images bench-boot bench-busy bench-switch bench-resume bench-footprint bench-vault
 bench: bench-boot bench-resume bench-switch bench-footprint bench-busy bench-vault ## every bench; JSON, table and plot in out/bench/
 bench-boot: image ## boot and resume against each other and against the same image under bare QEMU
 	@$(PERSON) $(PY) -m bench.boot
@@ -53,6 +53,10 @@ bench-resume: image ## request to a usable desktop; a suspended one to its live 
 	@$(PERSON) $(PY) -m bench.resume
 bench-footprint: image ## seconds to the switcher's window; memory of switcher and agent
 	@$(PERSON) $(PY) -m bench.footprint
+
+bench-images: image ## bytes of a new version by layout and chunking, against casync, zsync and rsync
+	@command -v casync zsyncmake >/dev/null || apt-get install -y -q casync zsync >/dev/null
+	@$(PERSON) $(PY) -m bench.images
 
 bench-vault: setup ## the vault over NBD against qemu-nbd and nbdkit, qcow2, LUKS and raw (QUICK=1: a look, not figures)
 	@$(PERSON) $(PY) -m bench.vault $(if $(QUICK),--quick)

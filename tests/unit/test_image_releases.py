@@ -21,7 +21,9 @@ from twofold.model.errors import BadInputError, ConflictError, NotFoundError, Re
 from twofold.model.release import bucket
 from twofold.server.client import Admin
 from twofold.trust.device import identity
+from twofold.trust.keys import SigningKey
 from twofold.trust.publisher import Publisher, publisher
+from twofold.trust.roles import make_timestamp
 
 SECOND = SYSTEM[: 1 << 20] + b"new" * 2730 + SYSTEM[(1 << 20) + 8190 :]
 
@@ -132,6 +134,27 @@ def test_a_publisher_signs_on_top_of_nothing_old(office: Office, tmp_path: Path)
         office.admin.set_targets(mine)
     with pytest.raises(BadInputError):
         office.admin.set_targets(b"{}")
+
+
+def test_a_server_gets_new_keys_and_devices_follow(office: Office) -> None:
+    remote = office.device("user2")
+    assert given(remote)
+    thief = (office.folder / "server" / "roles.pem").read_bytes()
+    assert office.catalogue.rotate() == 2
+    assert given(remote)
+    assert office.catalogue.rotate() == 3
+    office.catalogue.promote("office", 1)
+    assert given(remote)
+    assert len(list((office.folder / "server").glob("roles*.pem"))) == 3
+    assert json.loads(remote.metadata("2.root.json", 1 << 20))["signed"]["version"] == 2
+    # What the old key says is believed no more.
+    stolen = office.folder / "stolen.pem"
+    stolen.write_bytes(thief)
+    honest, forged = remote.metadata, make_timestamp(10**6, 1, SigningKey.load(stolen))
+    remote.metadata = lambda name, limit: forged if name == "timestamp.json" else honest(name, limit)  # type: ignore[method-assign]
+    with pytest.raises(RefusedError, match="was signed by 0/1 keys"):
+        remote.releases()
+    remote.close()
 
 
 def test_an_image_travels_on_a_stick(office: Office, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from twofold.cli import (
     guest,
     images,
     jobs,
+    keys,
     machine,
     policies,
     server,
@@ -65,6 +66,7 @@ for name, noun in (
     ("user", users.app),
     ("grant", grants.app),
     ("device", device.app),
+    ("key", keys.app),
     ("policy", policies.app),
 ):
     app.add_typer(noun, name=name)

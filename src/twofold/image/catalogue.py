@@ -20,6 +20,7 @@ class Office(Protocol):
     def roles(self) -> Mapping[str, Any]:
         """`{"server": hex, "root": base64 or null, "targets": base64 or null}`; nothing of it is trusted."""
 
+    def new_roles_key(self) -> str: ...
     def set_root(self, document: bytes) -> None: ...
     def set_targets(self, document: bytes) -> None: ...
 
@@ -96,6 +97,21 @@ class Catalogue:
                 next="Promote another version there first.",
             )
         self.send(each for each in self.releases if each != release)
+
+    def rotate(self) -> int:
+        """Give the server new keys for snapshot and timestamp, after somebody may have copied the old ones, and sign a root that
+        names them; devices follow it. Returns the root's number.
+
+        Raises:
+            MissingError: the root key is kept somewhere else.
+        """
+        signer = self._publisher.root_key()
+        self._server = VerifyKey.from_hex(self._office.new_roles_key())
+        own = roles.Keys([signer.verify_key]), roles.Keys([self._publisher.signing.verify_key])
+        self.root = roles.next_root(self.root, *own, roles.Keys([self._server]), [signer])
+        self._office.set_root(self.root)
+        self._publisher.keep("root", self.root)
+        return roles.number(self.root)
 
     def _agree_root(self, untrusted_root: bytes | None) -> bytes:
         kept = self._publisher.kept("root")

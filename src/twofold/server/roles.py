@@ -1,5 +1,5 @@
 """The server's part in images: it keeps root and targets as the publisher signed them, and says itself, for a day at a time,
-which are the newest. Documents lie in the table `roles`, every version of each; the key in `roles.pem` signs the rest."""
+which are the newest. Documents lie in the table `roles`, every version of each; a key in `roles*.pem` signs the rest."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 from tuf.api.metadata import Snapshot, Timestamp
 
-from twofold.model.errors import BadInputError, ConflictError, RefusedError
+from twofold.model.errors import BadInputError, ConflictError, DamagedError, RefusedError
 from twofold.model.release import STABLE, Release, offered
 from twofold.server import audit
 from twofold.server.home import Home
@@ -25,20 +25,24 @@ _RENEW = timedelta(hours=12)
 HALT_FAILED, HALT_PERCENT = 2, 10  # a roll-out stops when so many devices, and so many of all that began, failed
 
 
-def key(home: Home) -> SigningKey:
-    """The key that signs snapshot and timestamp."""
-    path = home.folder / "roles.pem"
-    if not path.exists():
-        made = home.folder / f".roles-{secrets.token_hex(4)}.pem"
-        SigningKey.make().save(made)
-        with contextlib.suppress(FileExistsError):  # another worker was faster
-            path.hardlink_to(made)
-        made.unlink()
-    return SigningKey.load(path)
+def new_key(home: Home) -> VerifyKey:
+    """Make another key for snapshot and timestamp; it counts from the root on that names it."""
+    made = SigningKey.make()
+    made.save(home.folder / f"roles-{time.time_ns()}.pem")
+    return made.verify_key
 
 
 def public(home: Home) -> VerifyKey:
-    return key(home).verify_key
+    """The newest key of this server, made when first asked for."""
+    held = _keys(home)
+    if held:
+        return held[-1].verify_key
+    made = home.folder / f".roles-{secrets.token_hex(4)}.pem"
+    SigningKey.make().save(made)
+    with contextlib.suppress(FileExistsError):  # another worker was faster
+        (home.folder / "roles.pem").hardlink_to(made)
+    made.unlink()
+    return _keys(home)[-1].verify_key
 
 
 def document(session: Session, name: str, version: int | None = None) -> bytes | None:
@@ -137,7 +141,7 @@ def renew(session: Session, home: Home) -> bytes | None:
     current = document(session, "timestamp")
     if current is None or not _old(current):
         return current
-    signer, snapshot, number = key(home), _newest(session, "snapshot"), _newest(session, "timestamp") + 1
+    signer, snapshot, number = _signer(session, home), _newest(session, "snapshot"), _newest(session, "timestamp") + 1
     held = document(session, "snapshot")
     assert held is not None  # a timestamp is never without
     if roles.read(Snapshot, held).signed.is_expired(roles.now() + timedelta(days=30)):
@@ -168,8 +172,28 @@ def version_for(session: Session, image: Image, device: str, channel: str = STAB
 _listing = functools.lru_cache(4)(roles.listing)
 
 
+def _keys(home: Home) -> list[SigningKey]:
+    """Oldest first."""
+    paths = sorted(home.folder.glob("roles*.pem"), key=lambda path: int(path.stem.partition("-")[2] or 0))
+    return [SigningKey.load(path) for path in paths]
+
+
+def _signer(session: Session, home: Home) -> SigningKey:
+    """The key that the newest root names."""
+    root = document(session, "root")
+    named = set() if root is None else roles.server_keys(root)
+    for key in _keys(home):
+        if roles.tuf_key(key.verify_key).keyid in named:
+            return key
+    raise DamagedError(
+        "The server's key for lists of images is gone from its folder.",
+        safe="Devices go on with what they have.",
+        next="Restore roles*.pem from a copy, or on the publisher's machine:  twofold key rotate",
+    )
+
+
 def _say(session: Session, home: Home) -> None:
-    signer = key(home)
+    signer = _signer(session, home)
     snapshot, targets = _newest(session, "snapshot") + 1, _newest(session, "targets")
     _keep(session, "snapshot", snapshot, roles.make_snapshot(snapshot, targets, signer))
     number = _newest(session, "timestamp") + 1

@@ -122,6 +122,11 @@ def listing(untrusted_targets: bytes, root: bytes) -> Listing:
     return Listing(found.signed.version, int(found.signed.expires.timestamp()), releases(found.signed.targets.values()))
 
 
+def number(root: bytes) -> int:
+    """A root's version."""
+    return read(Root, root).signed.version
+
+
 def server_keys(root: bytes) -> set[str]:
     """The ids (python-tuf's) of the keys that speak for the timestamp."""
     return set(read(Root, root).signed.roles[Timestamp.type].keyids)

@@ -20,7 +20,7 @@ from twofold.model.image import ImageVersion
 from twofold.model.names import slug
 from twofold.model.release import MAX_INDEX, Release
 from twofold.server import audit, roles
-from twofold.server.bodies import Document, FewIds, Halt, Ids, NewVersion
+from twofold.server.bodies import Document, Empty, FewIds, Halt, Ids, NewVersion
 from twofold.server.context import TheCaller, TheServer, nothing
 from twofold.server.objects import lost
 from twofold.server.tables import Image, Index, Publisher, Rollout, Start, Version, VersionChunk
@@ -39,11 +39,20 @@ def list_publishers(server: TheServer) -> dict[str, Any]:
 
 @router.get("/roles")
 def show_roles(server: TheServer) -> dict[str, Any]:
-    """This server's key for snapshot and timestamp, and the newest root and targets (base64)."""
+    """This server's newest key for snapshot and timestamp, and the newest root and targets (base64)."""
     with server.database.read() as session:
         held = {name: roles.document(session, name) for name in ("root", "targets")}
     shown = {name: None if body is None else base64.b64encode(body).decode() for name, body in held.items()}
     return {"server": roles.public(server.home).public.hex(), **shown}
+
+
+@router.post("/roles/key", status_code=201)
+def new_key(body: Empty, caller: TheCaller, server: TheServer) -> dict[str, Any]:
+    """Make this server another key for snapshot and timestamp; the next root has to name it."""
+    made = roles.new_key(server.home)
+    with server.database.write() as session:
+        audit.record(session, caller.actor, "make roles key", made.id)
+    return {"server": made.public.hex()}
 
 
 @router.post("/roles/root", status_code=201)
