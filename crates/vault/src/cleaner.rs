@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use crate::error::Error;
 use crate::inner::Inner;
@@ -14,6 +15,8 @@ use crate::vault::Vault;
 
 /// Segments' worth of slots moved before old files go: so much space a pass takes beyond what it frees. 128 MiB.
 const STEP: u64 = 2;
+/// Between two steps.
+const TURN: Duration = Duration::from_millis(1);
 
 /// How far the cleaner goes in one pass.
 #[derive(Clone, Copy, Debug)]
@@ -104,11 +107,15 @@ impl Inner {
         };
         let mut done = Cleaned::default();
         while !victims.is_empty() {
-            let _one = lock(&self.upkeep);
-            self.usable()?;
-            let some = self.next_step(&mut victims);
-            self.rewrite(some, &mut done)?;
-            self.survey();
+            {
+                let _one = lock(&self.upkeep);
+                self.usable()?;
+                let some = self.next_step(&mut victims);
+                self.rewrite(some, &mut done)?;
+                self.survey();
+            }
+            // Whoever waits for the lock gets it now, not when we have it again.
+            std::thread::sleep(TURN);
         }
         Ok(done)
     }
@@ -196,7 +203,6 @@ impl Inner {
             };
             let count = rest.iter().take(pack::MOST).take_while(fits).count();
             let (some, others) = rest.split_at(count.max(1));
-            self.keep_tail_short()?;
             let recipe = self.write_pack(some)?;
             done.moved += recipe.pieces.iter().map(|(_, _, length)| length).sum::<u64>();
             done.recipes.push(recipe);

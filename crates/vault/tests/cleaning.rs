@@ -77,6 +77,22 @@ fn a_recipe_makes_the_same_pack_without_a_key() {
 }
 
 #[test]
+fn what_is_moved_is_bounded() {
+    let (_, _, vault) = made();
+    // A thirteenth of each file is dead: to move the rest would not pay, whatever is asked.
+    fill(&vault, 1, 1);
+    fill(&vault, 2, 13);
+    let all = Cleaning { least_dead: 0.0, most: u64::MAX };
+    assert_eq!(vault.clean(all).unwrap().moved, 0);
+    // A third is, and a pass moves no more than it may.
+    fill(&vault, 3, 3);
+    let most = 300 * SLOT as u64;
+    let done = vault.clean(Cleaning { most, ..all }).unwrap();
+    assert!(done.moved > 0 && done.moved <= most, "{}", done.moved);
+    assert!(vault.clean(all).unwrap().moved > 0);
+}
+
+#[test]
 fn generations_hold_what_they_need_until_they_are_dropped() {
     let (store, anchor, vault) = made();
     fill(&vault, 1, 1);
@@ -138,5 +154,36 @@ fn a_small_disk_is_enough_as_long_as_the_cleaner_can_make_room() {
         disk.write(roll(&mut dice, BLOCKS) * BLOCK as u64, &[7; BLOCK]).unwrap();
     }
     disk.flush().unwrap();
+    assert!(check(&vault).is_sound());
+}
+
+#[test]
+fn whoever_holds_the_files_or_commits_waits_for_a_step_and_not_for_a_pass() {
+    const MANY: u64 = 8000;
+    let (store, _, vault) = support::made(MANY, support::options(16));
+    let disk = vault.device("disk").unwrap();
+    let mut dice = 1;
+    for nth in 0..2 * MANY {
+        let block = if nth < MANY { nth } else { roll(&mut dice, MANY) };
+        disk.write(block * BLOCK as u64, &[nth as u8 | 1; BLOCK]).unwrap();
+    }
+    let names = || -> Vec<String> { store.list().unwrap() };
+    vault.checkpoint().unwrap();
+    let before = names();
+    std::thread::scope(|scope| {
+        let pass = scope.spawn(|| vault.clean(Cleaning { least_dead: 0.125, most: u64::MAX }).unwrap());
+        while !names().iter().any(|name| name.starts_with("p-")) {
+            std::thread::yield_now();
+        }
+        vault.commit("in the midst").unwrap();
+        let hold = vault.hold();
+        let held = names();
+        // The pass finds the hold, and leaves what there is.
+        let done = pass.join().unwrap();
+        assert!(done.removed > 0 && before.iter().filter(|name| held.contains(name)).count() > 100);
+        assert!(held.iter().all(|name| store.bytes(name).is_some()));
+        drop(hold);
+    });
+    assert!(vault.clean(Cleaning { least_dead: 0.125, most: u64::MAX }).unwrap().removed > 0);
     assert!(check(&vault).is_sound());
 }

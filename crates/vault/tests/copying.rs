@@ -2,27 +2,22 @@
 //! record of something else, is refused before anything is written.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::cast_possible_truncation)]
 
+mod support;
+
 use std::sync::Arc;
 
+use support::ring;
 use twofold_vault::memory::Memory;
-use twofold_vault::{
-    BLOCK, Cleaning, DeviceSpec, Error, Keyring, Manifest, MemoryAnchor, Options, Store, Vault, verify,
-};
+use twofold_vault::{BLOCK, Cleaning, Error, Keyring, Manifest, MemoryAnchor, Options, Store, Vault, verify};
 
 const BLOCKS: u64 = 900;
 
 fn options() -> Options {
-    Options { background: false, reserve: 0, segment_slots: 128, ..Options::default() }
-}
-
-fn ring() -> Keyring {
-    Keyring::new(1, [7; 32])
+    support::options(128)
 }
 
 fn made() -> (Arc<Memory>, Vault) {
-    let store = Arc::new(Memory::new());
-    Vault::create(store.clone(), ring(), &[DeviceSpec { name: "disk".into(), size: BLOCKS << 12 }]).unwrap();
-    let vault = Vault::open(store.clone(), ring(), Arc::new(MemoryAnchor::default()), options()).unwrap();
+    let (store, _, vault) = support::made(BLOCKS, options());
     (store, vault)
 }
 

@@ -271,3 +271,50 @@ fn an_opening_that_cannot_look_forgets_nothing() {
     }
     assert!(refused > 10, "{refused}");
 }
+
+#[test]
+fn a_head_that_could_not_be_written_is_not_what_an_opening_needs() {
+    let prepared = || {
+        let (tape, mut history) = made();
+        let mut vault = open(&tape, &history).unwrap();
+        for op in OPS[..7].iter().chain(&OPS[8..9]) {
+            history.run(&tape, &mut vault, *op).unwrap();
+        }
+        for seed in 0..4 {
+            let op = Op::Write { device: 0, block: 0, count: 40, seed };
+            history.run(&tape, &mut vault, op).unwrap();
+            history.run(&tape, &mut vault, Op::Flush).unwrap();
+        }
+        (tape, history, vault)
+    };
+    let mut lost = 0;
+    for at in 0.. {
+        let (tape, mut history, mut vault) = prepared();
+        tape.fail(Some(Fault { counts: |call| call == Call::Write, at, times: 1, error: broken, done: false }));
+        let result = history.run(&tape, &mut vault, Op::Clean);
+        let failed = tape.reel().failed > 0;
+        assert!(failed || result.is_ok());
+        tape.fail(None);
+        // The next pass removes what the failed one replaced, while one head may be from before it.
+        history.run(&tape, &mut vault, Op::Clean).unwrap();
+        drop(vault);
+        let (image, anchor, last) = (tape.image(), tape.reel().anchor.clone(), history.states.len() - 1);
+        // Nothing that failed lies about: an opening finds nothing to remove.
+        drop(open(&tape, &history).unwrap());
+        assert!(tape.image().keys().eq(image.keys()), "call {at} left something");
+        for head in ["head.a", "head.b"] {
+            let mut image = image.clone();
+            image.remove(head).unwrap();
+            let vault = open(&Tape::new(image, anchor.clone()), &history);
+            let vault = vault.unwrap_or_else(|why| panic!("call {at}, without {head}: {why}"));
+            let same = history.states.len() - 3..=last;
+            history.find(&vault, same);
+            assert!(vault.check(&mut |_, _| {}).unwrap().is_sound());
+            lost += 1;
+        }
+        if !failed {
+            break;
+        }
+    }
+    assert!(lost > 10, "{lost}");
+}
