@@ -127,8 +127,8 @@ class Replay:
             depth, at = depth + 1, at.parent
         return Manifest(
             workspace=WORKSPACE, signer=self.devices[gen.device].verify_key.public.hex(), vault="ab" * 16, made=1,
-            generation=depth, parent=self._id(gen.parent), time=1000 + depth,
-            note=f"work {gen.work}, token {gen.token}", epoch=gen.epoch, root=f"{1:016x}", pieces=1, image="office", image_version=1,
+            generation=depth, parent=self._id(gen.parent), time=1000 + depth, epoch=gen.epoch,
+            note=f"work {gen.work}, token {gen.token}", root=f"{1:016x}", pieces=1, image="office", image_version=1,
             files=(SealedFile(OWN, len(FILE), blake3(FILE).hexdigest()),),
         )  # fmt: skip
 

@@ -33,7 +33,7 @@ class SealedFile:
 @dataclass(frozen=True)
 class Manifest:
     """Signed by the device that wrote the generation, whose Ed25519 key is `signer` (64 hex digits). `vault` is 32 hex digits,
-    `root` 16 (an address, opaque without keys), `pieces` the root's slots, `epoch` the newest key epoch in it, times Unix seconds.
+    `root` 16 (an address, opaque without keys), `pieces` the root's slots, `epoch` the newest key epoch in it, times in seconds.
     `parent` is the `id` of the manifest that this one follows, "" for none. `image` and `image_version` are what the system disk
     stands on. `files` ascend by name."""
 

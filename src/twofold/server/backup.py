@@ -37,7 +37,7 @@ from twofold.trust.keys import SigningKey, write_private
 from twofold.trust.signed import Context, sign, verify
 
 SCHEMA = "twofold-backup-1"
-_KEYS = ("server.json", "signing.pem", "roles.pem", "authority.der", "authority.key", "tls.crt", "tls.key")
+_KEYS = ("server.json", "signing.pem", "roles*.pem", "authority.der", "authority.key", "tls.crt", "tls.key")
 _STEP, _ROWS, _TRIES = 1 << 20, 500, 5
 _REVISION = "SELECT version_num FROM alembic_version"
 
@@ -87,9 +87,8 @@ def backup(home: Home, to: Path, progress: Progress = silent) -> Backup:
                 )
     finally:
         database.close()
-    for name in _KEYS:
-        if (home.folder / name).exists():
-            write_private(keys / name, (home.folder / name).read_bytes())
+    for path in (path for name in _KEYS for path in home.folder.glob(name)):
+        write_private(keys / path.name, path.read_bytes())
     size = sum((kept / key).stat().st_size for key in wanted)
     said = {
         "schema": SCHEMA, "version": __version__, "time": int(time.time()), "rows": rows, "objects": len(wanted), "bytes": size,
