@@ -159,9 +159,7 @@ impl Link {
             Change::Write(data) => self.export.write(offset, data),
             Change::Zero => self.export.zero(offset, length, request.has(flag::NO_HOLE)),
         };
-        if let Err(failure) = &result
-            && failure.kind == Kind::Later
-        {
+        if let Some(failure) = result.as_ref().err().filter(|failure| failure.kind == Kind::Later) {
             let range = failure.range.unwrap_or((offset, length));
             return self.park(change.bytes(), range, move |link, failure, replies| match failure {
                 None => link.change(request, change, replies),

@@ -56,9 +56,8 @@ impl Opened {
             self.bytes -= former.len();
         }
         self.ages.insert(self.now, id);
-        while self.bytes > KEPT
-            && let Some((_, oldest)) = self.ages.pop_first()
-        {
+        while self.bytes > KEPT {
+            let Some((_, oldest)) = self.ages.pop_first() else { break };
             self.bytes -= self.chunks.remove(&oldest).map_or(0, |(_, plain)| plain.len());
         }
     }

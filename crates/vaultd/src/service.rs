@@ -263,10 +263,10 @@ impl Service {
         if request.verb == "watch" {
             verbs::none(request.args)?;
             self.watch(writer.twin()?);
-            if let Ok(opened) = self.opened()
-                && let Ok(image) = opened.image()
-            {
-                image.wants.remind(); // what a watcher before this one was told may have died with it
+            if let Ok(opened) = self.opened() {
+                if let Ok(image) = opened.image() {
+                    image.wants.remind(); // what a watcher before this one was told may have died with it
+                }
             }
             return Ok(Answer::body(json!({})));
         }
