@@ -15,7 +15,7 @@ from sqlalchemy import update
 from tests.unit.server_kit import Local
 from tests.unit.vault_kit import Device, device, keys
 from twofold.server import objects
-from twofold.server.collector import UNFINISHED, collect
+from twofold.server.collector import UNFINISHED, Collected, collect
 from twofold.server.context import Server
 from twofold.server.tables import Generation, Sealed
 from twofold.trust.keys import SigningKey
@@ -27,6 +27,10 @@ def parts(server: Local) -> Server:
     found = server.app._app.state.twofold  # type: ignore[attr-defined]
     assert isinstance(found, Server)
     return found
+
+
+def collected(server: Local, now: float | None = None) -> Collected:
+    return collect(server.home, server.database, parts(server).objects, now)
 
 
 def broken(server: Local) -> None:
@@ -316,18 +320,18 @@ def test_points_go_by_number_and_age_and_a_branch_never(server: Local, mine: Dev
     mine.write()
     mine.upload()
     late = mine.commit().json()["id"]
-    assert collect(parts(server)).points == 0, "all are young"
+    assert collected(server).points == 0, "all are young"
     later = time.time() + 3 * 86400
-    assert collect(parts(server), later).points == 3
+    assert collected(server, later).points == 3
     kept = {row["id"] for row in server.call("GET", "workspaces/1/generations").json()["generations"] if row["kept"]}
     assert late in kept
     assert shared not in kept
     with server.database.write() as session:
         session.execute(update(Sealed).values(created=1))
     assert len(list(objects.names(parts(server).objects, "workspaces"))) == 6
-    found = collect(parts(server))
+    found = collected(server)
     assert (found.points, found.files, found.strays) == (0, 3, 0)
-    assert collect(parts(server)).files == 0
+    assert collected(server).files == 0
     for generation in kept:
         files = server.call("GET", f"workspaces/1/generations/{generation}").json()["files"]
         assert files
@@ -339,11 +343,11 @@ def test_points_go_by_number_and_age_and_a_branch_never(server: Local, mine: Dev
 def test_what_waits_for_its_generation_is_left_alone(server: Local, mine: Device) -> None:
     mine.write()
     mine.upload()
-    assert collect(parts(server), time.time() + UNFINISHED - 60).files == 0
+    assert collected(server, time.time() + UNFINISHED - 60).files == 0
     assert mine.commit().status_code == 201
     with server.database.write() as session:
         session.execute(update(Generation).values(committed=1))
-    assert collect(parts(server), time.time() + 10 * UNFINISHED).files == 0, "the newest is always kept"
+    assert collected(server, time.time() + 10 * UNFINISHED).files == 0, "the newest is always kept"
 
 
 def test_strays_of_a_kill_are_found(server: Local, mine: Device, tmp_path: Path) -> None:
@@ -351,6 +355,6 @@ def test_strays_of_a_kill_are_found(server: Local, mine: Device, tmp_path: Path)
     stray.write_bytes(b"x" * 100)
     parts(server).objects.put(f"workspaces/1/1/{'a' * 64}.0123456789abcdef", stray)
     kept = mine.back_up()
-    assert collect(parts(server)).strays == 0, "it may belong to an upload of this moment"
-    assert collect(parts(server), time.time() + 2 * 86400).strays == 1
+    assert collected(server).strays == 0, "it may belong to an upload of this moment"
+    assert collected(server, time.time() + 2 * 86400).strays == 1
     assert [row["here"] for row in server.call("GET", f"workspaces/1/generations/{kept}").json()["files"]] == [True]

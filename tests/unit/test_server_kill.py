@@ -20,6 +20,7 @@ from twofold.model.errors import TwofoldError
 from twofold.platform.run import spawn
 from twofold.server import audit
 from twofold.server.collector import collect
+from twofold.server.objects import opened
 from twofold.server.tables import Generation, Sealed
 from twofold.trust import https, request
 from twofold.trust.https import API
@@ -197,7 +198,7 @@ def test_killed_anywhere_it_loses_nothing(prepared: Local, where: str, tmp_path:
         kept = {row.key for row in session.scalars(select(Sealed))}
         for key in kept:
             assert (local.home.folder / "objects" / key).is_file()
-    stray = collect(local.app._app.state.twofold, time.time() + 2 * 86400)  # type: ignore[attr-defined]
+    stray = collect(local.home, local.database, opened(local.home.objects), time.time() + 2 * 86400)
     assert stray.files == stray.strays <= 1
     assert local.call("GET", "workspaces/1").json()["device"] == ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Annotated
@@ -11,10 +12,20 @@ import typer
 from twofold.cli import out
 from twofold.cli.out import Form
 
-app = typer.Typer(no_args_is_help=True, help="The company's server: init, run, status.")
+app = typer.Typer(
+    no_args_is_help=True, help="The company's server: init, run, status, backup, restore, verify, collect."
+)
 Home = Annotated[
     Path | None, typer.Option("--home", help="The server's folder, mode 0700. [default: ~/.local/share/twofold-server]")
 ]
+
+Database = Annotated[
+    str, typer.Option("--database", help="postgresql+psycopg://user@host/name; without one, a file in the folder.")
+]
+Objects = Annotated[
+    str, typer.Option("--objects", help="s3://bucket/prefix?endpoint=URL; without one, a folder in the folder.")
+]
+Place = Annotated[Path, typer.Argument(help="A folder of its own; it holds the server's keys.")]
 
 
 def default_home() -> Path:
@@ -29,6 +40,8 @@ def init(
     name: Annotated[
         list[str] | None, typer.Option("--name", help="A host name or address it answers to; repeatable.")
     ] = None,
+    database: Database = "",
+    objects: Objects = "",
     home: Home = None,
     output: out.Output = Form.TABLE,
 ) -> None:
@@ -39,7 +52,8 @@ def init(
     from twofold.server.run import init as make
 
     where = home or default_home()
-    made = make(where, administrator, password("The administrator's password", confirm=True), company, name or ())
+    secret = password("The administrator's password", confirm=True)
+    made = make(where, administrator, secret, company, name or (), database, objects)
     if output is Form.JSON:
         out.document(
             "server", {"home": str(where), "company": made.company, "pin": made.pin, "names": list(made.names)}
@@ -84,6 +98,65 @@ def status(
         out.document("server-status", facts)
     else:
         out.fields(output, "server", facts)
+
+
+@app.command()
+def backup(to: Place, home: Home = None, output: out.Output = Form.TABLE) -> None:
+    """Copy the server, which may run meanwhile: database, signing keys, objects. The next time copies only what is new."""
+    _require_parts()
+    from twofold.server.backup import backup as copy
+    from twofold.server.home import load
+
+    made = copy(load(home or default_home()), to)
+    out.fields(output, "backup", {"folder": str(to), **dataclasses.asdict(made)})
+
+
+@app.command()
+def restore(
+    source: Place, home: Home = None, database: Database = "", objects: Objects = "", output: out.Output = Form.TABLE
+) -> None:
+    """Make a server of a backup in a new folder. Devices that are checked out go on."""
+    _require_parts()
+    from twofold.server.backup import restore as make
+
+    made = make(source, home or default_home(), database, objects)
+    out.fields(output, "server", {"home": str(made.folder), "company": made.company, "pin": made.pin})
+
+
+@app.command()
+def verify(
+    backup: Annotated[Path | None, typer.Option("--backup", help="Read this backup instead of the server.")] = None,
+    home: Home = None,
+    output: out.Output = Form.TABLE,
+) -> None:
+    """Read every object and check every signature; names what is damaged, and whom it concerns."""
+    _require_parts()
+    from twofold.model.errors import DamagedError
+    from twofold.server.checking import check_backup, check_server
+    from twofold.server.home import load
+
+    found = check_backup(backup) if backup else check_server(load(home or default_home()))
+    out.fields(output, "verify", {"objects": found.objects, "bytes": found.bytes, "lost": len(found.lost)})
+    if found.lost:
+        raise DamagedError("\n".join(found.lost[:100]), safe="Everything else is as it was written.")
+
+
+@app.command()
+def collect(home: Home = None, output: out.Output = Form.TABLE) -> None:
+    """Remove what no kept generation needs. A server that runs does this by itself every hour."""
+    _require_parts()
+    from twofold.server.collector import collect as remove
+    from twofold.server.database import Database as Opened
+    from twofold.server.home import load
+    from twofold.server.objects import opened
+
+    where = load(home or default_home())
+    database = Opened(where.database)
+    try:
+        found = remove(where, database, opened(where.objects))
+    finally:
+        database.close()
+    out.fields(output, "collected", dataclasses.asdict(found))
 
 
 def _require_parts() -> None:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import dataclass
 
+import structlog
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from twofold.server import audit, objects, policies
-from twofold.server.context import Server
+from twofold.server.database import Database
 from twofold.server.history import BRANCH
+from twofold.server.home import Home
+from twofold.server.objects import Objects
 from twofold.server.tables import Generation, Grant, Lease, Needed, Sealed
 
 UNFINISHED = 14 * 86400  # seconds that an upload waits for the generation that names it
+_FIRST, _EVERY = 300.0, 3600.0  # seconds
 _YOUNG = 86400  # an object without a row may belong to an upload that is about to write one
+
+
+_log = structlog.get_logger("twofold.server")
 
 
 @dataclass(frozen=True)
@@ -27,24 +35,24 @@ class Collected:
     strays: int
 
 
-def collect(server: Server, now: float | None = None) -> Collected:
+def collect(home: Home, database: Database, store: Objects, now: float | None = None) -> Collected:
     """One pass over everything. It may be killed anywhere and be run twice at once; what a kept generation or a branch needs
     stays. `now` in Unix seconds."""
     moment = time.time() if now is None else now
     points, files, size = 0, 0, 0
-    with server.database.read() as session:
+    with database.read() as session:
         grants = list(session.scalars(select(Grant.id)))
     for grant in grants:
-        with server.database.write() as session:
+        with database.write() as session:
             dropped = _drop(session, grant, moment)
             doomed = _doomed(session, grant, moment)
             if dropped:
                 audit.record(session, "server", "drop points", f"number {grant}: {dropped}")
         # Only now: a crash before this leaves strays, never a row without its object.
-        objects.remove(server.objects, [row[0] for row in doomed])
+        objects.remove(store, [row[0] for row in doomed])
         points, files, size = points + dropped, files + len(doomed), size + sum(row[1] for row in doomed)
-    strays = _strays(server, moment)
-    for path in server.home.uploads.iterdir():
+    strays = _strays(database, store, moment)
+    for path in home.uploads.iterdir():
         if path.stat().st_mtime < moment - UNFINISHED:
             path.unlink(missing_ok=True)
     return Collected(points, files + len(strays), size + sum(strays.values()), len(strays))
@@ -80,15 +88,33 @@ def _doomed(session: Session, grant_id: int, now: float) -> list[tuple[str, int]
     ]
 
 
-def _strays(server: Server, now: float) -> dict[str, int]:
+def _strays(database: Database, store: Objects, now: float) -> dict[str, int]:
     """Objects that no row names, left by a kill between the object and its row."""
     found = {
         key: size
-        for key, size, changed in objects.names(server.objects, "workspaces")
+        for key, size, changed in objects.names(store, "workspaces")
         if changed < now - _YOUNG and key.count("/") == 3
     }
-    with server.database.read() as session:
+    with database.read() as session:
         for key in session.scalars(select(Sealed.key)):
             found.pop(key, None)
-    objects.remove(server.objects, found)
+    objects.remove(store, found)
     return found
+
+
+def keep_house(home: Home, database: Database, store: Objects) -> threading.Thread:
+    """Collect every hour for as long as the process lives, first after a few minutes, so that a start is quick."""
+
+    def work() -> None:
+        time.sleep(_FIRST)
+        while True:
+            try:
+                found = collect(home, database, store)
+                _log.info("collected", points=found.points, files=found.files, bytes=found.bytes, strays=found.strays)
+            except Exception as off:  # noqa: BLE001 - the next hour may do better; the server goes on
+                _log.error("not collected", kind=type(off).__name__, exc_info=off)
+            time.sleep(_EVERY)
+
+    thread = threading.Thread(target=work, name="collector", daemon=True)
+    thread.start()
+    return thread

@@ -24,6 +24,7 @@ from twofold.model.names import slug
 from twofold.server import audit
 from twofold.server.accounts import password_hash
 from twofold.server.certificates import ensure_certificate
+from twofold.server.collector import keep_house
 from twofold.server.database import Database
 from twofold.server.home import Home, load, make
 from twofold.server.objects import opened
@@ -106,7 +107,9 @@ def worker(folder: str) -> ASGIApp:
 
     _logging()
     home = load(Path(folder))
-    return application(home, Database(home.database))
+    database = Database(home.database)
+    keep_house(home, database, opened(home.objects))
+    return application(home, database)
 
 
 def _check_free(host: str, port: int) -> None:
