@@ -1,5 +1,6 @@
 //! Taking a generation elsewhere: the files that it is made of, and beginning from them on another machine.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::error::Error;
@@ -127,6 +128,13 @@ impl Vault {
         known: impl FnMut(&str, u64) -> Option<[u8; 32]>,
     ) -> Result<Manifest, Error> {
         Ok(self.export(generation, known, &mut |_, _| {})?.manifest.clone())
+    }
+
+    /// The names of the files that the vault needs now, each once: of those of a generation that lie elsewhere, which are
+    /// worth bringing.
+    #[must_use]
+    pub fn files(&self) -> HashSet<String> {
+        self.inner.table.all().iter().map(|segment| segment.file_name()).collect()
     }
 
     /// Makes a vault of a manifest whose signature the caller has checked. The store answers for its files, from here or from

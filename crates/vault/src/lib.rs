@@ -9,6 +9,7 @@
 //! loses nothing), [`Device::flush`] before a reply to a flush (then a power cut loses nothing).
 #![forbid(unsafe_code)]
 
+mod afar;
 mod ahead;
 mod anchor;
 mod bytes;
@@ -51,6 +52,7 @@ mod upgrade;
 mod vault;
 mod writing;
 
+pub use afar::{Afar, Source};
 pub use anchor::{Anchor, Anchored, FileAnchor, MemoryAnchor};
 pub use check::{Loss, Report};
 pub use cleaner::{Cleaned, Cleaning, Recipe};
