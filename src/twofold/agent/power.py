@@ -98,15 +98,19 @@ async def _power_on(
         loaded = asyncio.ensure_future(asyncio.to_thread(vault.open_memory, memory, op.progress))
         always.push_async_callback(asyncio.wait, {loaded})
     machine = await op.or_cancelled(_launch(ws, spec, vault, files, memory, loaded))
-    undo.push_async_callback(machine.kill)
+    # From here on it is the workspace's, so that who watches can have its screen before its first instruction.
+    undo.pop_all()
+    undo.push_async_callback(ws.close_vault)
+    undo.push_async_callback(ws.kill_machine)
+    ws.hold_vault(vault)
+    ws.hold_machine(machine)
+    ws.tell()
     op.commit(f"{ws.title} has started; it cannot be undone, only suspended or stopped.")
     # Memory is forgotten before the guest's first instruction, so that no moment of its life is ever lived twice.
     await asyncio.to_thread(vault.consume_memory)
     ws.note(memory_stored=False)
     await machine.resume()
     undo.pop_all()
-    ws.hold_vault(vault)
-    ws.hold_machine(machine)
     ws.become(
         RunState.RUNNING,
         launched_at=int(time.time()),

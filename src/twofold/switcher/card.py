@@ -67,6 +67,11 @@ class Card:
     def runs(self) -> bool:
         return self.run in (RunState.RUNNING, RunState.PAUSED)
 
+    @property
+    def has_screen(self) -> bool:
+        """There is a machine whose screen can be had; while it is being woken it does not run yet."""
+        return self.runs or (self.run is RunState.RESUMING and self.in_memory)
+
 
 def ago(then: int, now: float | None = None) -> str:
     """How long since, as people say it."""

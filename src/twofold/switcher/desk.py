@@ -217,8 +217,8 @@ class Desk(QObject):
         self._refresh()
 
     def _connect(self, session: Session) -> None:
-        """Have the display of a machine that runs; keep it while it does."""
-        if session.card.runs and session.display is None and not session.asked:
+        """Have the display of a machine that runs, or is about to; keep it while it does."""
+        if session.card.has_screen and session.display is None and not session.asked:
             session.asked = True
 
             def failed(_: TwofoldError) -> None:
@@ -226,7 +226,7 @@ class Desk(QObject):
                 QTimer.singleShot(1000, lambda: self._connect(session))
 
             self._link.ask("display", lambda sock: self._attach(session, sock), failed, workspace=session.card.name)
-        elif not session.card.runs and session.display is not None:
+        elif not session.card.has_screen and session.display is not None:
             session.detach()
 
     def _attach(self, session: Session, sock: Any) -> None:

@@ -109,12 +109,18 @@ class Session(QObject):
     def update_card(self, card: Card) -> None:
         if card.run is RunState.STARTING and self.card.run is not RunState.STARTING:
             self._booting_since = time.monotonic()
-        if not card.runs and self.card.runs:
+        if not card.has_screen and self.card.has_screen:
             self.keep()
         if card.run is not self.card.run:
             self.progress = None
         self.card = card
+        self.live = self._alive()
         self.moved.emit()
+
+    def _alive(self) -> bool:
+        """The picture is the guest's screen as it is now, and the guest runs: keys reach it."""
+        seen = self._watched and self.display is not None and self.display.current
+        return seen and self.card.runs and self.image is not None
 
     @property
     def booting(self) -> bool:
@@ -148,7 +154,7 @@ class Session(QObject):
         if not on:
             self.retained_at = time.time()
         self.display.watch(on)
-        self.live = on and self.image is not None and self.display.current
+        self.live = self._alive()
 
     def keep(self) -> None:
         """Keep the last picture as our own: the memory it lies in is about to go."""
@@ -168,7 +174,7 @@ class Session(QObject):
             self.image = QImage(frame.pixels, frame.width, frame.height, frame.stride, form)
         if picture.serial != self._serial:
             self._serial = picture.serial
-            self.live = self._watched and self.display.current
+            self.live = self._alive()
             self.moved.emit()
         if damage is not None:
             self.painted.emit(QRect(damage.x, damage.y, damage.width, damage.height))
