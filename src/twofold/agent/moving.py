@@ -7,12 +7,12 @@ import base64
 import hashlib
 import json
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from twofold.agent import base
+from twofold.agent import base, rights
 from twofold.agent.checkout import equip, first, founded, give_back, undone
 from twofold.agent.disks import at_hand
 from twofold.agent.operations import Operation
@@ -30,7 +30,7 @@ from twofold.model.workspace import Custody
 from twofold.trust.keys import VerifyKey, hex_bytes
 from twofold.trust.signed import Context, sign, verify_by
 from twofold.vault.copies import Folder, take
-from twofold.vault.seam import Contents, Keys, Reading, Vault
+from twofold.vault.seam import Contents, Generations, Keys, Reading, Vault
 
 RECORD = "generation.json"
 _RECORD_LIMIT, _KEYS_LIMIT = 64 << 20, 64 << 10
@@ -58,9 +58,11 @@ class _Export:
         ws = self._ws
         lease, image = ws.whole()
         # Before anything is copied: whether the other device may have the keys at all.
+        if self._public:
+            rights.require(lease, ws.record)
         keys = ws.rooms.vault.rewrap(ws.keys(), self._public, allowed=lease.policy.keys_leave) if self._public else None
         _make(self._path)
-        with Folder(self._path) as folder, at_hand(ws) as vault:
+        with Folder(self._path) as folder, at_hand(ws) as vault, ExitStack() as after:
             former, ours = self._former(folder)
             known = former.files if former and ours else ()
             fresh = self._generation == 0
@@ -70,27 +72,25 @@ class _Export:
                     vault.forget(left.number)
             with vault.reading(wanted, note=_NOTE, known=known, progress=self._op.progress) as reading:
                 contents = reading.contents
-                try:
-                    manifest = Manifest(
-                        workspace=ws.name,
-                        signer=ws.rooms.identity.verify_key.public.hex(),
-                        vault=contents.vault,
-                        made=contents.made,
-                        generation=contents.generation,
-                        parent=former.id if former else "",
-                        time=contents.time,
-                        note=contents.note,
-                        epoch=contents.epoch,
-                        root=contents.root,
-                        pieces=contents.pieces,
-                        image=image.image,
-                        image_version=image.version,
-                        files=contents.files,
-                    )
-                    sent = self._send(folder, manifest, former if ours else None, reading)
-                finally:
-                    if fresh:
-                        vault.forget(contents.generation)  # the folder has it now, or the next try commits another
+                if fresh:
+                    after.callback(_forget, vault, contents.generation)
+                manifest = Manifest(
+                    workspace=ws.name,
+                    signer=ws.rooms.identity.verify_key.public.hex(),
+                    vault=contents.vault,
+                    made=contents.made,
+                    generation=contents.generation,
+                    parent=former.id if former else "",
+                    time=contents.time,
+                    note=contents.note,
+                    epoch=contents.epoch,
+                    root=contents.root,
+                    pieces=contents.pieces,
+                    image=image.image,
+                    image_version=image.version,
+                    files=contents.files,
+                )
+                sent = self._send(folder, manifest, former if ours else None, reading)
             if keys is not None:
                 folder.write(keys_name(self._public), keys.wrapped)
             self._op.commit("It is copied already.")
@@ -144,6 +144,12 @@ class _Export:
             folder.put(file, reading, self._op.progress, done, total)
             done += file.length
         return lacking
+
+
+def _forget(vault: Generations, generation: int) -> None:
+    """The folder has it by now, or the next try commits another; what can't be forgotten now is forgotten then."""
+    with suppress(TwofoldError):
+        vault.forget(generation)
 
 
 def read(folder: Folder) -> tuple[VerifyKey, Manifest]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from twofold.agent.daemon import Agent
 
 API = 1
-EXTENSIONS = ("removed-event", "time", "icons", "switch")
+EXTENSIONS = ("removed-event", "time", "icons", "switch", "disk-moves")
 
 _WORKSPACE = {"workspace": (str, ...)}
 _WAIT_LIMIT = 300.0
