@@ -96,6 +96,8 @@ async def upload(request: Request, server: TheServer) -> dict[str, Any]:
 def read_chunks(body: FewIds, server: TheServer) -> Response:
     """Sealed chunks as frames, for an administrator who carries them elsewhere."""
     ids = list(dict.fromkeys(bytes.fromhex(chunk) for chunk in body.ids))
+    if server.objects.lacking([(chunk, None) for chunk in ids]):
+        raise nothing("chunk")
     try:
         return Response(server.objects.read_frames(ids), media_type="application/octet-stream")
     except (OSError, ValueError) as off:
