@@ -58,7 +58,7 @@ bench-images: image ## bytes of a new version by layout and chunking, against ca
 	@command -v casync zsyncmake >/dev/null || apt-get install -y -q casync zsync >/dev/null
 	@$(PERSON) $(PY) -m bench.images
 
-bench-vault: setup ## the vault over NBD against qemu-nbd and nbdkit, qcow2, LUKS and raw (QUICK=1: a look, not figures)
+bench-vault: image ## the vault over NBD against qemu-nbd and nbdkit, qcow2, LUKS and raw; SQLite in a guest (QUICK=1: a look, not figures)
 	@$(PERSON) $(PY) -m bench.vault $(if $(QUICK),--quick)
 
 .PHONY: specification

@@ -82,9 +82,17 @@ class Vault(Server):
             ):
                 return
 
-    def commit(self) -> None:
-        """Keep a generation, durably."""
-        self._call("commit", note="")
+    def clean(self) -> int:
+        """One pass of the cleaner; the bytes that it moved."""
+        return cast("int", self._call("clean")["moved"])
+
+    def commit(self) -> int:
+        """Keep a generation, durably; its number."""
+        return cast("int", self._call("commit", note="")["generation"])
+
+    def forget(self, generation: int) -> None:
+        """Keep it no longer."""
+        self._call("forget", generation=generation)
 
     def _places(self) -> tuple[Path, ...]:
         return self.files, self.folder / "anchors", self.folder / "device" / "wrapping.key"
