@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from twofold.model.errors import BadInputError, DamagedError, RefusedError
+from twofold.model.errors import BadInputError, DamagedError, MissingError, RefusedError
 from twofold.trust.device import identity
 from twofold.trust.https import Place, invitation, place
 from twofold.trust.keys import SigningKey, VerifyKey
@@ -44,6 +44,18 @@ def test_the_first_form_gives_its_wrapping_key_away(tmp_path: Path) -> None:
     assert identity(tmp_path).device == first.device
     assert (tmp_path / "device" / "wrapping.key").read_text() == f"twofold-wrapping-key-1 {opener}\n"
     assert opener not in path.read_text()
+
+
+def test_a_publisher_is_made_only_where_one_is_meant(tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match="not on this machine"):
+        publisher(tmp_path / "none", make=False)
+    assert not list((tmp_path / "none").iterdir())
+    made = publisher(tmp_path / "here")
+    assert publisher(tmp_path / "here", make=False).signing.id == made.signing.id
+    (tmp_path / "here" / "root.json").write_bytes(b"{}")
+    (tmp_path / "here" / "root.pem").unlink()
+    with pytest.raises(MissingError, match="root key"):
+        publisher(tmp_path / "here").root_key()
 
 
 def test_a_passphrase_seals_the_publishers_key(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def invite(
     from twofold.trust.publisher import publisher
 
     with admin() as server:
-        server.add_publisher(publisher(dirs().state / "publisher"))
+        server.add_publisher(publisher(dirs().state / "publisher", make=False))
         url = server.invite_device(user, hours)
     if output is Form.JSON:
         out.document("invitation", {"url": url, "user": user, "hours": hours})

@@ -65,7 +65,7 @@ def publish(
     """Cut, seal, sign and upload an image; what the server has already is not sent again."""
     from twofold.image.build import load
 
-    maker, noted = _publisher(), None
+    maker, noted = _publisher(make=True), None
     if first_boot is not None:
         noted = _ranges(first_boot)
     with admin() as server, out.Bar() as bar:
@@ -222,11 +222,11 @@ def _catalogue(change: Callable[[Catalogue], None]) -> None:
         change(Catalogue(_publisher(), server))
 
 
-def _publisher() -> Publisher:
+def _publisher(*, make: bool = False) -> Publisher:
     from twofold.platform.dirs import dirs
     from twofold.trust.publisher import publisher
 
-    return publisher(dirs().state / "publisher")
+    return publisher(dirs().state / "publisher", make=make)
 
 
 def _built(built: Built, output: Form) -> None:

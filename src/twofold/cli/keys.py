@@ -29,5 +29,5 @@ def rotate(yes: out.Yes = False) -> None:
         yes=yes,
     )
     with admin() as server:
-        number = Catalogue(publisher(dirs().state / "publisher"), server).rotate()
+        number = Catalogue(publisher(dirs().state / "publisher", make=False), server).rotate()
     out.say(f"The server has new keys; root number {number} names them.")

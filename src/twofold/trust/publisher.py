@@ -75,15 +75,21 @@ class Publisher:
         return Anchor(hashlib.sha256(root).hexdigest(), self.reading)
 
 
-def publisher(folder: Path, passphrase: bytes | None = None) -> Publisher:
-    """The publisher in `folder` (`publisher.pem`, `root.pem`, `company-secret`), made at the first call.
+def publisher(folder: Path, passphrase: bytes | None = None, *, make: bool = True) -> Publisher:
+    """The publisher in `folder` (`publisher.pem`, `root.pem`, `company-secret`), made at the first call unless not to `make`.
 
     Raises:
+        MissingError: there is none, and none was to be made.
         RefusedError: `publisher.pem` is sealed and `passphrase` is missing or wrong.
         DamagedError: a file is not what was written, or one is gone.
     """
     key, company = (private(folder) / name for name in _FILES)
     if not key.exists() and not company.exists():
+        if not make:
+            raise MissingError(
+                "The company's keys of images are not on this machine.",
+                next="Do this where images are published from, or copy its publisher folder here.",
+            )
         write_private(company, secrets.token_bytes(32))
         SigningKey.make().save(folder / "root.pem", passphrase)
         SigningKey.make().save(key, passphrase)
