@@ -18,9 +18,7 @@ app = typer.Typer(
 
 
 To = Annotated[Path, typer.Option("--to", help="The folder, on a stick say; an older export in it gets what is new.")]
-Number = Annotated[
-    int, typer.Option("--generation", help="An older one; else the state of now.", show_default=False)
-]
+Number = Annotated[int, typer.Option("--generation", help="An older one; else the state of now.", show_default=False)]
 For = Annotated[
     str, typer.Option("--for", metavar="DEVICE-KEY", help="Let this device open it: what 'disk key' says there.")
 ]
