@@ -230,6 +230,13 @@ def test_a_publisher_that_the_device_did_not_pin_is_refused(world: World, tmp_pa
     remote.close()
 
 
+def test_a_device_enrols_under_the_root_of_its_invitation_alone(world: World, tmp_path: Path) -> None:
+    invited = https.invitation(world.admin.invite_device("ada"))
+    swapped = dataclasses.replace(invited, anchor=dataclasses.replace(invited.anchor, root="0" * 64))
+    with pytest.raises(RefusedError, match="does not have the root"):
+        enrol(swapped.url, "Laptop", identity(tmp_path / "device"), bytes(32))
+
+
 def test_another_server_gets_nothing(world: World, tmp_path: Path) -> None:
     folder = tmp_path / "impostor"
     folder.mkdir()
