@@ -13,7 +13,7 @@ from blake3 import blake3
 from sqlalchemy import update
 
 from tests.unit.server_kit import Local
-from tests.unit.vault_kit import Device, device, keys
+from tests.unit.vault_kit import WORK, Device, device, keys
 from twofold.server import objects
 from twofold.server.collector import UNFINISHED, Collected, collect
 from twofold.server.context import Server
@@ -142,7 +142,7 @@ def test_a_late_holder_ends_up_as_a_branch(server: Local, mine: Device, tmp_path
     assert (line["head"], line["branches"]) == (second, 1)
     assert mine.heartbeat()["lost"] == [{"workspace": "work", "token": mine.token, "why": "broken"}]
     assert mine.heartbeat()["leases"] == []
-    for what in ("generations/work", f"objects/work/{next(iter(mine.files))}"):
+    for what in ("generations/work", f"objects/{WORK}/{next(iter(mine.files))}"):
         assert mine.call("GET", what).status_code == 404, "it holds nothing any more"
 
 
@@ -184,7 +184,7 @@ def test_checking_in_needs_the_newest_generation(server: Local, mine: Device, tm
     assert verify(Context.GENERATION, answer["content"], [mine.who.verify_key])["generation"] == 1
     assert answer["head"] is None
     for digest, body in mine.files.items():
-        assert other.call("GET", f"objects/work/{digest}").content == body
+        assert other.call("GET", f"objects/{WORK}/{digest}").content == body
 
 
 def test_discard_gives_back_what_the_policy_lets_it(server: Local, mine: Device) -> None:
@@ -267,7 +267,7 @@ def test_a_cut_upload_goes_on_where_it_stopped(server: Local, mine: Device) -> N
     assert mine.put(digest, body[70_000:], len(body), 70_000).json() == {"have": len(body)}
     assert mine.missing().json() == {"missing": []}
     assert list(server.home.uploads.iterdir()) == []
-    assert mine.call("GET", f"objects/work/{digest}").content == body
+    assert mine.call("GET", f"objects/{WORK}/{digest}").content == body
 
 
 def test_bytes_that_are_not_the_digest_are_thrown_away(server: Local, mine: Device) -> None:
@@ -302,7 +302,7 @@ def test_ranges(mine: Device, asked: str, status: int, start: int, end: int) -> 
     from twofold.trust import request
     from twofold.trust.https import API
 
-    path = f"{API}/device/objects/work/{digest}"
+    path = f"{API}/device/objects/{WORK}/{digest}"
     proof = request.headers(mine.who.signing, mine.server.home.signing.id, "GET", path, b"")
     answer = mine.server.raw("GET", path, headers=proof | {"Range": asked})
     assert (answer.status_code, answer.content) == (status, body[start:end])

@@ -13,7 +13,7 @@ import pytest
 from tests.harness.s3 import Buckets, s3
 from tests.unit.company_kit import company, index, upload
 from tests.unit.server_kit import Backend, Local
-from tests.unit.vault_kit import device
+from tests.unit.vault_kit import WORK, device
 from twofold import _core
 from twofold.model.errors import BadInputError, DamagedError
 from twofold.server import objects
@@ -94,13 +94,13 @@ def test_the_whole_server_on_it(where: str, tmp_path: Path) -> None:
     assert mine.call("POST", "chunks", {"ids": [chunk.hex()]}).status_code == 200
     mine.back_up(300_000)
     for digest, body in mine.files.items():
-        assert mine.call("GET", f"objects/work/{digest}").content == body
+        assert mine.call("GET", f"objects/{WORK}/{digest}").content == body
     kept = {row[0] for row in objects.names(opened(local.home.objects), "workspaces")}
     assert len(kept) == 1
     if where:
         assert not any((local.home.folder / "objects").iterdir()), "nothing lies in the folder"
     lost_one(local, kept.pop())
-    assert mine.call("GET", f"objects/work/{digest}").status_code == 500
+    assert mine.call("GET", f"objects/{WORK}/{digest}").status_code == 500
     local.database.close()
 
 

@@ -19,6 +19,7 @@ from twofold.trust.https import API
 from twofold.trust.signed import Context, sign, verify
 
 SPEAKS = ["generations-1"]
+WORK = "work"
 
 
 def keys(*epochs: int, wraps: tuple[dict[str, Any], ...] = (), workspace: str = "work") -> dict[str, Any]:
@@ -80,7 +81,7 @@ class Device:
         return self.call("POST", "objects/missing", body)
 
     def put(self, digest: str, body: bytes, size: int, offset: int = 0, token: int | None = None) -> httpx.Response:
-        path = f"{API}/device/objects/work/{token or self.token}/{digest}?size={size}&offset={offset}"
+        path = f"{API}/device/objects/{WORK}/{token or self.token}/{digest}?size={size}&offset={offset}"
         proof = request.headers(self.who.signing, self.server.home.signing.id, "PUT", path, b"")
         return self.server.raw("PUT", path, body, proof | {"Content-Type": "application/octet-stream"})
 

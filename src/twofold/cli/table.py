@@ -13,6 +13,7 @@ from twofold.cli import (
     images,
     jobs,
     keys,
+    leases,
     machine,
     policies,
     server,
@@ -67,6 +68,7 @@ for name, noun in (
     ("grant", grants.app),
     ("device", device.app),
     ("key", keys.app),
+    ("lease", leases.app),
     ("policy", policies.app),
 ):
     app.add_typer(noun, name=name)
