@@ -35,6 +35,7 @@ from twofold.vault.seam import Contents, Generations, Keys, Reading, Vault
 RECORD = "generation.json"
 _RECORD_LIMIT, _KEYS_LIMIT = 64 << 20, 64 << 10
 _NOTE = "export"
+_EPOCHS = 64  # that others may have begun and left without a trace in the folder
 
 
 async def export(ws: Workspace, op: Operation, *, to: str, generation: int, key: str) -> dict[str, Any]:
@@ -217,7 +218,8 @@ async def import_(registry: Registry, name: str, op: Operation, *, folder: str, 
         registry.add(ws)
         await asyncio.to_thread(base.note, ws.folder, index)
         await asyncio.to_thread(fetch, first(index), remote, registry.supply.cache, op.progress)
-        done = await asyncio.to_thread(_take, ws, path, manifest, keys, op)
+        fresh = await asyncio.to_thread(renewed, rooms.vault, keys, signed.lease.epoch)
+        done = await asyncio.to_thread(_take, ws, path, manifest, fresh, op)
         await asyncio.to_thread(_equip, ws, remote, index, registry.supply.cache, op)
         ws.store.write(name, LEASE, canonical(signed.document))
         op.commit(f"{signed.lease.title} is on this device already.")
@@ -265,11 +267,30 @@ def _offered(vaults: Vault, device: str, name: str, path: Path, signer: str) -> 
         return manifest, Keys(name, folder.read(file, _KEYS_LIMIT))
 
 
-def _take(ws: Workspace, path: Path, manifest: Manifest, keys: Keys, op: Operation) -> dict[str, Any]:
-    """The key first, under its new epoch; then the files, and the vault once they are verified."""
-    vaults, where = ws.rooms.vault, ws.folder / VAULT
+def renewed(vaults: Vault, keys: Keys, least: int) -> Keys:
+    """The keys under an epoch that nobody else has, and not below what the lease says.
+
+    Raises:
+        BadInputError: the lease is far ahead of them: they are not the newest that there are.
+    """
     fresh = vaults.next_epoch(keys)
-    ws.store.write(ws.name, KEY, fresh.wrapped)
+    if least - _epoch(fresh) > _EPOCHS:
+        raise BadInputError(
+            f"The keys of {keys.workspace} in the folder are too old for its lease.", safe="Nothing was changed."
+        )
+    while _epoch(fresh) < least:
+        fresh = vaults.next_epoch(fresh)
+    return fresh
+
+
+def _epoch(keys: Keys) -> int:
+    return int(json.loads(keys.wrapped)["epochs"][-1]["epoch"])
+
+
+def _take(ws: Workspace, path: Path, manifest: Manifest, keys: Keys, op: Operation) -> dict[str, Any]:
+    """The key first; then the files, and the vault once they are verified."""
+    vaults, where = ws.rooms.vault, ws.folder / VAULT
+    ws.store.write(ws.name, KEY, keys.wrapped)
     contents = Contents(
         vault=manifest.vault,
         made=manifest.made,
@@ -283,7 +304,7 @@ def _take(ws: Workspace, path: Path, manifest: Manifest, keys: Keys, op: Operati
     )
     with Folder(path) as folder, vaults.receiving(where):
         take(folder, manifest.files, where, op.progress)
-        return vaults.adopt(where, fresh, contents, op.progress)
+        return vaults.adopt(where, keys, contents, op.progress)
 
 
 def _equip(ws: Workspace, remote: Remote, index: ImageIndex, cache: Path, op: Operation) -> None:
