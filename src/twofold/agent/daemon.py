@@ -14,6 +14,7 @@ from typing import Any
 from twofold.agent import power
 from twofold.agent.api import Listener
 from twofold.agent.operations import Operation, Operations
+from twofold.agent.outcomes import outcomes
 from twofold.agent.registry import Registry
 from twofold.agent.rooms import Rooms
 from twofold.agent.store import LEASE
@@ -22,7 +23,7 @@ from twofold.agent.takeover import take_over
 from twofold.agent.verbs import verbs
 from twofold.agent.workspace import Workspace
 from twofold.model.canonical import canonical
-from twofold.model.errors import ConflictError
+from twofold.model.errors import ConflictError, TimedOutError, TwofoldError, UnreachableError
 from twofold.model.workspace import Custody, RunState
 from twofold.platform.dirs import Dirs
 from twofold.platform.memory import give_back
@@ -39,6 +40,7 @@ class Agent:
         self._listener: Listener | None = None
         self._supervision = Supervision(self.registry.all, self._suspend, self._heartbeat, self.registry.supply.stopped)
         self._over = asyncio.Event()
+        self._told_starts: set[str] = set()
 
     def _tell(self, event: Mapping[str, Any]) -> None:
         if event.get("event") == "workspace":
@@ -136,7 +138,18 @@ class Agent:
                 ws.lease = fresh.lease
             if ws.record.taken:
                 ws.note(taken=False)
+        await self._tell_starts()
         return int(time.time())
+
+    async def _tell_starts(self) -> None:
+        for outcome in list(outcomes(self.operations.all(), self.registry.find, self._told_starts, time.time())):
+            try:
+                await asyncio.to_thread(self.rooms.remote().started, outcome.image, outcome.version, good=outcome.good)
+            except (UnreachableError, TimedOutError):
+                return  # with the next heartbeat
+            except TwofoldError as no:
+                log.info("the server did not take how a start went: %s", no.code)
+            self._told_starts.add(outcome.operation)
 
 
 def claim(dirs: Dirs) -> int:
