@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from twofold import _core
 from twofold.agent import base as kept
 from twofold.agent.rooms import Rooms
-from twofold.agent.store import Store
+from twofold.agent.store import Record, Store
 from twofold.agent.supply import Stock, Supply
 from twofold.image import base
 from twofold.image.chunks import Chunk, ImageIndex, ranges
@@ -51,7 +51,10 @@ def image(*first_boot: tuple[str, int, int]) -> ImageIndex:
 def test_what_a_start_needs_comes_first_then_what_it_was_seen_to_read_then_the_rest() -> None:
     index = image(("system", 40960, 1), ("system", 12288, 8192))
     system = [row.id for row in index.chunks["system"]]
-    found = base.order(index, kept.FIRST)
+    pieces = base.order(index, kept.FIRST)
+    found = pieces.stored
+    assert pieces.urgent == 6
+    assert base.order(image(), kept.FIRST).urgent == 0, "nobody has seen a start"
     assert list(found)[:3] == [chunk(1, 0).id, chunk(2, 0).id, system[9]]
     assert list(found)[3:6] == [system[5], system[1], system[2]], "12288 to 20480 lies in two"
     assert list(found)[6:] == [system[nth] for nth in (0, 3, 4, 6, 7, 8)]
@@ -59,10 +62,11 @@ def test_what_a_start_needs_comes_first_then_what_it_was_seen_to_read_then_the_r
 
 
 def test_a_list_comes_back_and_a_torn_one_is_noticed() -> None:
-    chunks = base.order(image(), ())
-    assert list(base.from_list(base.to_list(chunks)).items()) == list(chunks.items())
-    assert base.from_list(base.to_list({})) == {}
-    for torn in (base.to_list(chunks)[:-1], b"", b"x" + base.to_list(chunks)):
+    pieces = base.order(image(), kept.FIRST)
+    assert base.from_list(base.to_list(pieces)) == pieces
+    assert list(base.from_list(base.to_list(pieces)).stored) == list(pieces.stored)
+    assert base.from_list(base.to_list(base.Pieces({}))) == base.Pieces({})
+    for torn in (base.to_list(pieces)[:-1], b"", b"x" + base.to_list(pieces), b"twofold-chunks-1\n\0"):
         with pytest.raises(DamagedError):
             base.from_list(torn)
 
@@ -148,7 +152,9 @@ class Place:
         part = Part("system", 3 << 20, "0" * 64)
         version = ImageVersion("office", 1, Arch.AMD64, Firmware.UEFI, SystemMode.PERSISTENT, (part,))
         kept.note(folder, ImageIndex(version, {"system": tuple(rows)}))
-        ws = SimpleNamespace(name=name, folder=folder, base_digest="d", wrong=None, machine=None, seen=[])
+        ws = SimpleNamespace(
+            name=name, folder=folder, base_digest="d", wrong=None, machine=None, seen=[], record=Record()
+        )
         ws.stocked = ws.seen.append
         self.all.append(ws)
         return ws
@@ -220,5 +226,5 @@ def test_only_what_no_workspace_stands_on_is_freed(place: Place) -> None:
 
 
 def test_a_workspace_whose_store_holds_its_image_has_no_list(place: Place) -> None:
-    assert kept.chunks(place.store.create("old")) == {}
+    assert kept.pieces(place.store.create("old")) == base.Pieces({})
     assert not any(place.store.folder("old").iterdir())

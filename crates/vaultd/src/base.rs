@@ -16,6 +16,8 @@ use crate::wants::Wants;
 
 /// Bytes of opened chunks that are kept, for all devices together.
 pub const KEPT: usize = 16 << 20;
+/// Chunks that are asked for behind one that lacks.
+const AHEAD: usize = 8;
 
 /// Where chunks come from, and those that were opened last.
 pub struct Shelf {
@@ -205,12 +207,15 @@ impl ChunkBase {
         Ok(())
     }
 
-    /// Ask for a row, and for what else the range lacks, so that all of it comes in one go.
+    /// Ask for a row, for what else the range lacks, so that all of it comes in one go, and for what lies behind it: files lie
+    /// in one piece, and most are read to their end.
     fn away(&self, row: &Row, offset: u64, length: u64) -> vault::Error {
         let end = offset + length;
         let from = row.offset.max(offset);
-        let others = self.rows(from, end - from).skip(1).filter(|(_, other)| self.shelf.lacks(other));
-        let ids: Vec<_> = std::iter::once(row.id).chain(others.map(|(_, other)| other.id)).collect();
+        let others = self.rows(from, end - from).skip(1);
+        let behind = self.rows(end, u64::MAX).take(AHEAD).skip_while(|(_, other)| other.offset < end);
+        let lacking = others.chain(behind).filter(|(_, other)| self.shelf.lacks(other));
+        let ids: Vec<_> = std::iter::once(row.id).chain(lacking.map(|(_, other)| other.id)).collect();
         self.shelf.wants.ask(&ids);
         let until = (row.offset + row.size as u64).next_multiple_of(BLOCK as u64).min(end);
         vault::Error::Away { offset: from, length: until - from }
@@ -246,4 +251,139 @@ impl vault::Base for ChunkBase {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicUsize;
+    use std::time::Duration;
+
+    use twofold_chunks::seal::{Sealing, Secret};
+    use twofold_chunks::{Error, MAX_CHUNK};
+    use twofold_vault::Base;
+
+    /// Chunks in memory that counts how often each is asked for.
+    struct Ram(HashMap<Id, Vec<u8>>, Arc<AtomicUsize>);
+
+    impl Source for Ram {
+        fn sealed(&self, id: &Id) -> Result<Option<Vec<u8>>, Error> {
+            self.1.fetch_add(1, Ordering::SeqCst);
+            std::thread::sleep(Duration::from_millis(20));
+            Ok(self.0.get(id).cloned())
+        }
+
+        fn has(&self, id: &Id) -> bool {
+            self.0.contains_key(id)
+        }
+    }
+
+    /// `count` chunks of `size` bytes behind each other, a block's hole between any two.
+    fn made(count: usize, size: usize, lost: &[usize]) -> (Arc<ChunkBase>, Vec<u8>, Arc<AtomicUsize>) {
+        let secret = Secret::new(&[1; 32]);
+        let mut sealing = Sealing::new(&secret).unwrap();
+        let (mut rows, mut chunks, mut plain) = (Vec::new(), HashMap::new(), Vec::new());
+        for nth in 0..count {
+            let bytes: Vec<u8> = (0..size).map(|at| (at / 64 + nth * 7) as u8 | 1).collect();
+            let sealed = sealing.seal(&bytes, None).unwrap();
+            rows.push(Row { offset: plain.len() as u64, size, id: sealed.id, key: sealed.key });
+            plain.extend(&bytes);
+            plain.resize(plain.len().next_multiple_of(BLOCK) + BLOCK, 0);
+            if !lost.contains(&nth) {
+                chunks.insert(sealed.id, sealed.bytes);
+            }
+        }
+        let reads = Arc::new(AtomicUsize::new(0));
+        let wants = Wants::new(Box::new(|_| {}), Duration::from_secs(60)).unwrap();
+        let shelf = Shelf::new(vec![Box::new(Ram(chunks, Arc::clone(&reads)))], wants);
+        let size = plain.len() as u64;
+        (ChunkBase::new(Table { device: "system".into(), size, rows }, shelf), plain, reads)
+    }
+
+    #[test]
+    fn any_range_reads_as_it_was_sealed_holes_and_all() {
+        let (base, plain, _) = made(5, 3 * BLOCK - 100, &[]);
+        for from in (0..plain.len()).step_by(BLOCK) {
+            for to in (from + BLOCK..=plain.len()).step_by(BLOCK) {
+                let mut found = vec![9; to - from];
+                base.read(from as u64, &mut found).unwrap();
+                assert!(found == plain[from..to], "{from} to {to}");
+                found.fill(9);
+                base.try_read(from as u64, &mut found).unwrap();
+                assert!(found == plain[from..to], "{from} to {to}, from memory");
+            }
+            let (data, length) = base.extent(from as u64);
+            assert_eq!(data, plain[from..from + BLOCK].iter().any(|byte| *byte != 0));
+            let same =
+                plain[from..].chunks(BLOCK).take_while(|block| block.iter().any(|byte| *byte != 0) == data).count();
+            assert!(length == (same * BLOCK) as u64 || (length == u64::MAX && !data));
+        }
+        let mut behind = vec![9; BLOCK];
+        base.read(plain.len() as u64 + (1 << 20), &mut behind).unwrap();
+        assert!(behind.iter().all(|byte| *byte == 0), "behind its end it is zeroes");
+    }
+
+    #[test]
+    fn readers_of_one_chunk_open_it_once_and_ask_for_it_once() {
+        let (base, plain, reads) = made(2, 2 * BLOCK, &[1]);
+        let second = base.table.rows[1].offset;
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let mut found = vec![0; 2 * BLOCK];
+                    base.read(0, &mut found).unwrap();
+                    assert!(found == plain[..2 * BLOCK]);
+                });
+            }
+        });
+        assert_eq!(reads.load(Ordering::SeqCst), 1);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let away = base.read(second, &mut vec![0; BLOCK]).unwrap_err();
+                    assert!(matches!(away, vault::Error::Away { offset, length: 4096 } if offset == second));
+                });
+            }
+        });
+        assert_eq!(base.shelf.wants.count(), 1);
+        assert!(matches!(base.try_read(second, &mut vec![0; BLOCK]), Err(vault::Error::WouldBlock)));
+    }
+
+    #[test]
+    fn all_that_a_read_lacks_is_asked_for_in_one_go() {
+        let (base, plain, _) = made(6, BLOCK, &[1, 2, 4]);
+        let away = base.read(0, &mut vec![0; plain.len()]).unwrap_err();
+        assert!(matches!(away, vault::Error::Away { offset: 8192, length: 4096 }));
+        assert_eq!(base.shelf.wants.count(), 3);
+    }
+
+    #[test]
+    fn what_is_kept_opened_is_bounded_and_the_least_used_goes_first() {
+        let count = KEPT / MAX_CHUNK + 8;
+        let (base, _, reads) = made(count, MAX_CHUNK, &[]);
+        let read = |nth: usize| base.read(base.table.rows[nth].offset, &mut vec![0; BLOCK]).unwrap();
+        for nth in 0..count {
+            read(nth);
+            read(0);
+            assert!(base.shelf.kept() <= KEPT);
+        }
+        assert_eq!(reads.load(Ordering::SeqCst), count, "the first was used all the time, and stayed");
+        read(count - 1);
+        assert_eq!(reads.load(Ordering::SeqCst), count);
+        read(1);
+        assert_eq!(reads.load(Ordering::SeqCst), count + 1);
+    }
+
+    #[test]
+    fn an_index_that_names_one_chunk_with_two_sizes_gives_out_neither_wrongly() {
+        let (base, plain, _) = made(1, 2 * BLOCK, &[]);
+        let mut rows = base.table.rows.clone();
+        rows.push(Row { offset: 8 * BLOCK as u64, size: BLOCK, ..rows[0].clone() });
+        let table = Table { device: "system".into(), size: 1 << 20, rows };
+        let bad = ChunkBase::new(table, Arc::clone(&base.shelf));
+        let mut found = vec![0; 2 * BLOCK];
+        bad.read(0, &mut found).unwrap();
+        assert!(found == plain[..2 * BLOCK]);
+        assert!(bad.read(8 * BLOCK as u64, &mut found[..BLOCK]).is_err());
+    }
 }

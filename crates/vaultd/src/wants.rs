@@ -198,3 +198,88 @@ impl Wants {
 fn fail(wakes: Vec<Wake>, kind: Kind, why: &str) {
     wakes.into_iter().for_each(|wake| wake(Some(Failure::new(kind, why))));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::{Receiver, channel};
+
+    const SOON: Duration = Duration::from_secs(20);
+
+    fn id(nth: usize) -> Id {
+        let mut id = [0; 32];
+        id[..8].copy_from_slice(&nth.to_le_bytes());
+        id
+    }
+
+    fn made(patience: Duration) -> (Arc<Wants>, Receiver<Vec<Id>>) {
+        let (said, told) = channel();
+        let said = Mutex::new(said);
+        let tell = move |ids: &[Id]| drop(said.lock().unwrap().send(ids.to_vec()));
+        (Wants::new(Box::new(tell), patience).unwrap(), told)
+    }
+
+    /// What became of a request that waits.
+    fn waiting(wants: &Wants, ids: &[Id]) -> Receiver<Option<(Kind, String)>> {
+        let (said, told) = channel();
+        let end = move |failure: Option<Failure>| drop(said.send(failure.map(|failure| (failure.kind, failure.text))));
+        wants.wait(ids, Box::new(end));
+        told
+    }
+
+    #[test]
+    fn what_is_asked_for_twice_is_told_once_in_order_and_not_more_than_fits_a_line() {
+        let (wants, told) = made(SOON);
+        let all: Vec<_> = (0..BATCH + 3).map(id).collect();
+        wants.ask(&all);
+        wants.ask(&all);
+        let mut found = told.recv_timeout(SOON).unwrap();
+        assert!(found.len() <= BATCH);
+        while found.len() < all.len() {
+            found.extend(told.recv_timeout(SOON).unwrap());
+        }
+        assert!(found == all);
+        // Who comes later is told what is left, the oldest first.
+        wants.arrived(&all[1..BATCH + 2]);
+        wants.remind();
+        assert!(told.recv_timeout(SOON).unwrap() == [id(0), id(BATCH + 2)]);
+        assert!(told.try_recv().is_err());
+        wants.close();
+    }
+
+    #[test]
+    fn a_request_ends_when_it_came_when_it_can_not_be_had_and_when_nobody_answers() {
+        let (wants, _told) = made(Duration::from_millis(300));
+        wants.ask(&[id(1), id(2), id(3)]);
+        let (one, two, three) = (waiting(&wants, &[id(1)]), waiting(&wants, &[id(2)]), waiting(&wants, &[id(3)]));
+        let none = waiting(&wants, &[id(4)]);
+        assert_eq!(none.recv_timeout(SOON).unwrap(), None, "nobody asked for it: it is here by now");
+        wants.arrived(&[id(1)]);
+        wants.absent(&[id(2)], "the server is away");
+        assert_eq!(one.recv_timeout(SOON).unwrap(), None);
+        assert_eq!(two.recv_timeout(SOON).unwrap(), Some((Kind::Io, "the server is away".into())));
+        let began = Instant::now();
+        assert!(matches!(three.recv_timeout(SOON).unwrap(), Some((Kind::Io, _))));
+        assert!(began.elapsed() < Duration::from_secs(5));
+        assert_eq!(wants.count(), 0);
+        wants.close();
+    }
+
+    #[test]
+    fn what_comes_again_and_again_for_nothing_is_given_up_once() {
+        let (wants, _told) = made(SOON);
+        for _ in 0..TRIES {
+            wants.ask(&[id(1)]);
+            let one = waiting(&wants, &[id(1)]);
+            wants.arrived(&[id(1)]);
+            assert_eq!(one.recv_timeout(SOON).unwrap(), None);
+        }
+        wants.ask(&[id(1)]);
+        assert!(matches!(waiting(&wants, &[id(1)]).recv_timeout(SOON).unwrap(), Some((Kind::Io, _))));
+        let again = waiting(&wants, &[id(1)]);
+        assert!(again.try_recv().is_err(), "the next one waits");
+        wants.close();
+        assert!(matches!(again.recv_timeout(SOON).unwrap(), Some((Kind::Closing, _))));
+        assert!(matches!(waiting(&wants, &[id(1)]).recv_timeout(SOON).unwrap(), Some((Kind::Closing, _))));
+    }
+}

@@ -20,6 +20,7 @@ from twofold.vault.seam import Base, Parts
 
 if TYPE_CHECKING:
     from twofold.agent.workspace import Workspace
+    from twofold.image.base import Pieces
     from twofold.image.chunks import ImageIndex
 
 NAME, LIST = "base", "base.chunks"
@@ -27,26 +28,23 @@ NAME, LIST = "base", "base.chunks"
 FIRST = (*hardware.BOOT_PARTS, "user-template")
 
 
-def note(folder: Path, index: ImageIndex) -> dict[bytes, int]:
-    """Write down which chunks the workspace in `folder` stands on: from here on they are kept. Answers them with their stored
-    bytes, the most wanted first."""
+def note(folder: Path, index: ImageIndex) -> None:
+    """Write down which chunks the workspace in `folder` stands on: from here on they are kept."""
     from twofold.image import base
 
     (folder / parts.FOLDER).mkdir(mode=0o700, exist_ok=True)
-    chunks = base.order(index, FIRST)
-    write_durably(folder / parts.FOLDER / LIST, base.to_list(chunks))
+    write_durably(folder / parts.FOLDER / LIST, base.to_list(base.order(index, FIRST)))
     sync_folder(folder)
-    return chunks
 
 
-def chunks(folder: Path) -> dict[bytes, int]:
+def pieces(folder: Path) -> Pieces:
     """What `note` wrote; nothing for a workspace whose vault holds its whole image. Raises: DamagedError."""
     from twofold.image import base
 
     try:
         return base.from_list((folder / parts.FOLDER / LIST).read_bytes())
     except FileNotFoundError:
-        return {}
+        return base.Pieces({})
 
 
 def plain(index: ImageIndex) -> tuple[bytes, Part]:

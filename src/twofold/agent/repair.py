@@ -119,7 +119,7 @@ class _Repair:
         ws = self._ws
         try:
             base.require(folder, vault, self._digest)
-            if base.chunks(ws.folder):
+            if base.pieces(ws.folder).stored:
                 return
         except DamagedError:
             pass  # either is made anew

@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 CHUNKS = "chunks"
 _AGAIN = 30.0  # seconds after which a server that was away is asked again for what nobody waits for
 _TELL_EVERY = 0.5
+_START = 60  # seconds that a guest may take until its session is up
+_LOOK = 0.25
 _BATCH = 4 << 20  # stored bytes at once
 _SMALL_BATCH = 1 << 20  # while a machine runs here, whose own reads come first
 
@@ -91,8 +94,10 @@ class Supply:
         from twofold.image.fetch import batched, lacking, take
 
         try:
-            stored = await asyncio.to_thread(base.chunks, ws.folder)
+            pieces = await asyncio.to_thread(base.pieces, ws.folder)
+            stored = pieces.stored
             missing = await asyncio.to_thread(lacking, self.cache, stored)
+            urgent = len(set(islice(stored, pieces.urgent)).intersection(missing))
             total = sum(stored.values())
             here, told = total - sum(stored[chunk] for chunk in missing), 0.0
             ws.stocked(Stock(here, total))
@@ -103,6 +108,8 @@ class Supply:
                 running = any(each.machine is not None for each in self._workspaces())
                 batch = next(batched(missing[at : at + 256], stored, _SMALL_BATCH if running else _BATCH))
                 await self._calm()
+                if pieces.urgent and at >= urgent:
+                    await self._up()
                 async with self._turn:
                     remote = await asyncio.to_thread(self._rooms.remote)
                     await asyncio.to_thread(take, batch, remote, self.cache)
@@ -124,6 +131,14 @@ class Supply:
         for delivery in list(self._deliveries.values()):
             await delivery.idle.wait()
 
+    async def _up(self) -> None:
+        """While a guest starts, a person waits: what no start was seen to read waits too. (Where nobody knows what a start
+        reads, all of it comes as fast as it can: piece by piece, as it is read, would take twice as long.)"""
+        for ws in list(self._workspaces()):
+            until = ws.record.launched_at + _START
+            while ws.machine and ws.guest and not ws.guest.session_up and time.time() < until:  # noqa: ASYNC110
+                await asyncio.sleep(_LOOK)
+
     async def clear(self) -> int:
         """Remove the pieces that no workspace here stands on; answers their bytes. A list that can't be read keeps them all."""
         async with self._turn:
@@ -134,7 +149,7 @@ class Supply:
                 return 0
 
     def _clear(self) -> int:
-        kept = {chunk.hex() for name in self._store.names() for chunk in base.chunks(self._store.folder(name))}
+        kept = {chunk.hex() for name in self._store.names() for chunk in base.pieces(self._store.folder(name)).stored}
         freed = 0
         for file in self.cache.glob("??/*"):
             if len(file.name) == 64 and file.name not in kept:

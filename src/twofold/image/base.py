@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 from twofold.image.chunks import Chunk, ImageIndex
 from twofold.model.errors import DamagedError
@@ -29,15 +30,24 @@ def index(image: ImageIndex, devices: Iterable[str]) -> bytes:
     return bytes(out)
 
 
-def order(image: ImageIndex, first: Iterable[str]) -> dict[bytes, int]:
-    """Every chunk once with its stored bytes, the most wanted first: the parts `first`, what the first start was seen to read,
-    then the rest from front to back."""
+@dataclass(frozen=True)
+class Pieces:
+    """Every chunk of an image once with its stored bytes, the most wanted first. A start needs the first `urgent` of them, as far
+    as anybody has seen one; 0 where nobody has."""
+
+    stored: Mapping[bytes, int]
+    urgent: int = 0
+
+
+def order(image: ImageIndex, first: Iterable[str]) -> Pieces:
+    """The parts `first`, what the first start was seen to read, then the rest from front to back."""
     found: dict[bytes, int] = {}
     for name in first:
         found |= {row.id: row.stored for row in image.chunks.get(name, ())}
     for row in _recorded(image):
         found.setdefault(row.id, row.stored)
-    return found | {chunk: stored for chunk, stored in image.ids.items() if chunk not in found}
+    urgent = len(found) if image.first_boot else 0
+    return Pieces(found | {chunk: stored for chunk, stored in image.ids.items() if chunk not in found}, urgent)
 
 
 def _recorded(image: ImageIndex) -> Iterator[Chunk]:
@@ -50,14 +60,15 @@ def _recorded(image: ImageIndex) -> Iterator[Chunk]:
             yield rows[at]
 
 
-def to_list(chunks: Mapping[bytes, int]) -> bytes:
+def to_list(pieces: Pieces) -> bytes:
     """For the file `base.chunks`: ids and stored bytes, no keys."""
-    return _LIST + b"".join(_ENTRY.pack(chunk, stored) for chunk, stored in chunks.items())
+    rows = (_ENTRY.pack(chunk, stored) for chunk, stored in pieces.stored.items())
+    return _LIST + struct.pack("<I", pieces.urgent) + b"".join(rows)
 
 
-def from_list(untrusted_list: bytes) -> dict[bytes, int]:
+def from_list(untrusted_list: bytes) -> Pieces:
     """Raises: DamagedError: it is not what `to_list` made. A wrong id in it costs a fetch, no more: chunks are verified by it."""
-    body = memoryview(untrusted_list)[len(_LIST) :]
-    if not untrusted_list.startswith(_LIST) or len(body) % _ENTRY.size:
+    head, body = untrusted_list[len(_LIST) : len(_LIST) + 4], memoryview(untrusted_list)[len(_LIST) + 4 :]
+    if not untrusted_list.startswith(_LIST) or len(head) != 4 or len(body) % _ENTRY.size:
         raise DamagedError("The list of a workspace's image pieces cannot be read.", safe="Its disks were not touched.")
-    return dict(_ENTRY.iter_unpack(body))
+    return Pieces(dict(_ENTRY.iter_unpack(body)), struct.unpack("<I", head)[0])
