@@ -318,3 +318,18 @@ fn a_head_that_could_not_be_written_is_not_what_an_opening_needs() {
     }
     assert!(lost > 10, "{lost}");
 }
+
+#[test]
+fn a_segment_that_finds_no_room_leaves_no_file() {
+    let (tape, history) = made();
+    let vault = open(&tape, &history).unwrap();
+    let disk = vault.device(NAMES[0]).unwrap();
+    disk.write(0, &[1; BLOCK]).unwrap();
+    let before: Vec<String> = tape.image().into_keys().collect();
+    tape.fail(Some(Fault { counts: |call| call == Call::Reserve, at: 0, times: 1, error: full, done: false }));
+    let refused = (0..200).find_map(|_| disk.write(0, &[2; BLOCK]).err());
+    assert!(matches!(refused, Some(Error::NoSpace)), "{refused:?}");
+    assert!(tape.image().into_keys().eq(before));
+    disk.write(0, &[3; BLOCK]).unwrap();
+    vault.close().unwrap();
+}

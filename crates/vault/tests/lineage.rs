@@ -1,10 +1,12 @@
 //! Branches, older keys and missing files: what is not the continuation of what was anchored is refused.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::cast_possible_truncation)]
 
+mod harness;
 mod support;
 
 use std::sync::Arc;
 
+use harness::paper::{Keys, SLOT, START, u64_at};
 use twofold_vault::memory::Memory;
 use twofold_vault::{BLOCK, DeviceSpec, Error, Keyring, MemoryAnchor, Options, Store, Vault};
 
@@ -121,4 +123,39 @@ fn another_device_is_another_head() {
     let head = vault.head();
     vault.add_device(&DeviceSpec { name: "more".into(), size: 4 << 20 }).unwrap();
     assert_ne!(vault.head(), head);
+}
+
+/// Sealed rightly by an old epoch's key, and naming the log's end as a successor does.
+#[test]
+fn a_segment_of_an_older_epoch_does_not_continue_the_log() {
+    let (store, _, vault) = made();
+    write(&vault, 5, 1);
+    vault.set_keyring(new()).unwrap();
+    write(&vault, 5, 2);
+    vault.close().unwrap();
+    let name = store.list().unwrap().into_iter().filter(|name| name.starts_with("s-")).max().unwrap();
+    let last = store.bytes(&name).unwrap();
+    let number = u64_at(&last, 32);
+    for epoch in [2u32, 1] {
+        let store = Arc::new(store.kill());
+        let keys = Keys { epoch: [if epoch == 1 { 7 } else { 2 }; 32], vault: last[16..32].try_into().unwrap() };
+        let mut file = last[..START].to_vec();
+        file[32..40].copy_from_slice(&(number + 1).to_le_bytes());
+        file[40..44].copy_from_slice(&epoch.to_le_bytes());
+        file[44..48].fill(0);
+        file[48..80].fill(9);
+        file[80..88].copy_from_slice(&number.to_le_bytes());
+        file[88..92].copy_from_slice(&(((last.len() - START) / SLOT) as u32).to_le_bytes());
+        file[96..112].copy_from_slice(&blake3::hash(&last[48..80]).as_bytes()[..16]);
+        keys.mac_segment(&mut file);
+        file.resize(START + SLOT, 0);
+        let mut body = vec![66; SLOT - 16];
+        body[..16].copy_from_slice(&[1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        keys.seal(&mut file, 0, &body);
+        store.put(&format!("s-{:016x}", number + 1), file);
+        let how = Options { replace_anchor: true, ..options() };
+        let vault = Vault::open(store, new(), Arc::new(MemoryAnchor::default()), how).unwrap();
+        // The newest key's holder may go on, an old one's may not.
+        assert_eq!(first(&vault), if epoch == 2 { 66 } else { 2 });
+    }
 }

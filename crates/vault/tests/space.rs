@@ -3,10 +3,13 @@
 
 mod support;
 
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use support::{check, open, roll, taken};
-use twofold_vault::{BLOCK, Options, SLOT, Vault};
+use twofold_vault::{BLOCK, Folder, MemoryAnchor, Options, SLOT, Vault};
 
 const BLOCKS: u64 = 8000;
 const SEGMENT: u64 = 64;
@@ -76,4 +79,26 @@ fn what_a_generation_needs_is_nobodys_debt() {
         std::thread::sleep(std::time::Duration::from_millis(100));
     }
     panic!("{} bytes are left", taken(&store));
+}
+
+#[test]
+fn a_segment_that_ends_early_gives_back_what_it_took_in_advance() {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("space");
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).unwrap();
+    let store = Arc::new(Folder::new(&folder));
+    Vault::create(store.clone(), support::ring(), &support::disk(100)).unwrap();
+    let options = Options { background: false, ..Options::default() };
+    let vault = Vault::open(store, support::ring(), Arc::new(MemoryAnchor::default()), options).unwrap();
+    let on_disk = || -> u64 {
+        let files = std::fs::read_dir(&folder).unwrap();
+        files.map(|file| file.unwrap().metadata().unwrap().blocks() * 512).sum()
+    };
+    for _ in 0..3 {
+        vault.device("disk").unwrap().write(0, &[1; BLOCK]).unwrap();
+        // Each ends a segment, of which 64 MiB were taken where the file system can.
+        vault.commit("").unwrap();
+    }
+    assert!(on_disk() < 8 << 20, "{} bytes for a few blocks", on_disk());
+    vault.close().unwrap();
 }
