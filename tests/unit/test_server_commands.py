@@ -224,6 +224,17 @@ def test_rules_that_the_server_itself_keeps(server: Local, tmp_path: Path) -> No
     assert only.check_out().status_code == 403, "it has ended"
 
 
+def test_what_a_person_may_not_an_administrator_can_ask_for(server: Local, mine: Device) -> None:
+    head = mine.back_up()
+    assert server.call("PUT", "policies/pool/office", {"rules": {"checkin": False, "discard": False}}).status_code == 200
+    body = {"workspace": "work", "token": mine.token}
+    assert mine.call("POST", "checkin", body | {"generation": head}).status_code == 403
+    assert mine.call("POST", "discard", body).status_code == 403
+    assert ask(server, "replicate-discard").status_code == 201
+    assert mine.call("POST", "discard", body).status_code == 200
+    assert server.call("GET", "workspaces/1").json()["status"] == "checked-in"
+
+
 def test_the_same_key_gives_the_same_answer(server: Local) -> None:
     key = {"Authorization": f"Bearer {server.token}", "Content-Type": "application/json", "Idempotency-Key": "k" * 22}
 

@@ -50,6 +50,12 @@ def ask(session: Session, caller: Caller, lease: Lease, verb: str, device: str =
     return made
 
 
+def asked(session: Session, caller: Caller, grant: Grant, *verbs: str) -> bool:
+    """Whether an administrator has asked one of these of this device, and no receipt has come yet."""
+    mine = (Command.device_id == caller.device, Command.grant_id == grant.id, Command.state.in_(OPEN))
+    return session.scalar(select(Command.id).where(*mine, Command.verb.in_(verbs)).limit(1)) is not None
+
+
 def given(session: Session, server: Server, caller: Caller) -> list[dict[str, Any]]:
     """Everything that waits for this device, signed."""
     rows = session.scalars(

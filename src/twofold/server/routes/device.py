@@ -114,6 +114,8 @@ def checkin(body: Leave, caller: TheCaller, server: TheServer) -> dict[str, Any]
         if lease.device_id != caller.device or body.token not in (None, lease.token):
             raise RefusedError("Another device holds this workspace.", safe="Nothing was changed.")
         found = leases.held(session, server, caller, body.workspace, lease.token)
+        if not policies.of(session, found.grant)[0].checkin:
+            raise RefusedError("Your company does not let this be given back.", safe="Nothing was changed.")
         leases.leave(session, caller, found, "checked-in", body.generation)
     return {}
 
@@ -126,7 +128,7 @@ def discard(body: Discard, caller: TheCaller, server: TheServer) -> dict[str, An
         if not found.now:
             return {}
         policy, _ = policies.of(session, found.grant)
-        if not policy.discard:
+        if not policy.discard and not commands.asked(session, caller, found.grant, "discard", "replicate-discard"):
             raise RefusedError("Your company does not let this be discarded.", safe="Nothing was changed.")
         leases.leave(session, caller, found, "discarded")
     return {}
