@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +19,8 @@ from tests.unit.vault_kit import WORK, device
 from twofold import _core
 from twofold.model.errors import BadInputError, DamagedError
 from twofold.server import objects
+from twofold.server.backup import backup, restore
+from twofold.server.checking import check_server
 from twofold.server.objects import Objects, opened
 
 
@@ -99,9 +103,28 @@ def test_the_whole_server_on_it(where: str, tmp_path: Path) -> None:
     assert len(kept) == 1
     if where:
         assert not any((local.home.folder / "objects").iterdir()), "nothing lies in the folder"
+    backup(local.home, tmp_path / "backup")
+    folder = restore(tmp_path / "backup", tmp_path / "second")
+    assert check_server(folder).lost == check_server(local.home).lost == ()
+    assert {row[0] for row in objects.names(opened(folder.objects), "workspaces")} == kept
     lost_one(local, kept.pop())
+    assert len(check_server(local.home).lost) == 1
     assert mine.call("GET", f"objects/{WORK}/{digest}").status_code == 500
     local.database.close()
+
+
+def test_objects_may_lie_on_a_disk_of_their_own(tmp_path: Path) -> None:
+    far = Path(tempfile.mkdtemp(dir="/dev/shm"))
+    try:
+        assert far.stat().st_dev != tmp_path.stat().st_dev, "the same file system: nothing would be tested"
+        file = tmp_path / "file"
+        file.write_bytes(b"sealed")
+        opened(far).put("workspaces/1/2/x", file)
+        assert not file.exists()
+        assert [path.name for path in (far / "workspaces/1/2").iterdir()] == ["x"]
+        assert (far / "workspaces/1/2/x").read_bytes() == b"sealed"
+    finally:
+        shutil.rmtree(far)
 
 
 def lost_one(local: Local, key: str) -> None:

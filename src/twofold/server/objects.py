@@ -7,6 +7,7 @@ workspaces/<grant>/<token>/<digest>.<random>   a file of a vault, under the pref
 from __future__ import annotations
 
 import os
+import shutil
 import struct
 import urllib.parse
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
@@ -78,6 +79,11 @@ class Folder:
         # Not by obstore, which leaves it to the system when a file becomes durable.
         to = self.folder / key
         to.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if file.stat().st_dev != to.parent.stat().st_dev:  # somebody has put the objects on a disk of their own
+            there = to.with_name(f".{to.name}")
+            shutil.copyfile(file, there)
+            file.unlink()
+            file = there
         _flush(file)
         file.replace(to)
         for folder in (to.parent, *to.parent.parents):
