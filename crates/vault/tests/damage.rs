@@ -104,6 +104,21 @@ fn every_slot_damaged_in_turn_costs_what_it_held_and_never_lies() {
 }
 
 #[test]
+fn a_root_that_a_head_names_is_missed_also_without_an_anchor() {
+    let (store, _, vault) = made();
+    fill(&vault);
+    vault.checkpoint().unwrap();
+    let torn = Arc::new(store.kill());
+    let last = (1..9).filter(|number| torn.bytes(&format!("s-{number:016x}")).is_some()).max().unwrap();
+    let slots = (torn.bytes(&format!("s-{last:016x}")).unwrap().len() - 256) / SLOT;
+    flip(&torn, last, slots - 1);
+    let how = |salvage| Options { replace_anchor: true, salvage, ..options() };
+    let refused = support::open(&torn, &Arc::default(), how(false));
+    assert!(matches!(refused, Err(Error::Damaged(_))), "{:?}", refused.err());
+    assert!(!check(&support::open(&torn, &Arc::default(), how(true)).unwrap()).notes.is_empty());
+}
+
+#[test]
 fn damage_behind_the_root_is_told_from_a_power_cut() {
     let (store, anchor, vault) = made();
     let disk = vault.device("disk").unwrap();

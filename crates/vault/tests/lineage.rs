@@ -125,9 +125,45 @@ fn another_device_is_another_head() {
     assert_ne!(vault.head(), head);
 }
 
-/// Sealed rightly by an old epoch's key, and naming the log's end as a successor does.
+/// What a segment says that wants to be the log's next, and the byte that it writes to block 0.
+#[derive(Clone, Copy)]
+struct Forged {
+    epoch: u8,
+    /// Above the log's last.
+    above: u64,
+    /// The salt that it takes for its predecessor's is that.
+    salt: bool,
+    /// Slots of the predecessor that it leaves out.
+    short: u32,
+    byte: u8,
+}
+
+impl Forged {
+    /// Its file, sealed rightly, behind the log's `last`.
+    fn file(self, last: &[u8]) -> (String, Vec<u8>) {
+        let number = u64_at(last, 32);
+        let keys = Keys { epoch: [if self.epoch == 1 { 7 } else { 2 }; 32], vault: last[16..32].try_into().unwrap() };
+        let mut file = last[..START].to_vec();
+        let end = ((last.len() - START) / SLOT) as u32 - self.short;
+        file[32..40].copy_from_slice(&(number + self.above).to_le_bytes());
+        file[40..44].copy_from_slice(&u32::from(self.epoch).to_le_bytes());
+        file[44..48].fill(0);
+        file[48..80].fill(self.byte);
+        file[80..88].copy_from_slice(&number.to_le_bytes());
+        file[88..92].copy_from_slice(&end.to_le_bytes());
+        file[96..112].copy_from_slice(&blake3::hash(&last[48..80]).as_bytes()[..16]);
+        file[96] ^= u8::from(!self.salt);
+        keys.mac_segment(&mut file);
+        file.resize(START + SLOT, 0);
+        let mut body = vec![self.byte; SLOT - 16];
+        body[..16].copy_from_slice(&[1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        keys.seal(&mut file, 0, &body);
+        (format!("s-{:016x}", number + self.above), file)
+    }
+}
+
 #[test]
-fn a_segment_of_an_older_epoch_does_not_continue_the_log() {
+fn only_a_segment_of_this_epoch_that_names_the_end_as_it_is_continues_the_log() {
     let (store, _, vault) = made();
     write(&vault, 5, 1);
     vault.set_keyring(new()).unwrap();
@@ -135,27 +171,27 @@ fn a_segment_of_an_older_epoch_does_not_continue_the_log() {
     vault.close().unwrap();
     let name = store.list().unwrap().into_iter().filter(|name| name.starts_with("s-")).max().unwrap();
     let last = store.bytes(&name).unwrap();
-    let number = u64_at(&last, 32);
-    for epoch in [2u32, 1] {
+    let next = Forged { epoch: 2, above: 1, salt: true, short: 0, byte: 66 };
+    let cases: [(&[Forged], u8); 6] = [
+        (&[next], 66),
+        // An old epoch's key goes no further than its epoch.
+        (&[Forged { epoch: 1, ..next }], 2),
+        // The end of another copy of this vault.
+        (&[Forged { salt: false, ..next }], 2),
+        // The root that was read lies beyond the end that it declares.
+        (&[Forged { short: 1, ..next }], 2),
+        // Begun twice from one end: the later counts.
+        (&[next, Forged { above: 2, byte: 77, ..next }], 77),
+        (&[Forged { above: 3, byte: 77, ..next }, next], 77),
+    ];
+    for (nth, (forged, expected)) in cases.into_iter().enumerate() {
         let store = Arc::new(store.kill());
-        let keys = Keys { epoch: [if epoch == 1 { 7 } else { 2 }; 32], vault: last[16..32].try_into().unwrap() };
-        let mut file = last[..START].to_vec();
-        file[32..40].copy_from_slice(&(number + 1).to_le_bytes());
-        file[40..44].copy_from_slice(&epoch.to_le_bytes());
-        file[44..48].fill(0);
-        file[48..80].fill(9);
-        file[80..88].copy_from_slice(&number.to_le_bytes());
-        file[88..92].copy_from_slice(&(((last.len() - START) / SLOT) as u32).to_le_bytes());
-        file[96..112].copy_from_slice(&blake3::hash(&last[48..80]).as_bytes()[..16]);
-        keys.mac_segment(&mut file);
-        file.resize(START + SLOT, 0);
-        let mut body = vec![66; SLOT - 16];
-        body[..16].copy_from_slice(&[1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-        keys.seal(&mut file, 0, &body);
-        store.put(&format!("s-{:016x}", number + 1), file);
+        for one in forged {
+            let (name, file) = one.file(&last);
+            store.put(&name, file);
+        }
         let how = Options { replace_anchor: true, ..options() };
         let vault = Vault::open(store, new(), Arc::new(MemoryAnchor::default()), how).unwrap();
-        // The newest key's holder may go on, an old one's may not.
-        assert_eq!(first(&vault), if epoch == 2 { 66 } else { 2 });
+        assert_eq!(first(&vault), expected, "case {nth}");
     }
 }
