@@ -109,3 +109,39 @@ fn a_device_grows_shrinks_and_can_be_closed_to_writing() {
     }
     assert!(matches!(vault.device("vars").unwrap().write(0, &[1]), Err(Error::ReadOnly)));
 }
+
+#[test]
+fn a_device_that_is_closed_for_good_stays_closed_after_a_power_cut() {
+    let (store, anchor) = made();
+    let vault = open(&store, &anchor).unwrap();
+    // No room for a segment to say it in: then it is as it was.
+    store.limit(Some(0));
+    assert!(matches!(vault.freeze("disk"), Err(Error::NoSpace)));
+    store.limit(None);
+    let disk = vault.device("disk").unwrap();
+    disk.write(0, &[5; 4096]).unwrap();
+    vault.freeze("disk").unwrap();
+    assert!(matches!(disk.write(0, &[6; 4096]), Err(Error::ReadOnly)));
+    let cut = Arc::new(store.cut(|_, _| 0));
+    let vault = open(&cut, &anchor).unwrap();
+    assert!(matches!(vault.device("disk").unwrap().write(0, &[6; 4096]), Err(Error::ReadOnly)));
+    vault.close().unwrap();
+    let looking = Options { read_only: true, ..options() };
+    let vault = support::open(&cut, &anchor, looking).unwrap();
+    assert!(matches!(vault.freeze("vars"), Err(Error::ReadOnly)));
+}
+
+#[test]
+fn one_write_may_be_larger_than_a_segment() {
+    let (store, anchor) = made();
+    let vault = open(&store, &anchor).unwrap();
+    vault.resize("disk", 80 * MIB).unwrap();
+    let data: Vec<u8> = (0..72 * MIB).map(|byte| (byte >> 12) as u8 | 1).collect();
+    let disk = vault.device("disk").unwrap();
+    disk.write(MIB, &data).unwrap();
+    vault.flush().unwrap();
+    let vault = open(&Arc::new(store.cut(|_, _| 0)), &anchor).unwrap();
+    let mut found = vec![0; data.len()];
+    vault.device("disk").unwrap().read(MIB, &mut found).unwrap();
+    assert!(found == data);
+}
