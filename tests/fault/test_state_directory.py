@@ -40,6 +40,7 @@ def documented() -> dict[str, dict[str, int]]:
 def test_every_file_is_documented_with_its_mode_and_each_documented_one_is_there(
     client: Client, work: str, device: Device
 ) -> None:
+    client.finish("backup", workspace=work)
     client.finish("start", workspace=work)
     table = documented()
     seen: set[str] = set()

@@ -110,7 +110,7 @@ def test_an_image_is_published_and_checked_out_byte_for_byte(world: World, remot
     assert fetch(index.ids, remote, tmp_path / "cache") == Fetched(got.wanted, 0)
     cached = b"".join(path.read_bytes() for path in (tmp_path / "cache").glob("??/*"))
     assert b"words words" not in cached, "what lies in the cache is sealed"
-    assert [row.lease.token for row in remote.heartbeat()] == [lease.token]
+    assert [row.lease.token for row in remote.heartbeat().leases] == [lease.token]
 
 
 def test_publishing_twice_is_publishing_once_and_a_change_sends_the_change(world: World, tmp_path: Path) -> None:

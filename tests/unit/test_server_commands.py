@@ -226,7 +226,9 @@ def test_rules_that_the_server_itself_keeps(server: Local, tmp_path: Path) -> No
 
 def test_what_a_person_may_not_an_administrator_can_ask_for(server: Local, mine: Device) -> None:
     head = mine.back_up()
-    assert server.call("PUT", "policies/pool/office", {"rules": {"checkin": False, "discard": False}}).status_code == 200
+    assert (
+        server.call("PUT", "policies/pool/office", {"rules": {"checkin": False, "discard": False}}).status_code == 200
+    )
     body = {"workspace": "work", "token": mine.token}
     assert mine.call("POST", "checkin", body | {"generation": head}).status_code == 403
     assert mine.call("POST", "discard", body).status_code == 403

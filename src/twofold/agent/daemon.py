@@ -7,24 +7,21 @@ import fcntl
 import logging
 import os
 import signal
-import time
 from collections.abc import Mapping
 from typing import Any
 
 from twofold.agent import power
 from twofold.agent.api import Listener
+from twofold.agent.contact import Contact
 from twofold.agent.operations import Operation, Operations
-from twofold.agent.outcomes import outcomes
 from twofold.agent.registry import Registry
 from twofold.agent.rooms import Rooms
-from twofold.agent.store import LEASE
 from twofold.agent.supervision import Supervision
 from twofold.agent.takeover import take_over
 from twofold.agent.verbs import verbs
 from twofold.agent.workspace import Workspace
-from twofold.model.canonical import canonical
-from twofold.model.errors import ConflictError, TimedOutError, TwofoldError, UnreachableError
-from twofold.model.workspace import Custody, RunState
+from twofold.model.errors import ConflictError
+from twofold.model.workspace import RunState
 from twofold.platform.dirs import Dirs
 from twofold.platform.memory import give_back
 
@@ -38,9 +35,11 @@ class Agent:
         self.registry = Registry(dirs, self.rooms, self._tell)
         self.operations = Operations(self._operation_changed)
         self._listener: Listener | None = None
-        self._supervision = Supervision(self.registry.all, self._suspend, self._heartbeat, self.registry.supply.stopped)
+        self._contact = Contact(self.registry, self.operations)
+        self._supervision = Supervision(
+            self.registry.all, self._suspend, self._contact.beat, self.registry.supply.stopped
+        )
         self._over = asyncio.Event()
-        self._told_starts: set[str] = set()
 
     def _tell(self, event: Mapping[str, Any]) -> None:
         if event.get("event") == "workspace":
@@ -118,38 +117,6 @@ class Agent:
 
     def _suspend(self, ws: Workspace) -> Operation:
         return self.operations.submit("suspend", ws.name, {}, lambda op: power.suspend(ws, op))
-
-    async def _heartbeat(self) -> int:
-        """Fetch this device's leases as they are now; one that is missing was taken back. Returns the time of the answer."""
-        # Those that were here before we asked: a check-out that ends meanwhile is not in this answer.
-        here = [ws for ws in self.registry.all() if ws.wrong is None and ws.record.custody is Custody.CHECKED_OUT]
-        signed = await asyncio.to_thread(lambda: self.rooms.remote().heartbeat())
-        held = {each.lease.workspace: each for each in signed}
-        for ws in here:
-            if ws.lease is None or self.registry.find(ws.name) is not ws:
-                continue
-            fresh = held.get(ws.name)
-            if fresh is None:
-                if not ws.record.taken:
-                    ws.note(taken=True)
-                continue
-            if fresh.lease != ws.lease and fresh.lease.token >= ws.lease.token:
-                await asyncio.to_thread(ws.store.write, ws.name, LEASE, canonical(fresh.document))
-                ws.lease = fresh.lease
-            if ws.record.taken:
-                ws.note(taken=False)
-        await self._tell_starts()
-        return int(time.time())
-
-    async def _tell_starts(self) -> None:
-        for outcome in list(outcomes(self.operations.all(), self.registry.find, self._told_starts, time.time())):
-            try:
-                await asyncio.to_thread(self.rooms.remote().started, outcome.image, outcome.version, good=outcome.good)
-            except (UnreachableError, TimedOutError):
-                return  # with the next heartbeat
-            except TwofoldError as no:
-                log.info("the server did not take how a start went: %s", no.code)
-            self._told_starts.add(outcome.operation)
 
 
 def claim(dirs: Dirs) -> int:

@@ -31,11 +31,13 @@ class CancelledByPersonError(TwofoldError):
 class Operation:
     """One piece of long work. Progress may be told from any thread; all else happens on the loop."""
 
-    def __init__(self, verb: str, workspace: str, args: Mapping[str, Any], tell: Listener) -> None:
-        self.id = secrets.token_hex(8)
+    def __init__(self, verb: str, workspace: str, args: Mapping[str, Any], tell: Listener, lane: str = "") -> None:
+        self.id, self.lane = secrets.token_hex(8), lane
         self.verb, self.workspace, self.args = verb, workspace, dict(args)
         self.state = "queued"
         self.step, self.done, self.total = "", 0, 0
+        self.whole = 0  # bytes that the work is about, of which `total` have to travel
+        self._begun = (0.0, 0)
         self.started = self.ended = 0
         self.error: TwofoldError | None = None
         self.result: dict[str, Any] = {}
@@ -49,7 +51,8 @@ class Operation:
     def to_wire(self) -> dict[str, Any]:
         return {
             "operation": self.id, "verb": self.verb, "workspace": self.workspace, "state": self.state,
-            "step": self.step, "done": self.done, "total": self.total, "started": self.started, "ended": self.ended,
+            "step": self.step, "done": self.done, "total": self.total, "whole": self.whole, "rate": self.rate,
+            "left": self.left, "started": self.started, "ended": self.ended,
             "error": None if self.error is None else self.error.to_wire(), "result": self.result,
         }  # fmt: skip
 
@@ -57,10 +60,24 @@ class Operation:
     def over(self) -> bool:
         return self._ended.is_set()
 
+    @property
+    def rate(self) -> int:
+        """Bytes a second of this step, 0 where it can't be told."""
+        at, done = self._begun
+        seconds = time.monotonic() - at
+        return int((self.done - done) / seconds) if self.total and not self.over and seconds > 0.5 else 0
+
+    @property
+    def left(self) -> int:
+        """Seconds until this step ends if it goes on so; 0 where it can't be told."""
+        return (self.total - self.done) // self.rate if self.rate > 0 else 0
+
     def progress(self, step: str, done: int, total: int) -> None:
         """A `Progress`. Raises CancelledByPersonError in whatever thread does the work once the operation is cancelled."""
         self.check()
         changed = step != self.step
+        if changed or done < self.done:
+            self._begun = time.monotonic(), done
         self.step, self.done, self.total = step, done, total
         now = time.monotonic()
         if changed or done == total or now - self._told >= _TELL_EVERY:
@@ -143,26 +160,37 @@ class Operations:
     def __init__(self, tell: Listener) -> None:
         self._tell = tell
         self._all: OrderedDict[str, Operation] = OrderedDict()
-        self._queues: dict[str, asyncio.Lock] = {}
+        self._queues: dict[tuple[str, str], asyncio.Lock] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def submit(self, verb: str, workspace: str, args: Mapping[str, Any], work: Work) -> Operation:
-        """Queue `work`, or return the operation that does the same already and has not ended."""
+    def submit(self, verb: str, workspace: str, args: Mapping[str, Any], work: Work, lane: str = "") -> Operation:
+        """Queue `work`, or return the operation that does the same already and has not ended. Work of another `lane` of the same
+        workspace may run beside it, and takes its `turn` where it must not."""
         for known in self._all.values():
             if not known.over and (known.verb, known.workspace, known.args) == (verb, workspace, dict(args)):
                 return known
-        operation = Operation(verb, workspace, args, self._tell)
+        operation = Operation(verb, workspace, args, self._tell, lane)
         self._all[operation.id] = operation
         self._forget()
-        task = asyncio.get_running_loop().create_task(self._turn(operation, work), name=f"{verb} {workspace}")
+        task = asyncio.get_running_loop().create_task(self._run(operation, work, lane), name=f"{verb} {workspace}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         self._tell(operation)
         return operation
 
-    async def _turn(self, operation: Operation, work: Work) -> None:
-        async with self._queues.setdefault(operation.workspace, asyncio.Lock()):
+    def turn(self, workspace: str, lane: str = "") -> asyncio.Lock:
+        """While it is held nothing else of this lane runs. Who needs two takes the one of "" last."""
+        return self._queues.setdefault((workspace, lane), asyncio.Lock())
+
+    async def _run(self, operation: Operation, work: Work, lane: str) -> None:
+        async with self.turn(operation.workspace, lane):
             await operation.run(work)
+
+    def under_way(self, workspace: str, lane: str) -> list[Operation]:
+        """What of a lane has not ended, the running one first."""
+        return [
+            each for each in self._all.values() if (each.workspace, each.lane, each.over) == (workspace, lane, False)
+        ]
 
     def _forget(self) -> None:
         ended = [known.id for known in self._all.values() if known.over]

@@ -6,8 +6,8 @@ import base64
 import hashlib
 import json
 import threading
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from twofold.trust.signed import Context, verify
 from twofold.trust.updater import refresh
 
 SCHEMA = "twofold-enrolment-2"
+EXTENSION = "generations-1"
 
 
 @dataclass(frozen=True)
@@ -103,10 +104,42 @@ class Grant:
 
 @dataclass(frozen=True)
 class SignedLease:
-    """`document` is what the server signed, to be kept and verified again at each start; `lease` is what it says."""
+    """`document` is what the server signed, to be kept and verified again at each start; `lease` is what it says. `begin` is what
+    a check-out goes on from, not verified: `keys`, and the documents `head` and `content`; None where it begins anew."""
 
     document: dict[str, Any]
     lease: Lease
+    begin: dict[str, Any] = field(default_factory=dict, compare=False)
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A lease that this device holds no more, and how it ended ("broken", "wiped", "unknown", …)."""
+
+    workspace: str
+    token: int
+    why: str
+
+
+@dataclass(frozen=True)
+class Command:
+    """What an administrator asks of this device, signed by the server; done once, however often it is given out."""
+
+    number: int
+    workspace: str
+    token: int
+    verb: str
+    by: str
+
+
+@dataclass(frozen=True)
+class Beat:
+    """The answer to a heartbeat. `time` is the server's; `lost` and `commands` are empty where it has no generations."""
+
+    leases: tuple[SignedLease, ...]
+    lost: tuple[Lost, ...] = ()
+    commands: tuple[Command, ...] = ()
+    time: int = 0
 
 
 def enrol(untrusted_url: str, name: str, identity: Identity, wrap_public: bytes) -> Enrolment:
@@ -168,14 +201,29 @@ class Remote:
         self._identity = identity
         self._seen, self._one = seen, threading.Lock()
         self._client = https.pinned(enrolment.place, enrolment.authority)
+        self._speaks = False
+
+    @property
+    def identity(self) -> Identity:
+        return self._identity
 
     def close(self) -> None:
         """Close idle connections. The object can be used again."""
         self._client.close()
 
+    def speaks(self) -> bool:
+        """Whether the server has generations (docs/protocol.md, chapter 3); asked again while it has not."""
+        if not self._speaks:
+            try:
+                found = self.call("GET", "device/hello").get("extensions")
+            except NotFoundError:
+                return False
+            self._speaks = isinstance(found, list) and EXTENSION in found
+        return self._speaks
+
     def grants(self) -> tuple[Grant, ...]:
         """What this device's user may check out."""
-        rows = self._call("GET", "device/grants").get("grants")
+        rows = self.call("GET", "device/grants").get("grants")
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise BadInputError("The server's list of workspaces cannot be read.")
         return tuple(_grant(row) for row in rows)
@@ -186,19 +234,48 @@ class Remote:
         Raises:
             NotFoundError: no such grant. ConflictError: another device holds it; nothing was changed.
         """
-        answer = self._call("POST", "device/checkout", {"workspace": slug(workspace, "a workspace")})
-        return self.lease(answer.get("lease"), workspace)
+        speaks = {"speaks": [EXTENSION]} if self.speaks() else {}
+        answer = self.call("POST", "device/checkout", {"workspace": slug(workspace, "a workspace")} | speaks)
+        signed = self.lease(answer.get("lease"), workspace)
+        return replace(signed, begin={name: answer.get(name) for name in ("keys", "head", "content")})
 
-    def heartbeat(self) -> tuple[SignedLease, ...]:
-        """Every lease this device holds, signed afresh with the policy of now. One that is missing has been taken away."""
-        rows = self._call("POST", "device/heartbeat", {}).get("leases")
-        if not isinstance(rows, list):
-            raise BadInputError("The server's leases cannot be read.")
-        return tuple(self.lease(row) for row in rows)
+    def heartbeat(self, told: Sequence[dict[str, Any]] = (), receipts: Sequence[dict[str, Any]] = ()) -> Beat:
+        """Every lease this device holds, signed afresh with the policy of now; one that is missing has been taken away. `told`
+        and `receipts` are as in docs/protocol.md, *Heartbeat*."""
+        if not self.speaks():
+            rows = self.call("POST", "device/heartbeat", {}).get("leases")
+            return Beat(tuple(self.lease(row) for row in _rows(rows, object)))
+        body = {"speaks": [EXTENSION], "workspaces": list(told), "receipts": list(receipts)}
+        answer = self.call("POST", "device/heartbeat", body)
+        return Beat(
+            leases=tuple(self.lease(row) for row in _rows(answer.get("leases"), object)),
+            lost=tuple(_lost(row) for row in _rows(answer.get("lost"), dict)),
+            commands=tuple(self._command(row) for row in _rows(answer.get("commands"), object)),
+            time=answer["time"] if type(answer.get("time")) is int else 0,
+        )
+
+    def wait(self, seconds: int, since: int) -> bool:
+        """Until there is a reason for a heartbeat, at most `seconds` (50); `since` is the `time` of the last one."""
+        answer = self.call("POST", "device/wait", {"seconds": seconds, "since": since}, patience=seconds + 15)
+        return answer.get("news") is True
+
+    def _command(self, untrusted_document: object) -> Command:
+        said = verify(Context.COMMAND, untrusted_document, [self.enrolment.server_key])
+        try:
+            if said["schema"] != "twofold-command-1" or said["device"] != self._identity.device:
+                raise RefusedError("This request is another device's.", safe="It was not followed.")
+            numbers, text = (said["command"], said["token"]), (said["verb"], said["by"])
+            if not all(type(each) is int for each in numbers) or not all(type(each) is str for each in text):
+                raise ValueError("another type")
+            return Command(
+                said["command"], slug(said["workspace"], "a workspace"), said["token"], said["verb"], said["by"][:60]
+            )
+        except (KeyError, TypeError, ValueError) as off:
+            raise BadInputError("The server's request cannot be read.", safe="It was not followed.") from off
 
     def checkin(self, workspace: str) -> None:
         """Give the lease back; the server's copy is current again. Doing it twice is doing it once."""
-        self._call("POST", "device/checkin", {"workspace": slug(workspace, "a workspace")})
+        self.call("POST", "device/checkin", {"workspace": slug(workspace, "a workspace")})
 
     def lease(self, untrusted_document: object, workspace: str | None = None) -> SignedLease:
         """Verify a signed lease, fresh or kept: the pinned server signed it, for this device (and this workspace).
@@ -223,7 +300,7 @@ class Remote:
 
     def metadata(self, name: str, limit: int) -> bytes:
         """A document of python-tuf's roles; not verified here."""
-        return self._send("GET", f"device/roles/{name}", b"", limit)
+        return self.send("GET", f"device/roles/{name}", b"", limit)
 
     def index(self, image: str, version: int, *, held: bool = False) -> ImageIndex:
         """The image's index, as the publisher's newest targets name it: this version is on the device's channel or, where the
@@ -240,7 +317,7 @@ class Remote:
                 safe="It was not used.",
                 next="Tell your administrator: the server is out of order or not honest.",
             )
-        untrusted_sealed = self._send(
+        untrusted_sealed = self.send(
             "GET", f"device/images/{slug(image, 'an image')}/{int(version)}", b"", fit[0].length
         )
         if len(untrusted_sealed) != fit[0].length or hashlib.sha256(untrusted_sealed).hexdigest() != fit[0].sha256:
@@ -253,26 +330,64 @@ class Remote:
 
     def started(self, image: str, version: int, *, good: bool) -> None:
         """Tell how a start went: a roll-out stops when too many fail."""
-        self._call("POST", "device/starts", {"image": image, "version": version, "good": good})
+        self.call("POST", "device/starts", {"image": image, "version": version, "good": good})
 
     def chunk(self, chunk: bytes) -> bytes:
         """One sealed chunk by its id (32 bytes). Not verified here: the cache does that when it takes it in."""
-        return self._send("GET", f"device/chunks/{chunk.hex()}", b"", MAX_STORED)
+        return self.send("GET", f"device/chunks/{chunk.hex()}", b"", MAX_STORED)
 
     def chunks(self, ids: Sequence[bytes]) -> bytes:
         """Many sealed chunks as frames (`twofold._core.store_frames` reads and verifies them); at most 256 at once."""
         body = canonical({"ids": [chunk.hex() for chunk in ids]})
-        return self._send("POST", "device/chunks", body, len(ids) * (MAX_STORED + 36))
+        return self.send("POST", "device/chunks", body, len(ids) * (MAX_STORED + 36))
 
-    def _call(self, method: str, what: str, body: dict[str, Any] | None = None, limit: int = 8 << 20) -> dict[str, Any]:
-        answer = self._send(method, what, b"" if body is None else canonical(body), limit)
+    def call(
+        self,
+        method: str,
+        what: str,
+        body: dict[str, Any] | None = None,
+        limit: int = 8 << 20,
+        patience: float | None = None,
+    ) -> dict[str, Any]:
+        """One signed request with JSON both ways; `patience` in seconds where the answer may take longer than usual."""
+        answer = self.send(method, what, b"" if body is None else canonical(body), limit, patience=patience)
         return https.Answer(200, answer).json()
 
-    def _send(self, method: str, what: str, body: bytes, limit: int) -> bytes:
+    def send(
+        self,
+        method: str,
+        what: str,
+        body: bytes,
+        limit: int,
+        headers: Mapping[str, str] | None = None,
+        patience: float | None = None,
+    ) -> bytes:
+        """One signed request; not verified is what comes back."""
         path = f"{https.API}/{what}"
         proof = request.headers(self._identity.signing, self.enrolment.server_key.id, method, path, body)
         kind = {"Content-Type": "application/json"} if body else {}
-        return self._client.request(method, path, body, kind | proof, limit).body
+        return self._client.request(method, path, body, kind | proof | dict(headers or {}), limit, patience).body
+
+    def stream(self, what: str, parts: Callable[[], Iterable[bytes]], length: int) -> dict[str, Any]:
+        """PUT `length` bytes, which `parts` makes anew for each try. The signature covers an empty body: the path names the
+        digest."""
+        path = f"{https.API}/{what}"
+        proof = request.headers(self._identity.signing, self.enrolment.server_key.id, "PUT", path, b"")
+        kind = {"Content-Type": "application/octet-stream", "Content-Length": str(length)}
+        return self._client.request("PUT", path, parts, kind | proof, 65536).json()
+
+
+def _rows(untrusted_rows: object, kind: type) -> list[Any]:
+    if not isinstance(untrusted_rows, list) or not all(isinstance(row, kind) for row in untrusted_rows):
+        raise BadInputError("The server's answer to the heartbeat cannot be read.")
+    return untrusted_rows
+
+
+def _lost(untrusted_row: dict[str, Any]) -> Lost:
+    token, why = untrusted_row.get("token"), untrusted_row.get("why")
+    if type(token) is not int or type(why) is not str:
+        raise BadInputError("The server's answer to the heartbeat cannot be read.")
+    return Lost(slug(str(untrusted_row.get("workspace")), "a workspace"), token, why[:40])
 
 
 def _grant(untrusted_row: dict[str, Any]) -> Grant:

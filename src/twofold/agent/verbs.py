@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import twofold
@@ -16,12 +17,13 @@ from twofold.agent.operations import Operation
 from twofold.agent.workspace import Workspace
 from twofold.model.errors import ConflictError, UsageError
 from twofold.model.names import slug, title
+from twofold.trust.keys import hex_bytes
 
 if TYPE_CHECKING:
     from twofold.agent.daemon import Agent
 
 API = 1
-EXTENSIONS = ("removed-event", "time", "icons", "switch", "disk-moves")
+EXTENSIONS = ("removed-event", "time", "icons", "switch", "disk-moves", "backup")
 
 _WORKSPACE = {"workspace": (str, ...)}
 _WAIT_LIMIT = 300.0
@@ -43,6 +45,7 @@ def verbs(agent: Agent) -> dict[str, Verb]:
         "start": Verb(asked.start, _WORKSPACE | {"boot": (bool, False)}),
         **{name: Verb(asked.operation(name, do), _WORKSPACE) for name, do in work.items()},
         "remove": Verb(asked.remove, _WORKSPACE | {"yes": (bool, False)}),
+        "backup": Verb(asked.backup, _WORKSPACE | {"key": (str, "")}),
         "disk_info": Verb(asked.operation("disk_info", disks.info), _WORKSPACE),
         "disk_check": Verb(asked.disk_check, _WORKSPACE | {"data": (bool, False)}),
         "disk_survey": Verb(asked.operation("disk_survey", disks.survey), _WORKSPACE),
@@ -128,6 +131,14 @@ class _Asked:
 
         ws = self._agent.registry.get(workspace)
         return self._submit("remove", ws.name, {"yes": yes}, lambda op: remove(self._agent.registry, ws, op, yes=yes))
+
+    async def backup(self, workspace: str, key: str) -> Answer:
+        from twofold.agent import backup
+
+        ws, operations = self._agent.registry.get(workspace), self._agent.operations
+        public = hex_bytes(key, 32, "a device's public key") if key else b""
+        work = partial(backup.asked, ws, turn=operations.turn(ws.name), public=public)
+        return self._submit("backup", ws.name, {"key": key}, work, backup.LANE)
 
     async def disk_check(self, workspace: str, data: bool) -> Answer:
         ws = self._agent.registry.get(workspace)
@@ -240,5 +251,6 @@ class _Asked:
         workspace: str,
         args: Mapping[str, Any],
         work: Callable[[Operation], Awaitable[dict[str, Any]]],
+        lane: str = "",
     ) -> Answer:
-        return Answer(self._agent.operations.submit(verb, workspace, args, work).to_wire())
+        return Answer(self._agent.operations.submit(verb, workspace, args, work, lane).to_wire())

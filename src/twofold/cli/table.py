@@ -6,6 +6,7 @@ import typer
 
 from twofold.cli import (
     agents,
+    backups,
     device,
     disks,
     grants,
@@ -47,6 +48,7 @@ for name, command in (
     ("resume", workspaces.resume),
     ("stop", workspaces.stop),
     ("off", workspaces.off),
+    ("backup", backups.backup),
     ("remove", workspaces.remove),
     ("doctor", machine.doctor),
     ("assurance", machine.assurance),

@@ -10,7 +10,7 @@ import re
 import ssl
 import threading
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,9 @@ from twofold.model.errors import (
 from twofold.trust.publisher import Anchor
 
 API = "/api/v1"
+Body = (
+    bytes | Callable[[], Iterable[bytes]]
+)  # all of it, or what makes it anew for each try; its length is a header then
 _HOST = re.compile(r"(?=.{1,253}\Z)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)*\.?")
 _CODE = re.compile(r"[A-Z2-7]{26}")
 _PIN = re.compile(r"[0-9a-f]{64}")
@@ -192,11 +195,12 @@ class Https:
         self,
         method: str,
         path: str,
-        body: bytes = b"",
+        body: Body = b"",
         headers: Mapping[str, str] | None = None,
         limit: int = 8 << 20,
+        patience: float | None = None,
     ) -> Answer:
-        """One request and its answer of at most `limit` bytes.
+        """One request and its answer of at most `limit` bytes; `patience` in seconds where that takes longer than usual.
 
         Raises:
             UnreachableError, TimedOutError: no whole answer came. What the request asked for may have happened.
@@ -207,7 +211,7 @@ class Https:
             kept = self._idle.pop() if self._idle else None
         if kept is not None:
             try:
-                return self._exchange(kept, method, path, body, headers, limit)
+                return self._exchange(kept, method, path, body, headers, limit, patience)
             except (
                 http.client.RemoteDisconnected,
                 ConnectionResetError,
@@ -223,7 +227,7 @@ class Https:
             self.where.host, self.where.port, timeout=self._timeout, context=self._context
         )
         try:
-            return self._exchange(fresh, method, path, body, headers, limit)
+            return self._exchange(fresh, method, path, body, headers, limit, patience)
         except ssl.SSLCertVerificationError as off:
             raise RefusedError(
                 f"{self.where.origin} does not prove to be the server that was pinned.",
@@ -248,12 +252,17 @@ class Https:
         connection: http.client.HTTPSConnection,
         method: str,
         path: str,
-        body: bytes,
+        body: Body,
         headers: Mapping[str, str] | None,
         limit: int,
+        patience: float | None,
     ) -> Answer:
+        seconds = self._timeout if patience is None else patience
+        connection.timeout = seconds
+        if connection.sock is not None:
+            connection.sock.settimeout(seconds)
         try:
-            connection.request(method, path, body or None, dict(headers or {}))
+            connection.request(method, path, body() if callable(body) else body or None, dict(headers or {}))
             response = connection.getresponse()
             untrusted_body = response.read(limit + 1)
         except BaseException:

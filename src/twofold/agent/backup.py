@@ -1,0 +1,351 @@
+"""Backing up (the protocol says: replicate): a point in time of a workspace's disks goes to the server, while it runs or not.
+
+Each step may be the last that this agent takes. What was committed in the vault and is not on the server yet is known by its note
+and its number, and is what the next agent goes on with; its manifest is the same then, and so the server knows it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from contextlib import AbstractAsyncContextManager, ExitStack, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from twofold.agent import rights
+from twofold.agent.disks import at_hand
+from twofold.agent.operations import Operation
+from twofold.agent.past import BRANCH, GoneError, Holding, Kept, Past
+from twofold.agent.store import LEASE, VAULT, as_json
+from twofold.agent.workspace import Workspace
+from twofold.model.errors import (
+    BadInputError,
+    ConflictError,
+    DamagedError,
+    NotFoundError,
+    RefusedError,
+    TimedOutError,
+    TwofoldError,
+    UnreachableError,
+)
+from twofold.model.generation import Manifest, SealedFile
+from twofold.model.lease import Lease
+from twofold.trust.signed import Context, sign, verify
+from twofold.vault.seam import Generations
+
+log = logging.getLogger(__name__)
+NOTE = "backup"
+LANE = "transfer"
+FROZEN = 5  # seconds after which a guest thaws by itself
+PATIENCE = 60.0  # seconds without a byte that a server may be away before the rest is left for later
+_TRIES = 4
+_AGAIN = 1.0
+
+Turn = AbstractAsyncContextManager[Any]
+
+
+@dataclass(frozen=True)
+class Base:
+    """What the next generation follows: ids of the head and of the manifest that it is."""
+
+    head: str
+    content: str
+    kept: Kept | None
+
+
+@dataclass(frozen=True)
+class Sent:
+    files: int = 0
+    bytes: int = 0
+
+
+def holding(ws: Workspace) -> Holding:
+    lease, _ = ws.whole()
+    return Holding(ws.name, lease.token, as_json(ws.store.read(ws.name, LEASE), "The lease"))
+
+
+def base(ws: Workspace, lease: Lease) -> Base:
+    kept = Kept.load(ws.folder)
+    return Base(kept.head, kept.content.id, kept) if kept is not None else Base(lease.head, lease.content, None)
+
+
+async def asked(ws: Workspace, op: Operation, *, turn: Turn, public: bytes = b"") -> dict[str, Any]:
+    """As the person asks for it. With `public`, another device's X25519 key, that device can open what is backed up.
+
+    Raises:
+        RefusedError: the company's policy says no.
+    """
+    lease, _ = ws.whole()
+    if not lease.policy.replicate:
+        raise RefusedError(
+            f"Your company does not let {ws.title} be backed up on demand.",
+            safe="Nothing was changed." + (" It is backed up by itself." if lease.policy.replicate_seconds else ""),
+        )
+    if public:
+        rights.require(lease, ws.record)
+    vaults = ws.rooms.vault
+    keys = (
+        await asyncio.to_thread(partial(vaults.rewrap, ws.keys(), public, allowed=lease.policy.keys_leave))
+        if public
+        else None
+    )
+    result = await back_up(ws, op, turn)
+    if keys is not None:
+        await asyncio.to_thread(lambda: Past(ws.rooms.remote()).wraps(ws.name, keys.wrapped))
+    return result
+
+
+async def back_up(ws: Workspace, op: Operation, turn: Turn, *, left_only: bool = False) -> dict[str, Any]:
+    """Send what the server lacks of the present state of the disks. `left_only`: only what a former try left.
+
+    Raises:
+        UnreachableError, TimedOutError: the server went away; what arrived stays there, and the next try goes on.
+        ConflictError: the server's newest generation is one that this device does not know.
+    """
+    began = time.monotonic()
+    op.progress("asking the server", 0, 0)
+    past = await asyncio.to_thread(lambda: Past(ws.rooms.remote()))
+    result: dict[str, Any] = {"already": True}
+    async with turn:
+        left = await asyncio.to_thread(_left, ws)
+    if left:
+        result = await _point(ws, op, past, turn, left)
+    if not left_only:
+        result = await _point(ws, op, past, turn, 0)
+    return result | {"seconds": round(time.monotonic() - began, 3)}
+
+
+async def _point(ws: Workspace, op: Operation, past: Past, turn: Turn, generation: int) -> dict[str, Any]:
+    """One point in time: that generation, or a new one, also where the cleaner was quicker."""
+    for attempt in range(_TRIES):
+        async with turn:
+            lease, _ = ws.whole()
+            number = generation if attempt == 0 else 0
+            if ws.vault is not None and not number:
+                number = await _frozen(ws, op)
+            try:
+                manifest = await asyncio.to_thread(_manifest, ws, op, base(ws, lease), number)
+            except (NotFoundError, GoneError):
+                continue
+        try:
+            result = await asyncio.to_thread(_Sending(ws, op, past, manifest).run)
+            _told(ws, result)
+            return result
+        except GoneError as gone:
+            log.info("the cleaner was quicker: %s", gone, extra={"workspace": ws.name})
+    raise ConflictError(
+        f"The store of {ws.title} was rewritten each time before it was sent.",
+        safe="Nothing is lost; it is on this disk.",
+        next="Try again when less is written in it.",
+    )
+
+
+def _told(ws: Workspace, result: dict[str, Any]) -> None:
+    if result["kind"] == BRANCH:
+        ws.fail(branched(ws.title))
+    else:
+        ws.note(on_server_at=result["time"])
+
+
+def branched(title: str) -> ConflictError:
+    return ConflictError(
+        f"Your company gave {title} to another device while this one was away; what was backed up from here is kept beside it.",
+        safe="Nothing was lost and nothing was mixed: your administrator can list what this device wrote, and restore it.",
+        next="Tell your administrator if you need what is only here.",
+    )
+
+
+async def _frozen(ws: Workspace, op: Operation) -> int:
+    """Commit while the guest's file systems stand still, if its agent can do that; as after a power cut otherwise."""
+    vault, guest = ws.vault, ws.guest
+    assert vault is not None
+    op.progress("taking a point in time", 0, 0)
+    frozen = False
+    if guest is not None and guest.up:
+        with suppress(TwofoldError):
+            await guest.call("freeze", seconds=FROZEN)
+            frozen = True
+    try:
+        return (await asyncio.to_thread(vault.commit, NOTE)).number
+    finally:
+        if frozen and guest is not None:
+            with suppress(TwofoldError):  # it thaws by itself
+                await guest.call("thaw")
+
+
+def _left(ws: Workspace) -> int:
+    """A generation that was to be backed up and is not known to be on the server; 0 for none. Older ones are let go."""
+    lease, _ = ws.whole()
+    kept = base(ws, lease).kept
+    with at_hand(ws) as vault:
+        noted = [each.number for each in vault.generations() if each.note == NOTE]
+        sent = kept.content.generation if kept is not None else 0
+        for number in noted:
+            if number < max(noted[-1], sent) and number != sent:
+                vault.forget(number)
+    return noted[-1] if noted and noted[-1] > sent else 0
+
+
+def _signer(ws: Workspace) -> str:
+    return ws.rooms.identity.verify_key.public.hex()
+
+
+def _manifest(ws: Workspace, op: Operation, onto: Base, number: int) -> Manifest:
+    """
+    Raises:
+        NotFoundError, GoneError: there is no such generation any more.
+    """
+    lease, image = ws.whole()
+    known = onto.kept.content.files if onto.kept is not None else ()
+    with at_hand(ws) as vault:
+        if not number:
+            number = vault.commit(NOTE).number
+        contents = _contents(vault, number, known, op)
+    if contents.epoch < lease.epoch:
+        raise GoneError("It is of another holder.")
+    return Manifest(
+        workspace=ws.name,
+        signer=_signer(ws),
+        vault=contents.vault,
+        made=contents.made,
+        generation=contents.generation,
+        parent=onto.content,
+        time=contents.time,
+        note="",
+        epoch=contents.epoch,
+        root=contents.root,
+        pieces=contents.pieces,
+        image=image.image,
+        image_version=image.version,
+        files=contents.files,
+    )
+
+
+def _contents(vault: Generations, number: int, known: tuple[SealedFile, ...], op: Operation) -> Any:
+    try:
+        with vault.reading(number, known=known, progress=op.progress) as reading:
+            return reading.contents
+    except ConflictError as rewritten:
+        raise GoneError(rewritten.happened) from rewritten
+
+
+class _Sending:
+    """One generation on its way. While the disks are open their cleaner leaves its files alone; while they are not nobody
+    rewrites anything."""
+
+    def __init__(self, ws: Workspace, op: Operation, past: Past, manifest: Manifest) -> None:
+        self._ws, self._op, self._past, self._manifest = ws, op, past, manifest
+        self._holding = holding(ws)
+        self._done = self._total = 0
+        self._moved = time.monotonic()
+
+    def run(self) -> dict[str, Any]:
+        ws, manifest = self._ws, self._manifest
+        self._op.whole = manifest.length
+        with ExitStack() as pins:
+            vault = ws.vault
+            if vault is not None:
+                try:
+                    pins.enter_context(vault.reading(manifest.generation, known=manifest.files))
+                except ConflictError as rewritten:
+                    raise GoneError(rewritten.happened) from rewritten
+            sent = self._send()
+            kind = self._commit()
+        return {
+            "id": self._manifest.id,
+            "kind": kind,
+            "generation": manifest.generation,
+            "time": manifest.time,
+            "files": len(manifest.files),
+            "bytes": manifest.length,
+            "sent_files": sent.files,
+            "sent_bytes": sent.bytes,
+        }
+
+    def _send(self) -> Sent:
+        """All files that the server lacks. One that goes away for a while, or still holds what a cut left, is asked again."""
+        files = {file.digest: file for file in self._manifest.files}
+        began, went = 0, set[str]()
+        while True:
+            try:
+                lacking = self._past.missing(self._holding, list(files.values()))
+                went |= lacking.keys()
+                left = sum(files[digest].length - have for digest, have in lacking.items())
+                self._total = self._done + left
+                self._op.progress("sending", self._done, self._total)
+                for digest, have in lacking.items():
+                    self._put(files[digest], have)
+                return Sent(len(went), self._done - began)
+            except (UnreachableError, TimedOutError, ConflictError) as away:
+                if time.monotonic() - self._moved > PATIENCE:
+                    raise
+                log.info("sending waits: %s", away.code, extra={"workspace": self._ws.name})
+                self._op.progress("waiting for the server", self._done, self._total)
+                time.sleep(_AGAIN)
+
+    def _put(self, file: SealedFile, have: int) -> None:
+        before = self._done
+
+        def told(sent: int) -> None:
+            self._done, self._moved = before + sent, time.monotonic()
+            self._op.progress("sending", self._done, self._total)
+
+        try:
+            self._past.put(self._holding, file, self._ws.folder / VAULT / file.name, have, told)
+        except BadInputError as off:
+            raise DamagedError(
+                f"A file of the sealed store of {self._ws.title} is not what it was ({file.name}); the server did not take it.",
+                safe="What was backed up before is safe on the server.",
+                next=f"See what is damaged:  twofold disk verify {self._ws.name}",
+            ) from off
+
+    def _commit(self) -> str:
+        ws, identity = self._ws, self._ws.rooms.identity
+        lease, _ = ws.whole()
+        onto = base(ws, lease)
+        for _ in range(_TRIES):
+            self._op.progress("committing", self._done, self._total)
+            signed = sign(Context.GENERATION, self._manifest.to_wire(), identity.signing)
+            try:
+                kind = self._past.commit(self._holding, onto.head, signed, ws.keys().wrapped)
+            except ConflictError as other:
+                onto = self._look(onto, other)
+                continue
+            head = onto.head if kind == BRANCH else self._manifest.id
+            Kept(head, self._manifest, kind).save(ws.folder)
+            return kind
+        raise ConflictError(
+            f"The server's newest back up of {ws.title} changed each time this one was about to follow it.",
+            safe="What was sent is kept there; nothing was replaced.",
+            next="Try again.",
+        )
+
+    def _look(self, onto: Base, refused: ConflictError) -> Base:
+        """The server's newest generation is not the one that we know: it may be ours, whose answer was lost."""
+        ws = self._ws
+        rows = [row for row in self._past.listed(ws.name) if row.get("kind") != BRANCH]
+        followed = {row.get("parent") for row in rows}
+        head = next((str(row.get("id")) for row in rows if row.get("id") not in followed), "")
+        if head == onto.head:
+            self._send()  # it lacks files after all
+            return onto
+        row = next((row for row in rows if row.get("id") == head), {})
+        try:
+            key = ws.rooms.identity.verify_key
+            found = Manifest.from_wire(verify(Context.GENERATION, self._past.document(ws.name, head), [key]))
+        except (RefusedError, BadInputError):
+            found = None
+        ours = found is not None and found.id == head and found.vault == self._manifest.vault
+        if found is None or not ours or found.generation >= self._manifest.generation:
+            who = str(row.get("device_name") or "the company")[:60]
+            raise ConflictError(
+                f"The newest back up of {ws.title} on the server is not this device's: it is of {who}.",
+                safe="Nothing was replaced there, and nothing was changed here.",
+                next="Ask your administrator which of the two goes on.",
+            ) from refused
+        kept = Kept(head, found)
+        kept.save(ws.folder)
+        self._manifest = replace(self._manifest, parent=found.id)
+        return Base(head, found.id, kept)

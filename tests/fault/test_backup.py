@@ -1,0 +1,45 @@
+"""Backing up to a real server, through a real vault; no machine runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tests.fault.test_cli_whole import Typed
+from tests.fault.test_moving import AT, DATA, Vault
+from tests.harness.company import Company, Device
+from twofold.agent.client import Client
+
+
+def rows(company: Company, user: str) -> list[dict[str, Any]]:
+    """The line and the branches as the administrator sees them, newest first."""
+    (found,) = [row for row in company.admin.list_workspaces() if (row["user"], row["workspace"]) == (user, "work")]
+    listed: list[dict[str, Any]] = company.admin.list_generations(found["number"])
+    return listed
+
+
+def test_a_back_up_sends_what_is_new_and_is_seen_on_the_server(
+    company: Company, client: Client, work: str, user: str, device: Device, tmp_path: Path
+) -> None:
+    typed, store = Typed(device.home), Vault(device, tmp_path / "r")
+    assert client.call("info", workspace=work)["whereabouts"]["on_server_at"] == 0
+    store.write(DATA)
+    first = typed.json("backup")["result"]
+    assert first["kind"] == "line"
+    assert first["sent_files"] == first["files"]
+    assert first["sent_bytes"] == first["bytes"] > len(DATA) // 2
+    assert client.call("info", workspace=work)["whereabouts"]["on_server_at"] == first["time"]
+    store.write(b"more" * 1024, AT + (4 << 20))
+    second = typed.json("backup")["result"]
+    assert second["sent_bytes"] < 200_000 < second["bytes"]
+    there = rows(company, user)
+    assert [(row["id"], row["parent"], row["kind"]) for row in there] == [
+        (second["id"], first["id"], "line"), (first["id"], "", "line"),
+    ]  # fmt: skip
+    said = typed("backup")
+    assert "is on the server" in said
+    assert len(rows(company, user)) == 3
+    vault = store.open()
+    assert len([each for each in vault.generations() if each.note == "backup"]) <= 2, "older ones are let go"
+    vault.close()
+    assert store.read(len(DATA)) == DATA
