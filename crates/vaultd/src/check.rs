@@ -1,5 +1,7 @@
 //! What going through a vault finds, as `check` answers it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use serde_json::{Value, json};
 use twofold_vault::{Damage, Error, Loss, RangeKind, Report, Vault};
 
@@ -16,14 +18,23 @@ const NAMED: usize = 1000;
 ///
 /// # Errors
 /// The disk itself fails. Damage is no error: it is what is reported, by name.
-pub fn check(vault: &Vault, memory: &str, data: bool, progress: Progress<'_>) -> Result<Value, Said> {
+pub fn check(
+    vault: &Vault,
+    memory: &str,
+    data: bool,
+    progress: Progress<'_>,
+    gone: &AtomicBool,
+) -> Result<Value, Said> {
     let (mut devices, mut report) = (Vec::new(), Report::default());
     for info in vault.devices() {
         let stored = map(vault, &info.name, info.size, &mut report)?;
         devices.push((info, stored));
     }
     if data {
-        report = vault.check(progress)?;
+        report = vault.check_while(&mut |done, total| {
+            progress(done, total);
+            !gone.load(Ordering::Relaxed)
+        })?;
     }
     let here =
         |name: &str| report.lost.iter().filter(|loss| loss.generation.is_none() && loss.device == name).collect();
@@ -95,5 +106,35 @@ fn stream(vault: &Vault, name: &str, data: bool, report: &Report) -> Value {
             Some((_, why)) => json!(why),
             None => json!("whole"),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use twofold_vault::{BLOCK, DeviceSpec, Keyring, MemoryAnchor, Options, memory::Memory};
+
+    use super::*;
+
+    #[test]
+    fn it_stops_once_nobody_is_there_to_hear_of_it() {
+        let (store, ring) = (Arc::new(Memory::new()), Keyring::new(1, [1; 32]));
+        let device = DeviceSpec { name: "disk".into(), size: 8 << 20 };
+        Vault::create(store.clone(), ring.clone(), &[device]).unwrap();
+        let options = Options { background: false, reserve: 0, ..Options::default() };
+        let vault = Vault::open(store, ring, Arc::new(MemoryAnchor::default()), options).unwrap();
+        vault.device("disk").unwrap().write(0, &vec![7; 2000 * BLOCK]).unwrap();
+        let gone = AtomicBool::new(false);
+        let mut heard = 0;
+        assert!(check(&vault, "memory", true, &mut |_, _| heard += 1, &gone).is_ok());
+        assert!(heard > 2);
+        heard = 0;
+        let hang_up = &mut |_, _| {
+            heard += 1;
+            gone.store(true, Ordering::Relaxed);
+        };
+        assert!(check(&vault, "memory", true, hang_up, &gone).is_err());
+        assert_eq!(heard, 1);
     }
 }

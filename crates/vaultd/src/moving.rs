@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use rustix::fs::{Mode, OFlags, openat};
 use serde::Deserialize;
@@ -34,6 +35,8 @@ const STEP: usize = 1 << 20;
 pub struct Talk {
     /// Whether it is the one that started this process.
     pub starter: bool,
+    /// It has hung up: long work that is for it alone may stop.
+    pub gone: Arc<AtomicBool>,
     exports: BTreeMap<u64, Export>,
     count: u64,
 }
@@ -41,7 +44,7 @@ pub struct Talk {
 impl Talk {
     /// Nothing is being copied yet.
     pub fn new(starter: bool) -> Self {
-        Self { starter, exports: BTreeMap::new(), count: 0 }
+        Self { starter, gone: Arc::default(), exports: BTreeMap::new(), count: 0 }
     }
 
     fn export(&self, number: u64) -> Result<&Export, Said> {

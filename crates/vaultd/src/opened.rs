@@ -268,9 +268,9 @@ impl Opened {
         Ok(json!({"ranges": ranges, "next": (next < device.size()).then_some(next)}))
     }
 
-    /// Go through everything; with `data` each block is opened. See [`check::check`].
-    pub fn check(&self, data: bool, progress: Progress<'_>) -> Result<Value, Said> {
-        check::check(&self.vault, MEMORY, data, progress)
+    /// Go through everything, until nobody is there to hear of it; with `data` each block is opened. See [`check::check`].
+    pub fn check(&self, data: bool, progress: Progress<'_>, gone: &AtomicBool) -> Result<Value, Said> {
+        check::check(&self.vault, MEMORY, data, progress, gone)
     }
 
     /// Seal a machine's memory, which belongs to the devices as they are now; durable on return. Answers the stored bytes.

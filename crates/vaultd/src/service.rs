@@ -252,12 +252,13 @@ impl Service {
         talk: &mut Talk,
     ) -> Result<Answer, Said> {
         let id = request.id;
-        let mut told = 0;
+        let (mut told, gone) = (0, Arc::clone(&talk.gone));
         let mut progress = |done: u64, total: u64| {
             // About a hundred times in all: the peer is a person's bar.
             if done == total || done >= told + total / 100 {
                 told = done;
-                let _ = writer.send(&json!({"event": "progress", "id": id, "done": done, "total": total}), &[]);
+                let event = json!({"event": "progress", "id": id, "done": done, "total": total});
+                gone.fetch_or(writer.send(&event, &[]).is_err(), Ordering::Relaxed);
             }
         };
         if request.verb == "watch" {

@@ -70,6 +70,10 @@ pub fn call(
         "begin_export" => moving::begin(&*service.opened()?, talk, args, fds, progress),
         "export_file" => moving::file(&*service.opened()?, talk, args),
         "end_export" => moving::end(talk, args),
+        "check" => {
+            let Check { data } = parse(args)?;
+            service.opened()?.check(data, progress, &talk.gone).map(Answer::body)
+        }
         _ => opened(&*service.opened()?, &verb, args, fds, progress),
     }
 }
@@ -100,10 +104,6 @@ fn opened(vault: &Opened, verb: &str, args: Value, fds: Vec<OwnedFd>, progress: 
         "changed" => {
             let Changed { device, since, offset } = parse(args)?;
             vault.changed(&device, since, offset).map(Answer::body)
-        }
-        "check" => {
-            let Check { data } = parse(args)?;
-            vault.check(data, progress).map(Answer::body)
         }
         "upgrade" => moving::upgrade(vault, args),
         "seal_memory" => {
