@@ -7,13 +7,13 @@ import dataclasses
 import json
 import os
 import shutil
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.unit.test_vault_store import kill
 from twofold.model.errors import (
     BadInputError,
     ConflictError,
@@ -29,7 +29,7 @@ from twofold.model.progress import silent
 from twofold.vault import nbd
 from twofold.vault.copies import PART, Folder, take
 from twofold.vault.seam import Contents, DeviceSpec, Keys, OpenVault, Reading
-from twofold.vault.store import SealedVault
+from twofold.vault.store import SealedVault, _Open
 
 SIZE = 32 << 20
 
@@ -380,7 +380,8 @@ def test_acknowledged_writes_lost_at_the_end_are_given_up_by_size(first: Machine
     vault = first.vaults.open(first.where, first.keys, first.runtime)
     for turn in range(40):
         write(vault, bytes([turn + 1]) * 4096, (1 << 20) + turn * 4096)
-    os.kill(vault.pid, signal.SIGKILL)
+    assert isinstance(vault, _Open)
+    kill(vault)
     vault.close()
     last = max(first.where.glob("s-*"))
     data = bytearray(last.read_bytes())
