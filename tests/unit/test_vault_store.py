@@ -31,6 +31,7 @@ from twofold.model.progress import silent
 from twofold.platform import memfd
 from twofold.platform.peers import listen
 from twofold.vault import nbd, process, store
+from twofold.vault.moving import to_wire
 from twofold.vault.process import RECORD, SOCKET
 from twofold.vault.seam import DeviceSpec, Keys, OpenVault
 from twofold.vault.store import SealedVault
@@ -158,7 +159,7 @@ def test_a_process_that_nobody_recorded_is_ended(place: Place) -> None:
         process.Starter() as starter,
         place.vaults._descriptors(place.where) as fds,
     ):
-        starter.call("open", store.to_wire(place.keys), [*fds, control.fileno()])
+        starter.call("open", to_wire(place.keys), [*fds, control.fileno()])
         starter.close()
         time.sleep(0.1)
         assert starter.child.poll() is None, "it outlives who started it"
@@ -172,7 +173,7 @@ def test_a_process_whose_agent_dies_before_the_vault_is_open_ends_by_itself(plac
         starter.close()
         assert starter.child.wait(5) == 0
     with process.Starter() as starter, place.vaults._descriptors(place.where) as fds:
-        starter.call("open", store.to_wire(place.keys), fds)
+        starter.call("open", to_wire(place.keys), fds)
         starter.close()
         assert starter.child.wait(5) == 0
 
