@@ -38,6 +38,43 @@ fn flip(store: &Memory, segment: u64, slot: usize) {
     store.put(&name, bytes);
 }
 
+/// A slot of a segment that holds a leaf of the map: more than a block is lost with it.
+fn leaf(store: &Memory, anchor: &Arc<MemoryAnchor>, segment: u64) -> usize {
+    let slots = (store.bytes(&format!("s-{segment:016x}")).unwrap().len() - 256) / SLOT;
+    let is_leaf = |slot: &usize| {
+        let store = Arc::new(store.kill());
+        flip(&store, segment, *slot);
+        open(&store, anchor).is_ok_and(|vault| check(&vault).lost.iter().any(|loss| loss.length > BLOCK as u64))
+    };
+    (0..slots).find(is_leaf).unwrap()
+}
+
+#[test]
+fn what_is_written_over_a_damaged_leaf_outlives_checkpoints() {
+    let (store, anchor, vault) = made();
+    fill(&vault);
+    vault.commit("another segment").unwrap();
+    vault.checkpoint().unwrap();
+    vault.close().unwrap();
+    flip(&store, 3, leaf(&store, &anchor, 3));
+    let mut found = [0; BLOCK];
+    for round in 1..4 {
+        let vault = open(&store, &anchor).unwrap();
+        let disk = vault.device("disk").unwrap();
+        disk.write(round * BLOCK as u64, &[99; BLOCK]).unwrap();
+        // The leaf can't be stored anew: what is newer than it stays where it is.
+        vault.checkpoint().unwrap();
+        vault.close().unwrap();
+        let vault = open(&store, &anchor).unwrap();
+        let disk = vault.device("disk").unwrap();
+        for block in 1..=round {
+            disk.read(block * BLOCK as u64, &mut found).unwrap();
+            assert_eq!(found, [99; BLOCK]);
+        }
+        assert!(matches!(disk.read(9 * BLOCK as u64, &mut found), Err(Error::Damaged(_))));
+    }
+}
+
 #[test]
 fn a_damaged_block_is_named_and_the_rest_is_read() {
     let (store, anchor, vault) = made();
@@ -191,13 +228,7 @@ fn a_repair_gives_up_what_is_lost_and_nothing_else() {
     vault.close().unwrap();
     // A block, and a leaf of the map: the generation is in segment 2, what the checkpoint stored in segment 3.
     flip(&store, 2, 41);
-    let slots = (store.bytes("s-0000000000000003").unwrap().len() - 256) / SLOT;
-    let leaf = (0..slots).find(|slot| {
-        let store = Arc::new(store.kill());
-        flip(&store, 3, *slot);
-        open(&store, &anchor).is_ok_and(|vault| check(&vault).lost.iter().any(|loss| loss.length > BLOCK as u64))
-    });
-    flip(&store, 3, leaf.unwrap());
+    flip(&store, 3, leaf(&store, &anchor, 3));
     let vault = open(&store, &anchor).unwrap();
     let before = check(&vault);
     assert!(!before.is_sound());
