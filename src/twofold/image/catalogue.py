@@ -142,7 +142,7 @@ class Catalogue:
             raise RefusedError(
                 f"The server shows the list of images number {theirs.version}; this publisher signed number {mine.version}.",
                 safe="Nothing was changed.",
-                next="If the server was restored from a backup, send it the newer list:  twofold image restore-list",
+                next="If the server was restored from a backup, restore one that was made after the last publishing.",
             )
         if theirs.version > mine.version and untrusted_targets is not None:
             self._publisher.keep("targets", untrusted_targets)
