@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use harness::paper::{Keys, SLOT, START, u64_at};
 use twofold_vault::memory::Memory;
-use twofold_vault::{BLOCK, DeviceSpec, Error, Keyring, MemoryAnchor, Options, Store, Vault};
+use twofold_vault::{Anchor, BLOCK, DeviceSpec, Error, Keyring, MemoryAnchor, Options, Store, Vault};
 
 fn options() -> Options {
     support::options(64)
@@ -194,4 +194,21 @@ fn only_a_segment_of_this_epoch_that_names_the_end_as_it_is_continues_the_log() 
         let vault = Vault::open(store, new(), Arc::new(MemoryAnchor::default()), how).unwrap();
         assert_eq!(first(&vault), expected, "case {nth}");
     }
+}
+
+#[test]
+fn what_is_promised_on_return_is_anchored_on_return() {
+    let (_, anchor, vault) = made();
+    let anchored = |what: &str| assert_eq!(anchor.load().unwrap().unwrap().counter, vault.info().counter, "{what}");
+    write(&vault, 5, 1);
+    let kept = vault.commit("kept").unwrap();
+    anchored("a generation");
+    let mut writer = vault.stream_writer("memory", b"state").unwrap();
+    writer.write(0, &[1; BLOCK]).unwrap();
+    writer.finish(BLOCK as u64).unwrap();
+    anchored("a stream");
+    vault.consume("memory").unwrap();
+    anchored("its use");
+    vault.revert(kept.number).unwrap();
+    anchored("a revert");
 }
