@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ def test_chunks_damaged_on_the_server_are_not_taken_and_mended_they_are(
 ) -> None:
     root = company.folder / "server"
     before = {path for path in root.rglob("*") if path.is_file()}
-    company.publish("spoilt")
+    company.publish("spoilt", direct=True)  # a kernel and an initrd are what a check-out brings at once
     company.grant(user, "spoilt", "spoilt", "ochre")
     chunks = {
         path: path.read_bytes() for path in set(root.rglob("*")) - before if path.is_file() and len(path.name) == 64
@@ -53,6 +54,10 @@ def test_chunks_damaged_on_the_server_are_not_taken_and_mended_they_are(
         path.write_bytes(data)
     client.finish("checkout", workspace="spoilt")
     assert info(client, "spoilt")["run"] == "off"
+    end = time.monotonic() + 60
+    while (base := info(client, "spoilt")["base"]) is None or base["here"] < base["of"]:
+        assert time.monotonic() < end, base
+        time.sleep(0.1)
 
 
 def test_a_store_whose_first_file_is_destroyed_starts_nothing_and_is_listed_with_what_to_do(
