@@ -7,20 +7,23 @@ import logging
 import shutil
 import time
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from twofold.agent import base, hardware, parts
+from twofold.agent.arrival import Beginning, beginning, bring
 from twofold.agent.operations import Operation
+from twofold.agent.past import Past
 from twofold.agent.registry import Registry
 from twofold.agent.remote import Remote, SignedLease
 from twofold.agent.repair import empty, repair
 from twofold.agent.rooms import Rooms
 from twofold.agent.store import IMAGE, KEY, LEASE, VAULT, Record, free_look
 from twofold.agent.workspace import Workspace
+from twofold.image import stick as carried
 from twofold.image.chunks import ImageIndex
 from twofold.image.fetch import fetch, open_part
-from twofold.image.stick import bring
 from twofold.model.canonical import canonical
 from twofold.model.errors import ConflictError, NoRoomError, TwofoldError, UsageError
 from twofold.model.image import Firmware, ImageVersion
@@ -32,9 +35,9 @@ _RESERVE = 512 << 20  # room beside the image, for the user's first day
 
 
 async def checkout(registry: Registry, name: str, op: Operation, stick: str = "") -> dict[str, Any]:
-    """Bring a workspace here: lease, image, fresh key, sealed store; one that is here already is repaired. Whatever fails or is
-    cancelled, nothing of it stays but the verified chunks in the cache, so that the next try goes on where this one ended.
-    `stick` is a folder that `image export` made; what it has is not fetched from the server."""
+    """Bring a workspace here: lease, image, fresh key, sealed store, the newest back up where there is one; one that is here
+    already is repaired. Whatever fails or is cancelled, nothing of it stays but what the cache has, from which the next try goes
+    on. `stick` is a folder that `image export` made; what it has is not fetched from the server."""
     there = registry.find(name)
     if there is not None and not empty(there):
         return await repair(registry, there, op)
@@ -49,7 +52,9 @@ async def checkout(registry: Registry, name: str, op: Operation, stick: str = ""
         undo.push_async_callback(give_back, rooms, name)
         op.check()
         lease = signed.lease
-        index = await asyncio.to_thread(remote.index, lease.image, lease.image_version)
+        begin = await asyncio.to_thread(beginning, remote, signed)
+        version = lease.image_version if begin is None else begin.content.image_version
+        index = await asyncio.to_thread(partial(remote.index, lease.image, version, held=begin is not None))
         cache = registry.supply.cache
         _require_room(registry, index)
         ws = await asyncio.to_thread(founded, registry, signed, index.manifest)
@@ -58,13 +63,18 @@ async def checkout(registry: Registry, name: str, op: Operation, stick: str = ""
         await asyncio.to_thread(base.note, ws.folder, index)
         brought = 0
         if stick:
-            brought = (await asyncio.to_thread(bring, index.ids, Path(stick), cache, op.progress)).sent
+            brought = (await asyncio.to_thread(carried.bring, index.ids, Path(stick), cache, op.progress)).sent
         fetched = await asyncio.to_thread(fetch, first(index), remote, cache, op.progress)
-        await asyncio.to_thread(_fill, ws, remote, index, cache, op)
+        came: dict[str, Any] = {}
+        if begin is None:
+            await asyncio.to_thread(_fill, ws, remote, index, cache, op)
+        else:
+            came = await asyncio.to_thread(_go_on, ws, remote, begin, index, cache, op)
         ws.store.write(name, LEASE, canonical(signed.document))
         op.commit(f"{lease.title} is on this device already.")
         now = int(time.time())
-        ws.hold(Custody.CHECKED_OUT, on_disk_verified_at=now, contacted_at=now, seen_at=now)
+        saved = begin.content.time if begin is not None else 0
+        ws.hold(Custody.CHECKED_OUT, on_disk_verified_at=now, contacted_at=now, seen_at=now, on_server_at=saved)
         await asyncio.to_thread(ws.load)
         ws.whole()
         undo.pop_all()
@@ -76,8 +86,18 @@ async def checkout(registry: Registry, name: str, op: Operation, stick: str = ""
         "brought": brought,
         "image": sum(index.ids.values()),
         "stored": stored,
+        "from": saved,
         "seconds": round(time.monotonic() - began, 3),
-    }
+    } | came
+
+
+def _go_on(
+    ws: Workspace, remote: Remote, begin: Beginning, index: ImageIndex, cache: Path, op: Operation
+) -> dict[str, Any]:
+    came = bring(ws, Past(remote), begin, cache.parent, op)
+    with ws.rooms.vault.resting(ws.folder / VAULT, ws.keys()) as vault:
+        equip(ws, vault, remote, index, cache, op)
+    return came
 
 
 def founded(registry: Registry, signed: SignedLease, image: ImageVersion) -> Workspace:

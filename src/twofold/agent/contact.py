@@ -7,6 +7,7 @@ import logging
 import time
 from typing import Any
 
+from twofold.agent import rights
 from twofold.agent.operations import Operations
 from twofold.agent.outcomes import outcomes
 from twofold.agent.registry import Registry
@@ -43,12 +44,13 @@ class Contact:
             if fresh is None or fresh.lease.token < ws.lease.token:
                 if not ws.record.taken:
                     ws.note(taken=True)
+                    ws.fail(rights.taken(ws.lease))
                 continue
             if fresh.lease != ws.lease:
                 await asyncio.to_thread(ws.store.write, ws.name, LEASE, canonical(fresh.document))
                 ws.lease = fresh.lease
             if ws.record.taken:
-                ws.note(taken=False)
+                ws.note(taken=False, error=None)
         await self._tell_starts()
         return int(time.time())
 

@@ -13,7 +13,7 @@ from typing import Any
 from twofold.agent.remote import Remote
 from twofold.agent.store import write_durably
 from twofold.model.canonical import canonical
-from twofold.model.errors import BadInputError, ConflictError, TwofoldError
+from twofold.model.errors import BadInputError, ConflictError, DamagedError, TwofoldError
 from twofold.model.generation import Manifest, SealedFile
 
 FILE = "backup.json"
@@ -109,6 +109,25 @@ class Past:
 
         what = f"device/objects/{holding.workspace}/{holding.token}/{file.digest}?size={file.length}&offset={offset}"
         self._remote.stream(what, parts, file.length - offset)
+
+    def read(self, workspace: str, file: SealedFile, offset: int, length: int) -> bytes:
+        """A range of a sealed file, as the server sends it; not verified."""
+        headers = {"Range": f"bytes={offset}-{offset + length - 1}"}
+        untrusted = self._remote.send("GET", f"device/objects/{workspace}/{file.digest}", b"", length, headers)
+        if len(untrusted) != length:
+            raise DamagedError(
+                f"The server has another length of {file.name} than its back up says.",
+                safe="Nothing of it was used.",
+                next="Tell your administrator:  twofold server verify",
+            )
+        return untrusted
+
+    def devices(self) -> dict[str, str]:
+        """The user's devices: public keys (Ed25519, hex) with their names, as the server says."""
+        rows = self._remote.call("GET", "device/devices").get("devices")
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise BadInputError("The server's list of devices cannot be read.")
+        return {str(row.get("public")): str(row.get("name"))[:60] for row in rows}
 
     def commit(self, holding: Holding, head: str, signed: dict[str, Any], keys: bytes) -> str:
         """Make a generation part of the past, and answer of which: the line, or a branch. Twice is once.

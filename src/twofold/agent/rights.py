@@ -24,12 +24,10 @@ def require(lease: Lease, record: Record) -> None:
     """Raises: RefusedError: the lease has ended, or the server was not reached for longer than the company allows."""
     at = now(record)
     if record.taken:
-        raise RefusedError(
-            f"Your company has taken back {lease.title} from this device.",
-            safe="What was not backed up is still on this disk, sealed; nothing was removed.",
-            next="Ask your administrator; or remove it:  twofold remove " + lease.workspace,
-        )
-    if lease.expires and at >= lease.expires:
+        raise taken(lease)
+    # Leases of the second schema also end with the offline time that they were signed for: contact makes a new one.
+    offline = lease.epoch > 0 and lease.expires >= lease.issued + lease.policy.offline_seconds
+    if lease.expires and at >= lease.expires and not offline:
         raise RefusedError(
             f"Your right to use {lease.title} on this device ended on {_day(lease.expires)}.",
             safe="Your work is on this disk, sealed; nothing was removed.",
@@ -42,6 +40,14 @@ def require(lease: Lease, record: Record) -> None:
             safe="Your work is on this disk, sealed; nothing was removed.",
             next="Connect to the company's network; it unlocks by itself within a minute.",
         )
+
+
+def taken(lease: Lease) -> RefusedError:
+    return RefusedError(
+        f"Your company has taken back {lease.title} from this device.",
+        safe="What was not backed up is still on this disk, sealed; nothing was removed.",
+        next=f"Send it, to be kept beside the rest:  twofold backup {lease.workspace}   or:  twofold remove {lease.workspace}",
+    )
 
 
 def refusal(lease: Lease, record: Record) -> dict[str, str] | None:

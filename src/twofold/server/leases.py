@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import time
@@ -53,6 +54,7 @@ def take(session: Session, caller: Caller, workspace: str, *, speaks: bool) -> L
     lease, now = session.get_one(Lease, grant.id), int(time.time())
     if lease.device_id == caller.device:
         return lease
+    version = _stands_on(session, lease) or version
     policy, _ = policies.of(session, grant)
     if not policy.checkout or 0 < policy.ends <= now:
         raise RefusedError(f"Your company does not let '{grant.title}' be taken to a device.")
@@ -76,6 +78,16 @@ def take(session: Session, caller: Caller, workspace: str, *, speaks: bool) -> L
     session.add(_holder(lease, caller.device, lease.epoch + 1, now))
     audit.record(session, caller.actor, "check out", f"{grant.workspace} of {caller.user}, token {lease.token}")
     return lease
+
+
+def _stands_on(session: Session, lease: Lease) -> Version | None:
+    """The image version that the newest generation's disks stand on: who goes on from it needs that one, whatever is newer."""
+    made = session.get(Generation, content(session, lease.head)) if lease.head else None
+    if made is None:
+        return None
+    said = json.loads(base64.b64decode(json.loads(made.document)["payload"]))
+    known = (Version.image_id == lease.grant.image_id, Version.version == said["image_version"])
+    return session.scalar(select(Version).where(*known)) if said["image"] == lease.grant.image.name else None
 
 
 def signed(session: Session, server: Server, lease: Lease, *, speaks: bool) -> dict[str, Any]:
