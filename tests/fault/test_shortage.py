@@ -173,16 +173,6 @@ def test_without_the_server_everything_here_goes_on(
         assert info(offline)["run"] == "running"
 
 
-def test_a_damaged_chunk_in_the_cache_is_fetched_anew(client: Client, device: Device) -> None:
-    client.finish("checkout", workspace="work")
-    client.finish("remove", workspace="work", yes=True)
-    chunks = [path for path in (device.dirs.cache / "chunks").rglob("*") if path.is_file()]
-    assert chunks
-    chunks[0].write_bytes(os.urandom(chunks[0].stat().st_size))
-    client.finish("checkout", workspace="work")
-    client.finish("start", workspace="work")
-
-
 def test_a_guest_that_never_answers_is_said_and_can_be_switched_off(client: Client) -> None:
     client.finish("checkout", workspace="mute")
     client.finish("start", workspace="mute")
