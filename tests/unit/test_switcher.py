@@ -53,6 +53,22 @@ def test_a_lease_that_ended_says_so() -> None:
     assert lease(card()) == ""
 
 
+def test_what_is_not_all_here_is_not_called_offline() -> None:
+    later = int(time.time()) + 90 * 3600
+    assert lease(card(expires=later, base={"here": 439, "of": 1000})) == "online only · 43 % here"
+    assert lease(card(base={"here": 0, "of": 1000})) == "online only · 0 % here"
+    assert lease(card(expires=later, base={"here": 1000, "of": 1000})).startswith("offline until ")
+    assert lease(card(expires=1, base={"here": 0, "of": 1000})) == "lease ended"
+
+
+def test_a_pause_that_nobody_asked_for_says_why() -> None:
+    why = {"code": "no-room", "happened": "The disk is full.", "safe": "Nothing is lost.", "next": "Free some space."}
+    page = notice(card(run="paused", error=why))
+    assert page is not None
+    assert page.text == "The disk is full.\nFree some space."
+    assert page.safe == "Nothing is lost."
+
+
 @pytest.mark.parametrize("run", [state for state in RunState if state is not RunState.RUNNING])
 def test_every_state_without_a_desktop_has_a_page(run: RunState) -> None:
     page = notice(card(run=run))

@@ -30,6 +30,8 @@ class Card:
     has_agent: bool
     memory_stored: bool
     sound_out: bool
+    here: int  # bytes of its image on this device, and all of them; 0 of 0 where it stands on none
+    of: int
     error: TwofoldError | None
 
     @classmethod
@@ -42,7 +44,7 @@ class Card:
 
     @classmethod
     def _read(cls, wire: Any) -> Card:
-        where = wire["whereabouts"]
+        where, base = wire["whereabouts"], wire.get("base") or {"here": 0, "of": 0}
         colour = str(wire["colour"])
         return cls(
             name=str(wire["workspace"]),
@@ -60,6 +62,8 @@ class Card:
             has_agent=bool(wire.get("has_agent", True)),
             memory_stored=bool(wire.get("memory_stored", False)),
             sound_out=wire["policy"].get("sound_out") is True,
+            here=int(base["here"]),
+            of=int(base["of"]),
             error=from_wire(wire["error"]) if wire.get("error") else None,
         )
 
@@ -111,12 +115,14 @@ def pills(card: Card) -> tuple[Pill, Pill, Pill]:
 
 
 def lease(card: Card) -> str:
-    """Until when the workspace runs without hearing from the company."""
+    """Until when the workspace runs without hearing from the company, and whether it could at all."""
+    left = card.expires - time.time()
+    if card.expires and left <= 0:
+        return "lease ended"
+    if card.here < card.of:
+        return f"online only · {100 * card.here // card.of} % here"
     if not card.expires:
         return ""
-    left = card.expires - time.time()
-    if left <= 0:
-        return "lease ended"
     return time.strftime(
         "offline until %H:%M" if left < 72000 else "offline until %a %d %b", time.localtime(card.expires)
     )
@@ -147,6 +153,11 @@ def notice(card: Card) -> Notice | None:
         )
     if card.custody is not Custody.CHECKED_OUT:
         return Notice(f"{name} is not on this device", "It is on the server.", "", "Get it", "checkout")
+    if card.run is RunState.PAUSED and card.error is not None:
+        error = card.error
+        return Notice(
+            f"{name} waits", "\n".join(t for t in (error.happened, error.next) if t), error.safe, "Go on", "resume"
+        )
     pages = {
         RunState.OFF: Notice(f"{name} is off", "It starts in a moment.", "Everything on its disks is safe.", "Start", "start"),
         RunState.SUSPENDED: Notice(f"{name} is asleep", "Your windows are as you left them.",
