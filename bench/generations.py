@@ -148,6 +148,7 @@ def generations(folder: Path, rounds: int, size: int) -> list[Row]:
     finally:
         for server in (ours, theirs):
             server.stop()
+            server.remove()  # what comes next needs the room
     return table
 
 

@@ -8,7 +8,7 @@ import shutil
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,41 +126,56 @@ def rows(samples: dict[tuple[str, str], list[Sample]], size: Size, ours: str, ot
     return table
 
 
+def rates(folder: Path, size: Size) -> list[Row]:
+    others = peers()
+    servers = [Vault(), *others]
+    try:
+        for place, server in enumerate(servers):
+            server.create(folder / str(place), size.disk)
+            server.start()
+        samples = measure(servers, size)
+    finally:
+        for server in servers:
+            server.stop()
+            server.remove()
+    beside = [one.others for some in samples.values() for one in some]
+    NOTES.append(
+        f"Others took {statistics.median(beside):.2f} of a processor beside the middle sample, {max(beside):.2f} at most."
+    )
+    return rows(samples, size, servers[0].name, [server.name for server in others])
+
+
+NOTES: list[str] = []
+PARTS: dict[str, Callable[[Path, Size], list[Row]]] = {
+    "rates": rates,
+    "ageing": lambda folder, size: aged(folder, size.rounds, size.disk),
+    "sqlite": lambda folder, size: sqlite(folder, size.rounds, size.commits),
+    "cleaner": lambda folder, size: upload(folder, size.rounds, size.disk),
+    "generations": lambda folder, size: generations(folder, size.rounds, size.kept),
+    "opening": lambda folder, size: opening(folder, size.rounds, size.large, size.large * 20 // 64),
+}
+
+
 def main() -> int:
     words = argparse.ArgumentParser(prog="make bench-vault", description=__doc__)
     words.add_argument(
         "--quick", action="store_true", help="one round on small disks, under 4 minutes: for a look, not for figures"
     )
-    size = QUICK if words.parse_args().quick else FULL
-    others = peers()
-    servers = [Vault(), *others]
-    with home() as folder:
-        try:
-            for place, server in enumerate(servers):
-                server.create(folder / str(place), size.disk)
-                server.start()
-            samples = measure(servers, size)
-        finally:
-            for server in servers:
-                server.stop()
-                server.remove()
-        table = rows(samples, size, servers[0].name, [server.name for server in others])
-        table += aged(folder, size.rounds, size.disk)
-        table += sqlite(folder, size.rounds, size.commits)
-        table += upload(folder, size.rounds, size.disk)
-        table += generations(folder, size.rounds, size.kept)
-        table += opening(folder, size.rounds, size.large, size.large * 20 // 64)
+    words.add_argument("--only", choices=PARTS, help="one part, told apart from the whole")
+    asked = words.parse_args()
+    size = QUICK if asked.quick else FULL
     notes = [
         f"Disks of {size.disk // MIB} MiB, written over whole at the start of each round; writeback caching for all.",
         f"Random writes: {size.write // MIB} MiB and a closing flush in the time. Reads: from the page cache.",
         "The time of ours includes what its cleaner and its checkpoints had left to do.",
-    ]
-    beside = [one.others for some in samples.values() for one in some]
-    notes += [
-        f"Others took {statistics.median(beside):.2f} of a processor beside the middle sample, {max(beside):.2f} at most.",
         f"Writes with fsync wait for a machine that others leave alone (below {CALM} of a processor), three tries each.",
     ]
-    sys.stdout.write(f"written to {report('vault', table, notes)}\n")
+    name, table = "vault" if asked.only is None else f"vault-{asked.only}", []
+    for part in PARTS if asked.only is None else (asked.only,):
+        with home() as folder:
+            table += PARTS[part](folder, size)
+        told = report(name, table, [*notes, *NOTES])  # after each part: what comes later may fail
+    sys.stdout.write(f"written to {told}\n")
     return 0
 
 
