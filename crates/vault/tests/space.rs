@@ -62,6 +62,21 @@ fn the_cleaner_is_never_left_behind() {
 }
 
 #[test]
+fn what_is_written_over_is_not_needed_any_more() {
+    let (_, _, vault) = support::made(BLOCKS, support::options(1024));
+    let disk = vault.device("disk").unwrap();
+    let write = |byte| (0..100).for_each(|block| disk.write(block * BLOCK as u64, &[byte; BLOCK]).unwrap());
+    write(1);
+    let before = vault.space();
+    (2..7).for_each(write);
+    disk.zero(0, 50 * BLOCK as u64).unwrap();
+    let (now, slots) = (vault.space(), |count| count * SLOT as u64);
+    assert_eq!(now.live, before.live - slots(50));
+    // What says that a range is zeroes is dead from the first.
+    assert_eq!(now.dead, before.dead + slots(500 + 50 + 1));
+}
+
+#[test]
 fn what_a_generation_needs_is_nobodys_debt() {
     let (store, _, vault) = support::made(BLOCKS, options());
     vault.device("disk").unwrap().write(0, &vec![1; BLOCKS as usize * BLOCK]).unwrap();
