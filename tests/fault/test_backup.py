@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.fault.test_cli_whole import Typed
 from tests.fault.test_moving import AT, DATA, Vault
-from tests.harness.company import Company, Device
+from tests.harness.company import COUNT_AT, Company, Device
 from twofold.agent.client import Client
 
 
@@ -43,3 +46,23 @@ def test_a_back_up_sends_what_is_new_and_is_seen_on_the_server(
     assert len([each for each in vault.generations() if each.note == "backup"]) <= 2, "older ones are let go"
     vault.close()
     assert store.read(len(DATA)) == DATA
+
+
+@pytest.mark.vm
+def test_a_machine_that_runs_is_backed_up_and_goes_on(
+    client: Client, work: str, device: Device, tmp_path: Path
+) -> None:
+    store = Vault(device, tmp_path / "r")
+    client.finish("start", workspace=work)
+    time.sleep(2)  # it counts, and writes the count, 18 times a second
+    first = client.finish("backup", workspace=work)["result"]
+    assert (first["kind"], first["frozen"]) == ("line", False)  # it has no agent of ours inside
+    time.sleep(2)
+    again = client.finish("backup", workspace=work)["result"]
+    assert again["generation"] > first["generation"]
+    assert again["sent_bytes"] < 2 << 20
+    assert client.call("info", workspace=work)["run"] == "running"
+    client.finish("discard", workspace=work, yes=True)
+    client.finish("checkout", workspace=work)
+    count = int.from_bytes(store.read(4, COUNT_AT), "little")
+    assert count > 18, "what was on its disk at the last back up"

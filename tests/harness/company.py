@@ -10,17 +10,19 @@ import dataclasses
 import hashlib
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from twofold.agent.client import Client
-from twofold.model.errors import UnreachableError
+from twofold.model.errors import TimedOutError, UnreachableError
 from twofold.model.image import Arch, Firmware, ImageVersion, Part, SystemMode
 from twofold.model.policy import Policy
 from twofold.platform.dirs import Dirs, dirs
@@ -108,8 +110,27 @@ class Company:
         words, env = self._run
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(words, env=env, stdout=log, stderr=log)
-        if hasattr(self, "admin"):
-            self.admin.wait_ready(30)
+        deadline = time.monotonic() + 30
+        while hasattr(self, "admin"):  # it knows the server already, so that only a question shows that it is there
+            try:
+                self.admin.list_devices()
+                return
+            except (UnreachableError, TimedOutError):
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """The server takes connections and answers nothing, until the end of the block."""
+        family = _family(self.process.pid)
+        for pid in family:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in family:
+                os.kill(pid, signal.SIGCONT)
 
     def publish(self, name: str, *, has_agent: bool = False, direct: bool = False) -> None:
         self.admin.publish_image(tiny(self.folder / name, name, has_agent=has_agent, direct=direct), self.publisher)
@@ -192,6 +213,18 @@ def end(process: subprocess.Popen[Any], seconds: float = 15) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _family(pid: int) -> list[int]:
+    """A process and all that descend from it."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    found = [pid]
+    for each in found:
+        found += [child for child, parent in parents.items() if parent == each]
+    return found
 
 
 def _free_port() -> int:

@@ -63,6 +63,63 @@ def test_asking_twice_is_asking_once_until_it_has_ended() -> None:
     asyncio.run(body())
 
 
+def test_a_lane_runs_beside_the_other_and_takes_its_turn_where_it_must() -> None:
+    async def body() -> None:
+        operations, order = Operations(lambda _: None), list[str]()
+        go, sent = asyncio.Event(), asyncio.Event()
+
+        async def send(_: Operation) -> dict[str, Any]:
+            await sent.wait()
+            async with operations.turn("a"):
+                order.append("sent")
+            return {}
+
+        async def work(_: Operation) -> dict[str, Any]:
+            order.append("begins")
+            await go.wait()
+            order.append("ends")
+            return {}
+
+        sending = operations.submit("backup", "a", {}, send, "transfer")
+        queued = operations.submit("checkin", "a", {}, work, "transfer")
+        starting = operations.submit("start", "a", {}, work)
+        await asyncio.sleep(0)
+        assert operations.under_way("a", "transfer") == [sending, queued]
+        assert (sending.state, queued.state, starting.state) == ("running", "queued", "running")
+        sent.set()
+        await asyncio.sleep(0.01)
+        assert order == ["begins"], "it waits for its turn"
+        go.set()
+        await queued.wait(5)
+        assert order == ["begins", "ends", "sent", "begins", "ends"]
+        assert operations.under_way("a", "transfer") == []
+
+    asyncio.run(body())
+
+
+def test_how_fast_and_how_long_is_said_of_a_step() -> None:
+    async def body() -> None:
+        operations = Operations(lambda _: None)
+
+        async def work(op: Operation) -> dict[str, Any]:
+            op.whole = 5000
+            op.progress("sending", 1000, 4000)
+            assert (op.rate, op.left) == (0, 0), "nothing can be said yet"
+            await asyncio.sleep(0.6)
+            op.progress("sending", 2000, 4000)
+            assert 1000 < op.rate < 1700
+            assert 1 <= op.left <= 2
+            return {}
+
+        operation = operations.submit("backup", "a", {}, work)
+        await operation.wait(5)
+        assert operation.error is None, operation.error
+        said = operation.to_wire()
+        assert (said["whole"], said["rate"], said["left"]) == (5000, 0, 0)
+
+    asyncio.run(body())
+
+
 def test_cancel_in_a_thread_undoes_what_was_done() -> None:
     async def body() -> None:
         operations = Operations(lambda _: None)

@@ -13,7 +13,7 @@ import pytest
 from tests.unit.test_vault_store import Place, kill, place, template  # noqa: F401
 from twofold.model.errors import ConflictError, DamagedError, TwofoldError, UnreachableError
 from twofold.model.progress import silent
-from twofold.vault import nbd, process, store
+from twofold.vault import moving, nbd, process
 
 
 def test_damage_is_named_and_the_rest_can_be_read(place: Place) -> None:
@@ -79,7 +79,7 @@ def test_a_lease_that_ends_ends_the_process(place: Place) -> None:
         assert not vault.alive()
         with pytest.raises(UnreachableError):
             client.read(0, 4096)
-    over = store._wire(place.keys) | {"lease": {"expires": 10, "seen": 0}}
+    over = moving.to_wire(place.keys) | {"lease": {"expires": 10, "seen": 0}}
     refused = pytest.raises(TwofoldError, match="has ended")
     with process.Starter() as starter, place.vaults._descriptors(place.where) as fds, refused:
         starter.call("open", over, fds)

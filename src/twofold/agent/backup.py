@@ -32,12 +32,13 @@ from twofold.model.errors import (
 )
 from twofold.model.generation import Manifest, SealedFile
 from twofold.model.lease import Lease
+from twofold.model.policy import DEFER_SECONDS
 from twofold.trust.signed import Context, sign, verify
 from twofold.vault.seam import Generations
 
 log = logging.getLogger(__name__)
 NOTE = "backup"
-LANE = "transfer"
+PERSON, SCHEDULE, COMPANY = "person", "schedule", "company"  # who wants it
 FROZEN = 5  # seconds after which a guest thaws by itself
 PATIENCE = 60.0  # seconds without a byte that a server may be away before the rest is left for later
 _TRIES = 4
@@ -91,14 +92,57 @@ async def asked(ws: Workspace, op: Operation, *, turn: Turn, public: bytes = b""
         if public
         else None
     )
-    result = await back_up(ws, op, turn)
+    result = await wanted(ws, op, turn, why=PERSON)
     if keys is not None:
         await asyncio.to_thread(lambda: Past(ws.rooms.remote()).wraps(ws.name, keys.wrapped))
     return result
 
 
+async def wanted(ws: Workspace, op: Operation, turn: Turn, *, why: str, left_only: bool = False) -> dict[str, Any]:
+    """`back_up`, known to the next agent until it is done or given up. Where the server is away it stays wanted."""
+    ws.whole()
+    ws.note(backing_up=why, backup_at=int(time.time()) if not left_only else ws.record.backup_at)
+    try:
+        result = await back_up(ws, op, turn, left_only=left_only)
+    except (UnreachableError, TimedOutError):
+        raise
+    except TwofoldError:
+        ws.note(backing_up="")
+        raise
+    ws.note(backing_up="")
+    return result
+
+
+def due(ws: Workspace, now: int, *, metered: bool) -> bool:
+    """Whether the policy wants a back up by itself now: so long after the last one began, unless it was put off, or the network
+    is paid for by volume."""
+    if ws.lease is None or ws.wrong is not None or ws.record.taken or ws.record.leaving:
+        return False
+    policy, record = ws.lease.policy, ws.record
+    if not policy.replicate_seconds or (metered and not policy.replicate_metered):
+        return False
+    return now >= max(record.backup_at + policy.replicate_seconds, record.deferred_until)
+
+
+def defer(ws: Workspace) -> int:
+    """Put backing up by itself off; returns until when (Unix seconds).
+
+    Raises:
+        RefusedError: the company does not let the person do that.
+    """
+    lease, _ = ws.whole()
+    if not lease.policy.defer:
+        raise RefusedError(
+            f"Your company does not let the back up of {ws.title} be put off.", safe="Nothing was changed."
+        )
+    until = int(time.time()) + DEFER_SECONDS
+    ws.note(deferred_until=until)
+    return until
+
+
 async def back_up(ws: Workspace, op: Operation, turn: Turn, *, left_only: bool = False) -> dict[str, Any]:
-    """Send what the server lacks of the present state of the disks. `left_only`: only what a former try left.
+    """Send what the server lacks of the present state of the disks. `left_only`: what a former try left is enough, where it left
+    something.
 
     Raises:
         UnreachableError, TimedOutError: the server went away; what arrived stays there, and the next try goes on.
@@ -107,12 +151,12 @@ async def back_up(ws: Workspace, op: Operation, turn: Turn, *, left_only: bool =
     began = time.monotonic()
     op.progress("asking the server", 0, 0)
     past = await asyncio.to_thread(lambda: Past(ws.rooms.remote()))
-    result: dict[str, Any] = {"already": True}
+    result: dict[str, Any] = {}
     async with turn:
         left = await asyncio.to_thread(_left, ws)
     if left:
         result = await _point(ws, op, past, turn, left)
-    if not left_only:
+    if not left or not left_only:
         result = await _point(ws, op, past, turn, 0)
     return result | {"seconds": round(time.monotonic() - began, 3)}
 
@@ -122,9 +166,9 @@ async def _point(ws: Workspace, op: Operation, past: Past, turn: Turn, generatio
     for attempt in range(_TRIES):
         async with turn:
             lease, _ = ws.whole()
-            number = generation if attempt == 0 else 0
+            number, frozen = generation if attempt == 0 else 0, False
             if ws.vault is not None and not number:
-                number = await _frozen(ws, op)
+                number, frozen = await _frozen(ws, op)
             try:
                 manifest = await asyncio.to_thread(_manifest, ws, op, base(ws, lease), number)
             except (NotFoundError, GoneError):
@@ -132,7 +176,7 @@ async def _point(ws: Workspace, op: Operation, past: Past, turn: Turn, generatio
         try:
             result = await asyncio.to_thread(_Sending(ws, op, past, manifest).run)
             _told(ws, result)
-            return result
+            return result | {"frozen": frozen}
         except GoneError as gone:
             log.info("the cleaner was quicker: %s", gone, extra={"workspace": ws.name})
     raise ConflictError(
@@ -146,7 +190,7 @@ def _told(ws: Workspace, result: dict[str, Any]) -> None:
     if result["kind"] == BRANCH:
         ws.fail(branched(ws.title))
     else:
-        ws.note(on_server_at=result["time"])
+        ws.note(on_server_at=result["time"], verified=result["generation"])
 
 
 def branched(title: str) -> ConflictError:
@@ -157,8 +201,8 @@ def branched(title: str) -> ConflictError:
     )
 
 
-async def _frozen(ws: Workspace, op: Operation) -> int:
-    """Commit while the guest's file systems stand still, if its agent can do that; as after a power cut otherwise."""
+async def _frozen(ws: Workspace, op: Operation) -> tuple[int, bool]:
+    """Commit while the guest's file systems stand still, if its agent can do that; as after a power cut otherwise. Says which."""
     vault, guest = ws.vault, ws.guest
     assert vault is not None
     op.progress("taking a point in time", 0, 0)
@@ -168,7 +212,7 @@ async def _frozen(ws: Workspace, op: Operation) -> int:
             await guest.call("freeze", seconds=FROZEN)
             frozen = True
     try:
-        return (await asyncio.to_thread(vault.commit, NOTE)).number
+        return (await asyncio.to_thread(vault.commit, NOTE)).number, frozen
     finally:
         if frozen and guest is not None:
             with suppress(TwofoldError):  # it thaws by itself

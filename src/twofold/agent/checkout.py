@@ -25,7 +25,7 @@ from twofold.image import stick as carried
 from twofold.image.chunks import ImageIndex
 from twofold.image.fetch import fetch, open_part
 from twofold.model.canonical import canonical
-from twofold.model.errors import ConflictError, NoRoomError, TwofoldError, UsageError
+from twofold.model.errors import NoRoomError, TwofoldError
 from twofold.model.image import Firmware, ImageVersion
 from twofold.model.workspace import Custody
 from twofold.vault.seam import Parts
@@ -73,8 +73,9 @@ async def checkout(registry: Registry, name: str, op: Operation, stick: str = ""
         ws.store.write(name, LEASE, canonical(signed.document))
         op.commit(f"{lease.title} is on this device already.")
         now = int(time.time())
-        saved = begin.content.time if begin is not None else 0
-        ws.hold(Custody.CHECKED_OUT, on_disk_verified_at=now, contacted_at=now, seen_at=now, on_server_at=saved)
+        saved, verified = (begin.content.time, begin.content.generation) if begin is not None else (0, 0)
+        known = {"on_disk_verified_at": now, "contacted_at": now, "seen_at": now, "on_server_at": saved}
+        ws.hold(Custody.CHECKED_OUT, **known, backup_at=now, verified=verified)
         await asyncio.to_thread(ws.load)
         ws.whole()
         undo.pop_all()
@@ -171,43 +172,3 @@ async def give_back(rooms: Rooms, name: str) -> None:
     except TwofoldError as away:
         # This device still holds the lease, and asking again gives it again: nothing is lost by leaving it.
         log.info("the lease was not given back: %s", away.code, extra={"workspace": name})
-
-
-async def remove(registry: Registry, ws: Workspace, op: Operation, *, yes: bool) -> dict[str, Any]:
-    """Remove a workspace from this device: the key first, so that what is left is noise from that moment on."""
-    if ws.machine is not None and not yes:
-        raise ConflictError(f"{ws.title} is {ws.run}.", next=f"Suspend or stop it first:  twofold stop {ws.name}")
-    if not yes:
-        raise UsageError(
-            f"Removing {ws.title} destroys everything in it that is only on this device.",
-            safe="Nothing was removed.",
-            next=f"If that is what you want:  twofold remove {ws.name} --yes",
-        )
-    op.commit("Its key is destroyed already.")
-    where, stored = ws.folder / VAULT, 0
-    if where.is_dir():
-        stored = await asyncio.to_thread(registry.rooms.vault.stored_bytes, where)
-    op.progress("switching off", 0, 0)
-    await ws.kill_machine()
-    await ws.close_vault()
-    had_key = await asyncio.to_thread(ws.store.destroy_key, ws.name)
-    op.progress("removing the sealed store", 0, 0)
-    if where.is_dir():
-        # A workspace whose key can't be read was never attached to: its disks' process may still be there.
-        await asyncio.to_thread(registry.rooms.vault.release, where)
-        await asyncio.to_thread(registry.rooms.vault.destroy, where)
-    await asyncio.to_thread(ws.store.destroy, ws.name)
-    registry.drop(ws)
-    freed = await registry.supply.clear()
-    await give_back(registry.rooms, ws.name)
-    return {
-        "receipt": {
-            "workspace": ws.name,
-            "key_destroyed": had_key,
-            "sealed_bytes_removed": stored,
-            "removed_at": int(time.time()),
-            "image_bytes_removed": freed,
-            "stays": "The company's image: on its server, and here what other workspaces stand on. No work of yours is in it.",
-            "not_promised": "A disk may keep old copies of the wrapped key; they open only with this device's own key.",
-        }
-    }

@@ -1,44 +1,87 @@
-"""The heartbeat: this device says how its workspaces are, and hears what its leases, rules and administrators want."""
+"""Contact with the server: this device says how its workspaces are, hears what leases, rules and administrators want, and sends
+what is due."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
-from typing import Any
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from twofold.agent import rights
-from twofold.agent.operations import Operations
+from twofold.agent.operations import TRANSFER, Operation, Operations
 from twofold.agent.outcomes import outcomes
 from twofold.agent.registry import Registry
-from twofold.agent.store import LEASE
+from twofold.agent.store import LEASE, as_json
 from twofold.agent.workspace import Workspace
 from twofold.model.canonical import canonical
 from twofold.model.errors import TimedOutError, TwofoldError, UnreachableError
 from twofold.model.workspace import Custody
+from twofold.platform.network import metered
+
+if TYPE_CHECKING:
+    from twofold.agent.remote import Beat, Command
 
 log = logging.getLogger(__name__)
-_VERBS = {"backup": "replicate", "checkin": "check-in"}
+WAIT = 25  # seconds that the server may take to say that there is news
+_PACE, _AGAIN = 1.0, 5.0
+_VERBS = {"backup": "replicate", "checkin": "check-in", "discard": "check-in"}
+_HELD = (Custody.CHECKED_OUT, Custody.CHECKING_IN)
 
 
 class Contact:
-    def __init__(self, registry: Registry, operations: Operations) -> None:
-        self._registry, self._operations = registry, operations
+    """`soon` asks for a heartbeat now."""
+
+    def __init__(self, registry: Registry, operations: Operations, soon: Callable[[], None]) -> None:
+        self._registry, self._operations, self._soon = registry, operations, soon
         self._told_starts: set[str] = set()
+        self._doing: set[int] = set()
+        self._receipts: list[dict[str, Any]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._since = 0
+        self._connected = threading.Event()
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the server is to hear from this device, also without a workspace: a receipt may be due."""
+        return self._registry.rooms.enrolled()
 
     async def beat(self) -> int:
-        """Fetch this device's leases as they are now; one that is missing was taken back. Returns the time of the answer."""
+        """Fetch this device's leases as they are now; one that is missing was taken back. Returns the time of the answer.
+
+        Raises:
+            TwofoldError: there was no contact.
+        """
         # Those that were here before we asked: a check-out that ends meanwhile is not in this answer.
-        here = [
-            ws
-            for ws in self._registry.all()
-            if ws.wrong is None and ws.record.custody is Custody.CHECKED_OUT and ws.lease
-        ]
-        told = [self._told(ws) for ws in here]
-        beat = await asyncio.to_thread(lambda: self._registry.rooms.remote().heartbeat(told))
+        here = [ws for ws in self._registry.all() if ws.wrong is None and ws.record.custody in _HELD and ws.lease]
+        told, receipts = [self._told(ws) for ws in here], self._receipts[:64]
+        try:
+            beat = await asyncio.to_thread(lambda: self._registry.rooms.remote().heartbeat(told, receipts))
+        except TwofoldError:
+            self._connected.clear()
+            raise
+        del self._receipts[: len(receipts)]
+        self._doing -= {each["command"] for each in receipts}
+        await self._hold(here, beat)
+        for command in beat.commands:
+            if command.number not in self._doing:
+                self._doing.add(command.number)
+                self._go(self._obey(command))
+        await self._tell_starts()
+        await self._send_due()
+        if beat.time:
+            self._since = beat.time
+            self._connected.set()
+        return int(time.time())
+
+    async def _hold(self, here: list[Workspace], beat: Beat) -> None:
         held = {each.lease.workspace: each for each in beat.leases}
         for ws in here:
-            if ws.lease is None or self._registry.find(ws.name) is not ws:
+            if ws.lease is None or self._registry.find(ws.name) is not ws or ws.record.leaving:
                 continue
             fresh = held.get(ws.name)
             if fresh is None or fresh.lease.token < ws.lease.token:
@@ -51,8 +94,76 @@ class Contact:
                 ws.lease = fresh.lease
             if ws.record.taken:
                 ws.note(taken=False, error=None)
-        await self._tell_starts()
-        return int(time.time())
+
+    def _told(self, ws: Workspace) -> dict[str, Any]:
+        """docs/protocol.md, *Heartbeat*: how one workspace is. By its lease a server that was restored from a backup takes this
+        device back as the holder."""
+        assert ws.lease is not None
+        moving = next((op for op in self._operations.under_way(ws.name, TRANSFER) if op.verb in _VERBS), None)
+        told: dict[str, Any] = {
+            "workspace": ws.name,
+            "token": ws.lease.token,
+            "run": ws.run,
+            "verified": ws.record.verified,
+            "transfer": _transfer(moving),
+        }
+        with suppress(TwofoldError):
+            told["lease"] = as_json(ws.store.read(ws.name, LEASE), "The lease")
+        return told
+
+    async def _obey(self, command: Command) -> None:
+        from twofold.agent.orders import obey
+
+        try:
+            result, detail = "done", await obey(self._registry, self._operations, command)
+        except (UnreachableError, TimedOutError):
+            self._doing.discard(command.number)  # it is given out again
+            return
+        except TwofoldError as failed:
+            result, detail = "failed", failed.happened
+        log.info("the company asked for %s: %s", command.verb, result, extra={"workspace": command.workspace})
+        self._receipts.append({"command": command.number, "result": result, "detail": detail[:2000]})
+        self._soon()
+
+    def begin(self) -> None:
+        """Finish what a former agent was in the middle of, and listen from now on."""
+        for ws in self._registry.all():
+            self._finish(ws)
+        threading.Thread(target=self._listen, args=(asyncio.get_running_loop(),), daemon=True, name="listen").start()
+
+    def _finish(self, ws: Workspace) -> bool:
+        """Whether the workspace is on its way from this device; nobody may hold that up."""
+        going = bool(ws.record.leaving) or (ws.wrong is None and ws.record.custody is Custody.CHECKING_IN)
+        if going and not self._operations.under_way(ws.name, TRANSFER):
+            from twofold.agent.leaving import go_on
+
+            turn = self._operations.turn(ws.name)
+            self._operations.submit("checkin", ws.name, {}, lambda op: go_on(self._registry, ws, op, turn), TRANSFER)
+        return going
+
+    async def _send_due(self) -> None:
+        """After contact: what was cut off goes on, what the policy wants now begins."""
+        from twofold.agent import backup
+
+        if not await asyncio.to_thread(lambda: self._registry.rooms.remote().speaks()):
+            return
+        for ws in self._registry.all():
+            if self._finish(ws) or ws.wrong is not None or ws.record.custody is not Custody.CHECKED_OUT:
+                continue
+            now = rights.now(ws.record)
+            if not ws.record.backup_at:
+                ws.note(backup_at=now)  # the first one is due as long after the check-out as each is after the former
+            if self._operations.under_way(ws.name, TRANSFER):
+                continue
+            turn, why, left_only = self._operations.turn(ws.name), ws.record.backing_up, True
+            if not why:
+                if not backup.due(ws, now, metered=False) or not backup.due(
+                    ws, now, metered=await asyncio.to_thread(metered)
+                ):
+                    continue
+                why, left_only = backup.SCHEDULE, False
+            work = partial(backup.wanted, ws, turn=turn, why=why, left_only=left_only)
+            self._operations.submit("backup", ws.name, {"why": why}, work, TRANSFER)
 
     async def _tell_starts(self) -> None:
         remote = await asyncio.to_thread(self._registry.rooms.remote)
@@ -65,21 +176,38 @@ class Contact:
                 log.info("the server did not take how a start went: %s", no.code)
             self._told_starts.add(outcome.operation)
 
-    def _told(self, ws: Workspace) -> dict[str, Any]:
-        """docs/protocol.md, *Heartbeat*: how one workspace is. The signed lease goes along, so that a server that was restored
-        from a backup takes this device back as its holder."""
-        assert ws.lease is not None
-        moving = next((op for op in self._operations.under_way(ws.name, "transfer") if op.verb in _VERBS), None)
-        return {
-            "workspace": ws.name,
-            "token": ws.lease.token,
-            "run": ws.run,
-            "transfer": None
-            if moving is None
-            else {
-                "verb": _VERBS[moving.verb],
-                "state": "running" if moving.state == "running" else "waiting",
-                "done": moving.done,
-                "total": moving.total,
-            },
-        }
+    def _go(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (failed := task.exception()) is not None:
+            log.error("a request of the company failed", exc_info=failed)
+
+    def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
+        """While there is contact, ask for a heartbeat as soon as the server has news. A thread that ends with the process: nobody
+        waits for its answer."""
+        with suppress(RuntimeError):  # the loop has ended
+            self._hear(loop)
+
+    def _hear(self, loop: asyncio.AbstractEventLoop) -> None:
+        while True:
+            self._connected.wait()
+            try:
+                if self._registry.rooms.remote().wait(WAIT, self._since):
+                    loop.call_soon_threadsafe(self._soon)
+            except TwofoldError:
+                self._connected.clear()
+                time.sleep(_AGAIN)
+                # Is it away? Where it is not, a heartbeat connects again.
+                loop.call_soon_threadsafe(self._soon)
+            time.sleep(_PACE)
+
+
+def _transfer(moving: Operation | None) -> dict[str, Any] | None:
+    if moving is None:
+        return None
+    state = "running" if moving.state == "running" else "waiting"
+    return {"verb": _VERBS[moving.verb], "state": state, "done": moving.done, "total": moving.total}

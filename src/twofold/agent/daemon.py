@@ -35,9 +35,9 @@ class Agent:
         self.registry = Registry(dirs, self.rooms, self._tell)
         self.operations = Operations(self._operation_changed)
         self._listener: Listener | None = None
-        self._contact = Contact(self.registry, self.operations)
+        self._contact = Contact(self.registry, self.operations, self._beat_soon)
         self._supervision = Supervision(
-            self.registry.all, self._suspend, self._contact.beat, self.registry.supply.stopped
+            self.registry.all, self._suspend, self._contact, self.registry.supply.stopped, self._erase
         )
         self._over = asyncio.Event()
 
@@ -82,6 +82,7 @@ class Agent:
                 if not self.registry.store.exists(ws.name):
                     self.registry.drop(ws)
             self._listener = Listener(self.dirs.agent_socket, verbs(self))
+            self._contact.begin()
             log.info("agent ready", extra={"workspaces": len(self.registry.all())})
             work = (self._listener.serve(), self._supervision.run(), self.registry.supply.run())
             tasks = {loop.create_task(each) for each in work}
@@ -114,6 +115,14 @@ class Agent:
                 if operation.error is not None and ws.machine is not None:
                     raise operation.error
         asyncio.get_running_loop().call_later(0.05, self._over.set)  # after the answer is out
+
+    def _beat_soon(self) -> None:
+        self._supervision.beat_soon()
+
+    async def _erase(self, ws: Workspace) -> None:
+        from twofold.agent.orders import wipe
+
+        await wipe(self.registry, self.operations, ws)
 
     def _suspend(self, ws: Workspace) -> Operation:
         return self.operations.submit("suspend", ws.name, {}, lambda op: power.suspend(ws, op))

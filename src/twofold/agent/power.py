@@ -16,7 +16,7 @@ from twofold.engine.seam import Machine
 from twofold.model.errors import ConflictError, NoRoomError, TimedOutError, TwofoldError
 from twofold.model.image import Firmware, ImageVersion
 from twofold.model.machine import MemoryIdentity, Spec, misfits
-from twofold.model.workspace import RunState
+from twofold.model.workspace import Custody, RunState
 from twofold.platform import memory
 from twofold.vault.seam import OpenVault
 
@@ -37,6 +37,12 @@ async def start(ws: Workspace, op: Operation, *, boot: bool) -> dict[str, Any]:
     lease, image = ws.whole()
     if ws.record.run in _LIVE:
         return {"already": ws.record.run}
+    if ws.record.custody is Custody.CHECKING_IN or ws.record.leaving:
+        raise ConflictError(
+            f"{ws.title} is on its way back to your company's server.",
+            safe="All of it is there, or on this disk.",
+            next="It ends by itself once the server answers; then:  twofold checkout " + ws.name,
+        )
     rights.require(lease, ws.record)
     _require_room(ws)
     _require_memory(ws)

@@ -39,6 +39,8 @@ class Registry:
 
     def drop(self, ws: Workspace) -> None:
         self._all.pop(ws.name, None)
+        # Work that waits for its turn finds that it came too late.
+        ws.wrong = NotFoundError(f"{ws.title} is not on this device any more.", next="See what there is:  twofold list")
         self._tell({"event": "removed", "workspace": ws.name})
 
     def all(self) -> list[Workspace]:

@@ -25,9 +25,9 @@ def require(lease: Lease, record: Record) -> None:
     at = now(record)
     if record.taken:
         raise taken(lease)
-    # Leases of the second schema also end with the offline time that they were signed for: contact makes a new one.
-    offline = lease.epoch > 0 and lease.expires >= lease.issued + lease.policy.offline_seconds
-    if lease.expires and at >= lease.expires and not offline:
+    if record.locked:
+        raise locked(lease)
+    if lease.expires and at >= lease.expires and not _by_contact(lease):
         raise RefusedError(
             f"Your right to use {lease.title} on this device ended on {_day(lease.expires)}.",
             safe="Your work is on this disk, sealed; nothing was removed.",
@@ -40,6 +40,52 @@ def require(lease: Lease, record: Record) -> None:
             safe="Your work is on this disk, sealed; nothing was removed.",
             next="Connect to the company's network; it unlocks by itself within a minute.",
         )
+
+
+def locked(lease: Lease) -> RefusedError:
+    return RefusedError(
+        f"Your company has locked {lease.title}.",
+        safe="Your work is on this disk, sealed; nothing was removed.",
+        next="Ask your administrator; once it is unlocked there, it starts again.",
+    )
+
+
+WARNINGS = (86400, 3600)  # seconds before the end at which the person is told
+
+
+def stage(lease: Lease, record: Record) -> int:
+    """The warning that holds now (one of `WARNINGS`), 0 for none. Short terms have those that are less than half of them."""
+    left = runs_until(lease, record) - now(record)
+    return min((each for each in WARNINGS if left <= each <= lease.policy.offline_seconds // 2), default=0)
+
+
+def warning(lease: Lease, record: Record) -> dict[str, str] | None:
+    """What is said while the right to run is about to end; None where nothing is."""
+    if not stage(lease, record) or refusal(lease, record) is not None:
+        return None
+    until = runs_until(lease, record)
+    ends = bool(lease.expires) and not _by_contact(lease) and lease.expires == until
+    when = time.strftime("%A %H:%M", time.localtime(until))
+    return RefusedError(
+        f"{lease.title} ends on {when}."
+        if ends
+        else f"{lease.title} locks on {when}, unless it reaches your company's server.",
+        safe="Your work stays on this disk, sealed.",
+        next="Ask your administrator to extend it."
+        if ends
+        else "Connect to the company's network; that is all it takes.",
+    ).to_wire()
+
+
+def erase_due(lease: Lease, record: Record) -> bool:
+    """Whether the server was not reached for so long that the company wants the keys destroyed."""
+    last = max(record.contacted_at, lease.issued)
+    return 0 < lease.policy.erase_seconds <= now(record) - last
+
+
+def _by_contact(lease: Lease) -> bool:
+    """Leases of the second schema also end with the offline time that they were signed for: contact makes a new one."""
+    return lease.epoch > 0 and lease.expires >= lease.issued + lease.policy.offline_seconds
 
 
 def taken(lease: Lease) -> RefusedError:

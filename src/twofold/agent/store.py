@@ -21,6 +21,7 @@ from twofold.model.workspace import Custody, RunState
 
 SCHEMA = "twofold-state-1"
 LEASE, IMAGE, KEY, STATE, VAULT = "lease.json", "image.json", "key.wrapped", "state.json", "vault"
+_GONE = ".gone"
 _ENOSPC, _EDQUOT = 28, 122
 
 
@@ -30,7 +31,10 @@ class Record:
 
     `contacted_at` is the last time the server answered, `seen_at` the highest time ever read off this device's clock, so
     that turning the clock back gains nothing. `boot` is the kernel's boot id when the machine last started, `sound` whether it
-    was given a sound card then. `taken`: the server has said that this device's lease is no more.
+    was given a sound card then. `taken`: the server has said that this device's lease is no more. `leaving`: the generation with
+    which it is being checked in, or "discard" or "wipe": the server may have agreed already. `locked` by the company.
+    `backing_up` says why, while a back up is not ended; `backup_at` is when the newest one began, `verified` the newest
+    generation whose files this device has read and found as their digests say.
     """
 
     custody: Custody = Custody.CHECKING_OUT
@@ -49,6 +53,12 @@ class Record:
     boot: str = ""
     sound: bool = False
     taken: bool = False
+    leaving: str = ""
+    locked: bool = False
+    backing_up: str = ""
+    backup_at: int = 0
+    verified: int = 0
+    deferred_until: int = 0
     error: dict[str, str] | None = None
 
     def with_error(self, error: TwofoldError | None) -> Record:
@@ -84,6 +94,8 @@ class Store:
     def __init__(self, state: Path) -> None:
         self.root = state / "workspaces"
         self.root.mkdir(mode=0o700, exist_ok=True)
+        for left in self.root.glob(f".*{_GONE}"):
+            shutil.rmtree(left, ignore_errors=True)
 
     def names(self) -> list[str]:
         """The workspaces on this device, whole or broken."""
@@ -164,8 +176,12 @@ class Store:
         """Remove the rest. Idempotent; the key goes first, so that a death half-way leaves nothing that opens."""
         if self.exists(name):
             self.destroy_key(name)
-            shutil.rmtree(self.folder(name))
+            # By another name, so that a death half-way leaves no half workspace to be listed.
+            gone = self.root / f".{name}{_GONE}"
+            shutil.rmtree(gone, ignore_errors=True)
+            self.folder(name).rename(gone)
             sync_folder(self.root)
+            shutil.rmtree(gone)
 
 
 def free_look(taken: Iterable[Record], wanted: str) -> tuple[int, str]:

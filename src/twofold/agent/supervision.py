@@ -7,10 +7,11 @@ import logging
 import shutil
 import time
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from twofold.agent import rights
 from twofold.agent.workspace import Workspace
-from twofold.model.errors import NoRoomError, RefusedError, TwofoldError
+from twofold.model.errors import NoRoomError, RefusedError, TimedOutError, TwofoldError, UnreachableError
 from twofold.model.workspace import RunState
 
 log = logging.getLogger(__name__)
@@ -22,6 +23,16 @@ RESUME_ABOVE = 256 << 20  # the store takes its next segment in advance, and kee
 _SLEPT = 2.0  # seconds that the two clocks may drift apart between two ticks
 _RETRY = 60.0  # seconds between two tries to reach a server that is away
 _SEEN_EVERY = 600
+_ALONE = 300  # seconds between two heartbeats of a device without a workspace
+
+
+class Contact(Protocol):
+    """`twofold.agent.contact.Contact`: `wanted` says whether there is a server to be told."""
+
+    @property
+    def wanted(self) -> bool: ...
+
+    async def beat(self) -> int: ...
 
 
 class Supervision:
@@ -31,10 +42,14 @@ class Supervision:
         self,
         workspaces: Callable[[], list[Workspace]],
         suspend: Callable[[Workspace], object],
-        heartbeat: Callable[[], Awaitable[int]],
+        contact: Contact,
         stopped: Callable[[Workspace], Awaitable[bool]],
+        erase: Callable[[Workspace], Awaitable[None]],
     ) -> None:
-        self._workspaces, self._suspend, self._heartbeat, self._stopped = workspaces, suspend, heartbeat, stopped
+        self._workspaces, self._suspend, self._contact, self._stopped = workspaces, suspend, contact, stopped
+        self._erase = erase
+        self._stages: dict[str, int] = {}
+        self._away = False  # the last try to reach the server failed
         self._no_room: set[str] = set()
         self._woken = asyncio.Event()
         self._next_beat = 0.0
@@ -54,6 +69,11 @@ class Supervision:
     def wake(self) -> None:
         """Something has changed: look soon, even where nothing ran before."""
         self._woken.set()
+
+    def beat_soon(self) -> None:
+        """There is news, or a receipt to be sent."""
+        self._next_beat = 0.0
+        self.wake()
 
     async def _rest(self) -> None:
         if any(ws.machine is not None for ws in self._workspaces()):
@@ -77,6 +97,14 @@ class Supervision:
         now = rights.now(ws.record)
         if now - ws.record.seen_at > _SEEN_EVERY:
             ws.note(seen_at=now)
+        if (stage := rights.stage(ws.lease, ws.record)) != self._stages.get(ws.name, 0):
+            self._stages[ws.name] = stage
+            ws.tell()  # with or without a warning
+        # Only where the server was asked in vain just now: a wrong clock alone destroys nothing.
+        if self._away and not ws.record.leaving and rights.erase_due(ws.lease, ws.record):
+            log.warning("the company's time without contact is over: erasing", extra={"workspace": ws.name})
+            await self._erase(ws)
+            return
         if ws.machine is None or ws.record.run not in (RunState.RUNNING, RunState.PAUSED):
             return
         if slept and ws.guest is not None:
@@ -111,19 +139,32 @@ class Supervision:
     async def _beat(self) -> None:
         """Tell the server that this device is there; being away is fine, and known by the time of the last contact."""
         leased = [ws for ws in self._workspaces() if ws.lease is not None and ws.wrong is None]
-        if not leased or time.monotonic() < self._next_beat:
+        if time.monotonic() < self._next_beat or not self._contact.wanted:
             return
+        self._next_beat = time.monotonic() + _RETRY
         try:
-            at = await self._heartbeat()
+            at = await self._contact.beat()
         except TwofoldError as away:
             log.info("the server is away: %s", away.code)
-            self._next_beat = time.monotonic() + _RETRY
+            self._away = isinstance(away, UnreachableError | TimedOutError)
             return
-        every = min(ws.lease.policy.heartbeat_seconds for ws in leased if ws.lease is not None)
-        self._next_beat = time.monotonic() + every
+        self._away = False
+        every = min((ws.lease.policy.heartbeat_seconds for ws in leased if ws.lease is not None), default=_ALONE)
+        if self._next_beat:  # else somebody has asked for another one meanwhile
+            self._next_beat = time.monotonic() + every
         here = self._workspaces()  # one may have gone while the server was asked
         for ws in (each for each in leased if each in here):
-            ws.note(contacted_at=max(at, ws.record.contacted_at))
+            _heard(ws, at)
+
+
+def _heard(ws: Workspace, at: int) -> None:
+    """There was contact. The server takes no request whose clock is off: this device's is right now, whatever it was before."""
+    if ws.lease is None:
+        return
+    shut = rights.refusal(ws.lease, ws.record)
+    ws.note(contacted_at=at, seen_at=at)
+    if shut is not None and ws.record.error == shut and rights.refusal(ws.lease, ws.record) is None:
+        ws.fail(None)
 
 
 def _full(ws: Workspace, free: int) -> NoRoomError:

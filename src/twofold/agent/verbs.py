@@ -13,7 +13,7 @@ import twofold
 from twofold.agent import base, disks, power
 from twofold.agent.api import Answer, Verb
 from twofold.agent.guest import Guest
-from twofold.agent.operations import Operation
+from twofold.agent.operations import TRANSFER, Operation
 from twofold.agent.workspace import Workspace
 from twofold.model.errors import ConflictError, UsageError
 from twofold.model.names import slug, title
@@ -46,6 +46,11 @@ def verbs(agent: Agent) -> dict[str, Verb]:
         **{name: Verb(asked.operation(name, do), _WORKSPACE) for name, do in work.items()},
         "remove": Verb(asked.remove, _WORKSPACE | {"yes": (bool, False)}),
         "backup": Verb(asked.backup, _WORKSPACE | {"key": (str, "")}),
+        "defer": Verb(asked.defer, _WORKSPACE),
+        "backups": Verb(asked.backups, _WORKSPACE),
+        "checkin": Verb(asked.checkin, _WORKSPACE),
+        "loss": Verb(asked.loss, _WORKSPACE),
+        "discard": Verb(asked.discard, _WORKSPACE | {"yes": (bool, False), "backup": (bool, False)}),
         "disk_info": Verb(asked.operation("disk_info", disks.info), _WORKSPACE),
         "disk_check": Verb(asked.disk_check, _WORKSPACE | {"data": (bool, False)}),
         "disk_survey": Verb(asked.operation("disk_survey", disks.survey), _WORKSPACE),
@@ -127,10 +132,12 @@ class _Asked:
         return asked
 
     async def remove(self, workspace: str, yes: bool) -> Answer:
-        from twofold.agent.checkout import remove
+        from twofold.agent import leaving
 
         ws = self._agent.registry.get(workspace)
-        return self._submit("remove", ws.name, {"yes": yes}, lambda op: remove(self._agent.registry, ws, op, yes=yes))
+        return self._submit(
+            "remove", ws.name, {"yes": yes}, lambda op: leaving.remove(self._agent.registry, ws, op, yes=yes)
+        )
 
     async def backup(self, workspace: str, key: str) -> Answer:
         from twofold.agent import backup
@@ -138,7 +145,55 @@ class _Asked:
         ws, operations = self._agent.registry.get(workspace), self._agent.operations
         public = hex_bytes(key, 32, "a device's public key") if key else b""
         work = partial(backup.asked, ws, turn=operations.turn(ws.name), public=public)
-        return self._submit("backup", ws.name, {"key": key}, work, backup.LANE)
+        return self._submit("backup", ws.name, {"key": key, "why": backup.PERSON}, work, TRANSFER)
+
+    async def defer(self, workspace: str) -> Answer:
+        from twofold.agent import backup
+
+        ws = self._agent.registry.get(workspace)
+        until = backup.defer(ws)
+        for each in self._agent.operations.under_way(ws.name, TRANSFER):
+            if each.verb == "backup" and each.args.get("why") == backup.SCHEDULE:
+                each.cancel()
+        return Answer({"until": until})
+
+    async def backups(self, workspace: str) -> Answer:
+        from twofold.agent.past import Past
+
+        ws = self._agent.registry.get(workspace)
+        rows = await asyncio.to_thread(lambda: Past(ws.rooms.remote()).listed(ws.name))
+        return Answer({"backups": rows})
+
+    async def checkin(self, workspace: str) -> Answer:
+        from twofold.agent import leaving
+
+        ws, registry = self._agent.registry.get(workspace), self._agent.registry
+        turn = self._agent.operations.turn(ws.name)
+        return self._submit("checkin", ws.name, {}, lambda op: leaving.check_in(registry, ws, op, turn), TRANSFER)
+
+    async def loss(self, workspace: str) -> Answer:
+        from twofold.agent import leaving
+
+        ws = self._agent.registry.get(workspace)
+        return self._submit("loss", ws.name, {}, lambda op: leaving.loss(ws, op))
+
+    async def discard(self, workspace: str, yes: bool, backup: bool) -> Answer:
+        from twofold.agent import leaving
+
+        ws, registry, operations = self._agent.registry.get(workspace), self._agent.registry, self._agent.operations
+        turn, args = operations.turn(ws.name), {"yes": yes, "backup": backup}
+        if backup:
+            work = partial(leaving.check_in, registry, ws, turn=turn, may="discard")
+            return self._submit("discard", ws.name, args, work, TRANSFER)
+        if any(each.verb != "discard" for each in operations.under_way(ws.name, TRANSFER)):
+            raise ConflictError(
+                f"{ws.title} is being backed up.",
+                safe="Nothing was changed.",
+                next="Wait until that has ended, or cancel it:  twofold jobs list",
+            )
+        return self._submit(
+            "discard", ws.name, args, partial(leaving.discard, registry, ws, turn=turn, yes=yes), TRANSFER
+        )
 
     async def disk_check(self, workspace: str, data: bool) -> Answer:
         ws = self._agent.registry.get(workspace)

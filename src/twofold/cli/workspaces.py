@@ -153,10 +153,13 @@ def remove(
 ) -> None:
     """Remove a workspace from this device: its key first, then its sealed store. Prints a receipt."""
     with ask.agent() as client:
-        client.call("info", workspace=workspace)
+        at = client.call("info", workspace=workspace)["whereabouts"]["on_server_at"]
+        since = (
+            f"what was written since it was backed up, {out.when(at)}" if at else "all of it: it was never backed up"
+        )
         out.confirm(
             f"Remove {workspace} from this device?",
-            lost="everything in it that is only on this device; no back-up is on the server yet.",
+            lost=f"everything in it that is only on this device, which is {since}.",
             safe="everything that is yours on this computer, and other workspaces.",
             yes=yes,
         )
@@ -241,10 +244,11 @@ def _where(each: dict[str, Any]) -> str:
 
 
 def _errors(found: list[dict[str, Any]]) -> None:
+    """What is wrong, and what is about to be."""
     for each in found:
-        if each["error"]:
+        for said in filter(None, (each["error"], each.get("warning"))):
             out.note("")
-            out.note(f"{each['title']}: {each['error']['happened']}")
+            out.note(f"{each['title']}: {said['happened']}")
             for part in ("safe", "next"):
-                if each["error"][part]:
-                    out.note(each["error"][part])
+                if said[part]:
+                    out.note(said[part])

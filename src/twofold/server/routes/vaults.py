@@ -133,12 +133,19 @@ def wraps(body: DeviceWraps, caller: TheCaller, server: TheServer) -> dict[str, 
 
 @router.get("/devices")
 def devices(caller: TheCaller, server: TheServer) -> dict[str, Any]:
-    """The user's devices and their public keys: what the server says, which proves nothing."""
+    """The user's devices and their public keys: what the server says, which proves nothing. Revoked ones are among them: a lost
+    device's last back up is what the next one goes on from."""
     with server.database.read() as session:
-        own = select(Device).where(Device.user_id == caller.user_id, Device.revoked == 0).order_by(Device.enrolled)
+        own = select(Device).where(Device.user_id == caller.user_id).order_by(Device.enrolled)
         return {
             "devices": [
-                {"device": row.id, "name": row.name, "public": row.public, "wrap_public": row.wrap_public}
+                {
+                    "device": row.id,
+                    "name": row.name,
+                    "public": row.public,
+                    "wrap_public": row.wrap_public,
+                    "revoked": row.revoked,
+                }
                 for row in session.scalars(own)
             ]
         }

@@ -1,0 +1,118 @@
+"""What the company asks of a workspace on this device, done; the words that come back are its receipt."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import partial
+
+from twofold.agent import backup, leaving, power, rights
+from twofold.agent.operations import TRANSFER, Operation, Operations, Work
+from twofold.agent.registry import Registry
+from twofold.agent.remote import Command
+from twofold.agent.workspace import Workspace
+from twofold.model.errors import BadInputError, NotFoundError, TwofoldError
+from twofold.model.workspace import RunState
+
+_AT_ONCE = "order"  # a lane of its own: it waits for nobody
+_NOTHING = "Nothing of it is on this device."
+
+
+async def obey(registry: Registry, operations: Operations, command: Command) -> str:
+    """Do it, once or again.
+
+    Raises:
+        UnreachableError, TimedOutError: the server went away; it asks again. TwofoldError: it can't be done, and why.
+    """
+    ws = registry.find(command.workspace)
+    here = ws is not None and (ws.lease is None or ws.lease.token == command.token)
+    if ws is None or not here:
+        if command.verb in (leaving.WIPE, "discard", "replicate-discard"):
+            return _NOTHING
+        raise NotFoundError(_NOTHING)
+    match command.verb:
+        case "lock":
+            return await _lock(ws, operations)
+        case "unlock":
+            ws.note(locked=False, error=None)
+            return "It is unlocked."
+        case "wipe":
+            return await wipe(registry, operations, ws)
+        case "replicate":
+            work: Work = partial(_backed_up, ws, operations)
+            result = (await _done(operations, "backup", ws, {"why": backup.COMPANY}, work)).result
+            return f"Generation {result['generation']} is on the server ({result['kind']}); {result['sent_bytes']} bytes sent."
+        case "discard":
+            work = partial(_discarded, registry, ws, operations)
+            return _words((await _done(operations, "discard", ws, {"why": backup.COMPANY}, work)).result["receipt"])
+        case "replicate-discard":
+            await _off(ws, operations)
+            work = partial(_given_back, registry, ws, operations)
+            return _words((await _done(operations, "checkin", ws, {"why": backup.COMPANY}, work)).result["receipt"])
+    raise BadInputError(f"This version does not know how to {command.verb[:40]!r}.")
+
+
+async def wipe(registry: Registry, operations: Operations, ws: Workspace) -> str:
+    """The key is destroyed before anything else, whatever is under way; then the rest of this workspace, and nothing besides."""
+    ws.note(leaving=leaving.WIPE)
+    for each in operations.all():
+        if each.workspace == ws.name and each.lane != _AT_ONCE:
+            with suppress(TwofoldError):  # one that can't be cancelled ends by itself
+                each.cancel()
+    turns = [operations.turn(ws.name, lane) for lane in (TRANSFER, "")]
+    operation = operations.submit("wipe", ws.name, {}, partial(leaving.wiped, registry, ws, turns), _AT_ONCE)
+    await operation.wait(None)
+    if operation.error is not None:
+        raise operation.error
+    return _words(operation.result["receipt"])
+
+
+async def _lock(ws: Workspace, operations: Operations) -> str:
+    lease, _ = ws.whole()
+    ws.note(locked=True, error=rights.locked(lease).to_wire())
+    if ws.machine is None:
+        return "It is locked; it did not run."
+    operation = operations.submit("suspend", ws.name, {}, partial(power.suspend, ws))
+    await operation.wait(None)
+    if operation.error is None:
+        return "It is locked; what ran is suspended."
+    if ws.machine is not None and ws.record.run is RunState.RUNNING:
+        await _done(operations, "pause", ws, {}, partial(power.pause, ws), lane="")
+    ws.fail(rights.locked(lease))
+    return f"It is locked; what ran is paused, since it could not be suspended: {operation.error.happened}"
+
+
+async def _off(ws: Workspace, operations: Operations) -> None:
+    """Shut down, so that all of it is on its disks; what was suspended is given up, as the company asked."""
+    if ws.record.run is RunState.SUSPENDED:
+        await _done(operations, "off", ws, {}, partial(power.off, ws), lane="")
+    elif ws.machine is not None:
+        await _done(operations, "stop", ws, {}, partial(power.stop, ws), lane="")
+
+
+async def _backed_up(ws: Workspace, operations: Operations, op: Operation) -> dict[str, object]:
+    return await backup.wanted(ws, op, operations.turn(ws.name), why=backup.COMPANY)
+
+
+async def _discarded(registry: Registry, ws: Workspace, operations: Operations, op: Operation) -> dict[str, object]:
+    return await leaving.discard(registry, ws, op, operations.turn(ws.name), yes=True, may="")
+
+
+async def _given_back(registry: Registry, ws: Workspace, operations: Operations, op: Operation) -> dict[str, object]:
+    return await leaving.check_in(registry, ws, op, operations.turn(ws.name), may="")
+
+
+async def _done(
+    operations: Operations, verb: str, ws: Workspace, args: dict[str, str], work: Work, lane: str = TRANSFER
+) -> Operation:
+    operation = operations.submit(verb, ws.name, args, work, lane)
+    await operation.wait(None)
+    if operation.error is not None:
+        raise operation.error
+    return operation
+
+
+def _words(receipt: dict[str, object]) -> str:
+    key = "Its key was destroyed" if receipt["key_destroyed"] else "It had no key any more"
+    return (
+        f"{key}, then {receipt['sealed_bytes_removed']} sealed bytes removed. Nothing else of this device was touched."
+    )
