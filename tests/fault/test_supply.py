@@ -139,14 +139,10 @@ def test_a_killed_agent_goes_on_where_it_was(client: Client, user: str, device: 
     device.kill()
     for path in pieces[len(pieces) // 2 :]:
         path.unlink()
-    company.process.send_signal(signal.SIGSTOP)
-    try:
-        with device.start() as again:
-            now = until(again, lambda now: now["base"] is not None)
-            assert 0 < now["base"]["here"] < now["base"]["of"]
-            device.kill()
-    finally:
-        company.process.send_signal(signal.SIGCONT)
+    with company.standing_still(), device.start() as again:
+        now = until(again, lambda now: now["base"] is not None)
+        assert 0 < now["base"]["here"] < now["base"]["of"]
+        device.kill()
     with device.start() as last:
         until(last, whole, 60)
         assert chunks(device) == pieces

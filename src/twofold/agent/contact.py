@@ -87,7 +87,8 @@ class Contact:
             if fresh is None or fresh.lease.token < ws.lease.token:
                 if not ws.record.taken:
                     ws.note(taken=True)
-                    ws.fail(rights.taken(ws.lease))
+                    if ws.machine is None:  # else it is suspended, and then that is said
+                        ws.fail(rights.taken(ws.lease))
                 continue
             if fresh.lease != ws.lease:
                 await asyncio.to_thread(ws.store.write, ws.name, LEASE, canonical(fresh.document))
