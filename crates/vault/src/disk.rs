@@ -38,6 +38,8 @@ pub(crate) struct Disk {
     pub id: u16,
     pub name: String,
     pub size: AtomicU64,
+    /// Up to where it may be written: less than the size while it is being made smaller.
+    pub limit: AtomicU64,
     pub read_only: AtomicBool,
     pub map: RwLock<Map>,
     pub base: Option<Arc<dyn Base>>,
@@ -53,6 +55,7 @@ impl Disk {
             id: row.id,
             name: row.name.clone(),
             size: AtomicU64::new(row.size),
+            limit: AtomicU64::new(row.size),
             read_only: AtomicBool::new(row.read_only),
             map: RwLock::new(Map::new(row.size)),
             base,

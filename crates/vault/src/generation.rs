@@ -257,6 +257,7 @@ impl Disk {
             Some(view) => {
                 std::mem::swap(&mut *write(&self.map), &mut *write(&view.map));
                 let size = self.size.swap(view.size(), Ordering::AcqRel);
+                self.limit.store(view.size(), Ordering::Release);
                 view.size.store(size, Ordering::Release);
             }
             None => *write(&self.map) = crate::map::Map::new(self.size()),

@@ -39,6 +39,7 @@ mod packing;
 mod proof;
 mod recover;
 mod repair;
+mod resize;
 mod root;
 mod roots;
 mod segment;

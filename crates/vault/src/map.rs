@@ -110,6 +110,11 @@ impl Map {
         self.dirty.split_off(&(leaves as u32));
         self.pages.resize(pages, 0);
         self.old_pages.split_off(&(pages as u32));
+        // Where nothing could be merged, what is left is counted (`set`).
+        if let Some(Leaf::Patched(newer)) = self.leaves.last_mut() {
+            let first = (leaves as u64 - 1) * ENTRIES as u64;
+            newer.retain(|(nth, _)| first + u64::from(*nth) < self.blocks);
+        }
     }
 
     pub fn blocks(&self) -> u64 {

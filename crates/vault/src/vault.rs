@@ -9,7 +9,7 @@ use crate::disk::Disk;
 use crate::error::Error;
 use crate::inner::{Books, Inner};
 use crate::keys::Keyring;
-use crate::open::{check_size, new_row};
+use crate::open::new_row;
 use crate::options::{DeviceInfo, DeviceSpec, Info};
 use crate::slot::{BLOCK, Header, Kind};
 use crate::superblock::VERSION;
@@ -61,49 +61,6 @@ impl Vault {
             write(&self.inner.disks).retain(|disk| disk.id != id);
         }
         result
-    }
-
-    /// Gives a device another size, durably. What is cut off is zeroes if it grows again.
-    ///
-    /// # Errors
-    /// [`Error::Unknown`], [`Error::Invalid`] for a size that cannot be, [`Error::NoSpace`], [`Error::ReadOnly`].
-    pub fn resize(&self, name: &str, size: u64) -> Result<(), Error> {
-        self.inner.writable()?;
-        let device = self.device(name)?;
-        let _one = lock(&self.inner.upkeep);
-        check_size(name, size)?;
-        if device.size() > size {
-            if device.read_only() {
-                return Err(Error::ReadOnly);
-            }
-            let (mut block, end) = (size / BLOCK as u64, device.size() / BLOCK as u64);
-            while block < end {
-                let some = (end - block).min(1 << 30) as u32;
-                device.zero_run(block, some)?;
-                block += u64::from(some);
-            }
-        }
-        // No delta may reach beyond the end.
-        self.inner.checkpoint_in_full()?;
-        {
-            let mut state = lock(&self.inner.state);
-            self.inner.write_deltas(&mut state)?;
-            let mut row = device.disk.row();
-            row.pages = vec![0; (size.div_ceil(1 << 30) as usize).max(row.pages.len())];
-            let mut rows: Vec<_> = read(&self.inner.disks).iter().map(|disk| disk.row()).collect();
-            rows.push(row);
-            let room = self.inner.root_room(&state.books, &rows);
-            state.log.prepare_upkeep(1 + room, true)?;
-            state.log.append(Header::new(Kind::Mark, 0, 0), &[0; BLOCK], true, |_, _, _| {});
-            state.moved();
-            write(&device.disk.map).resize(size);
-            device.disk.size.store(size, Ordering::Release);
-            self.inner.write_root(&mut state)?;
-            state.log.push()?;
-        }
-        self.inner.flush()?;
-        self.inner.write_head(true)?;
-        self.inner.anchor_now()
     }
 
     /// Refuses, or allows again, to write a device; durably. For devices that are filled once.

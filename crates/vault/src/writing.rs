@@ -1,5 +1,7 @@
 //! Writing to a device.
 
+use std::sync::atomic::Ordering;
+
 use crate::device::Device;
 use crate::error::Error;
 use crate::inner::State;
@@ -12,7 +14,14 @@ impl Device {
         if self.read_only() {
             return Err(Error::ReadOnly);
         }
-        self.check(offset, length)
+        self.check(offset, length)?;
+        self.within_limit(offset, length)
+    }
+
+    /// The range was looked at before; the device may have become smaller since, or be about to.
+    fn within_limit(&self, offset: u64, length: u64) -> Result<(), Error> {
+        self.inner.usable()?;
+        if offset + length <= self.disk.limit.load(Ordering::Acquire) { Ok(()) } else { Err(Error::OutOfRange) }
     }
 
     /// Writes `data` at `offset`, all of it or, after a crash, none (up to 32 MiB; more is several such writes). It is
@@ -72,8 +81,7 @@ impl Device {
 
     fn write_blocks(&self, state: &mut State, first: u64, data: &[u8]) -> Result<(), Error> {
         let count = data.len() / BLOCK;
-        // It may have become smaller since the request was looked at.
-        self.check(first * BLOCK as u64, data.len() as u64)?;
+        self.within_limit(first * BLOCK as u64, data.len() as u64)?;
         state.log.prepare(count, false)?;
         let mut runs: [Option<Record>; 2] = [None, None];
         state.log.append(Header::new(Kind::Data, self.disk.id, first), data, true, |nth, origin, count| {
@@ -93,7 +101,7 @@ impl Device {
     }
 
     /// The map gains a run.
-    fn enter(&self, state: &mut State, run: Record) {
+    pub(crate) fn enter(&self, state: &mut State, run: Record) {
         let mut gone = Vec::new();
         let overdue = {
             let mut map = write(&self.disk.map);
@@ -149,22 +157,24 @@ impl Device {
     fn zero_blocks(&self, mut block: u64, mut count: u64) -> Result<(), Error> {
         while count > 0 {
             let some = count.min(1 << 31) as u32;
-            self.with_room(|| self.zero_run(block, some))?;
+            self.with_room(|| {
+                let mut state = lock(&self.inner.state);
+                self.within_limit(block * BLOCK as u64, u64::from(some) * BLOCK as u64)?;
+                self.zero_run(&mut state, block, some)
+            })?;
             (block, count) = (block + u64::from(some), count - u64::from(some));
         }
         self.inner.after_device_write(1)
     }
 
-    /// At most 8 TiB.
-    pub(crate) fn zero_run(&self, block: u64, count: u32) -> Result<(), Error> {
-        let mut state = lock(&self.inner.state);
-        self.check(block * BLOCK as u64, u64::from(count) * BLOCK as u64)?;
+    /// At most 8 TiB, inside the device.
+    pub(crate) fn zero_run(&self, state: &mut State, block: u64, count: u32) -> Result<(), Error> {
         state.log.prepare(1, false)?;
         let mut run = Record { device: self.disk.id, zero: true, count, block, origin: Origin::NONE };
         let payload = Record::encode(&[run]);
         state.log.append(Header::new(Kind::List, 0, 0), &payload, true, |_, origin, _| run.origin = origin);
         state.books.tail += 1;
-        self.enter(&mut state, run);
+        self.enter(state, run);
         state.moved();
         Ok(())
     }

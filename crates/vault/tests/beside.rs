@@ -204,3 +204,32 @@ fn a_write_that_waited_for_a_resize_finds_the_device_as_it_is_then() {
     shrink(last, |disk| disk.write(BEYOND, &[2; BLOCK]));
     shrink(last, |disk| disk.zero(BEYOND, BLOCK as u64));
 }
+
+#[test]
+fn a_write_beyond_the_new_end_while_a_device_is_made_smaller_does_not_come_back() {
+    // At each moment at which the disk is waited for.
+    for nth in 0.. {
+        let (store, vault) = made(1024, options(64));
+        let disk = vault.device("disk").unwrap();
+        disk.write(0, &[1; BLOCK]).unwrap();
+        let (result, count) = (Arc::new(Mutex::new(None)), Arc::new(AtomicUsize::new(0)));
+        let (told, late) = (result.clone(), disk.clone());
+        store.watch(move |call| {
+            if call == Call::Sync && count.fetch_add(1, Ordering::Relaxed) == nth {
+                *told.lock().unwrap() = Some(late.write(BEYOND, &[2; BLOCK]));
+            }
+        });
+        vault.resize("disk", 600 * BLOCK as u64).unwrap();
+        let result = result.lock().unwrap().take();
+        if result.is_none() {
+            assert!(nth > 2);
+            return;
+        }
+        assert!(matches!(result, Some(Err(Error::OutOfRange))), "{result:?}");
+        for vault in [reopened(store.memory.kill()), vault] {
+            assert!(check(&vault).is_sound());
+            vault.resize("disk", 1024 * BLOCK as u64).unwrap();
+            assert_eq!(content(&vault)[BEYOND as usize], 0);
+        }
+    }
+}

@@ -56,7 +56,7 @@ const KINDS: [Kind; 9] = [
     ("a failed look", looks, broken, false, 1),
 ];
 
-const OPS: [Op; 22] = [
+const OPS: [Op; 23] = [
     Op::Write { device: 0, block: 0, count: 20, seed: 1 },
     Op::Flush,
     Op::Write { device: 0, block: 10, count: 30, seed: 2 },
@@ -71,6 +71,7 @@ const OPS: [Op; 22] = [
     Op::Clean,
     Op::Write { device: 1, block: 3, count: 9, seed: 7 },
     Op::Tend,
+    Op::Regrow { device: 0, block: 515 },
     Op::Consume,
     Op::Revert(0),
     Op::Write { device: 0, block: 0, count: 25, seed: 8 },

@@ -18,6 +18,7 @@ enum Op {
     Write { device: usize, offset: usize, length: usize, seed: u8 },
     Zero { device: usize, offset: usize, length: usize },
     Trim { device: usize, offset: usize, length: usize },
+    Regrow { device: usize, offset: usize },
     Flush,
     Checkpoint,
     Tend,
@@ -49,6 +50,7 @@ fn op() -> impl Strategy<Value = Op> {
         12 => (place(), any::<u8>()).prop_map(|((device, offset, length), seed)| Op::Write { device, offset, length, seed }),
         3 => place().prop_map(|(device, offset, length)| Op::Zero { device, offset, length }),
         2 => place().prop_map(|(device, offset, length)| Op::Trim { device, offset, length }),
+        2 => place().prop_map(|(device, offset, _)| Op::Regrow { device, offset }),
         2 => Just(Op::Flush),
         1 => Just(Op::Checkpoint),
         1 => Just(Op::Tend),
@@ -176,6 +178,13 @@ impl World {
             Op::Trim { device, offset, length } => {
                 self.vault.device(NAMES[*device]).unwrap().trim(*offset as u64, *length as u64).unwrap();
                 self.zeroes(*device, *offset, *length, false);
+            }
+            Op::Regrow { device, offset } => {
+                let end = (offset / BLOCK).max(1) * BLOCK;
+                self.vault.resize(NAMES[*device], end as u64).unwrap();
+                self.vault.resize(NAMES[*device], SIZES[*device] as u64).unwrap();
+                self.now[*device][end..].fill(0);
+                self.flushed();
             }
             Op::Flush => {
                 self.vault.flush().unwrap();

@@ -117,10 +117,33 @@ pub fn open(tape: &Tape, history: &History) -> Result<Vault, Error> {
 /// What is done to a vault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
-    Write { device: usize, block: usize, count: usize, seed: u64 },
-    Part { device: usize, offset: usize, length: usize, seed: u64 },
-    Zero { device: usize, block: usize, count: usize },
-    Trim { device: usize, block: usize, count: usize },
+    Write {
+        device: usize,
+        block: usize,
+        count: usize,
+        seed: u64,
+    },
+    Part {
+        device: usize,
+        offset: usize,
+        length: usize,
+        seed: u64,
+    },
+    Zero {
+        device: usize,
+        block: usize,
+        count: usize,
+    },
+    Trim {
+        device: usize,
+        block: usize,
+        count: usize,
+    },
+    /// Cut off from a block on, and grown again.
+    Regrow {
+        device: usize,
+        block: usize,
+    },
     Push,
     Flush,
     Checkpoint,
@@ -150,9 +173,10 @@ impl Op {
                 let length = (1 + dice.below(3 * BLOCK)).min(BLOCKS[device] * BLOCK - offset);
                 Self::Part { device, offset, length, seed }
             }
-            40..45 => Self::Zero { device, block, count },
+            40..43 => Self::Zero { device, block, count },
+            43..45 if block > 0 => Self::Regrow { device, block },
             45..47 if device == 0 => Self::Zero { device, block: 0, count: 512 },
-            45..50 => Self::Trim { device, block, count },
+            43..50 => Self::Trim { device, block, count },
             50..54 => Self::Push,
             54..64 => Self::Flush,
             64..68 => Self::Checkpoint,
@@ -220,6 +244,7 @@ impl History {
     /// Does `op` to the vault, and to the model before it. On an error of the vault the model has the op in it: it may
     /// have been done.
     pub fn run(&mut self, tape: &Tape, vault: &mut Vault, op: Op) -> Result<(), Error> {
+        self.grow(tape, vault)?;
         match op {
             Op::Write { device, block, count, seed } => {
                 let data: Vec<u8> = (0..count as u64).flat_map(|nth| page(seed, nth)).collect();
@@ -261,9 +286,30 @@ impl History {
         }
     }
 
+    /// Devices are as large as they were, of which a crash or an error left one smaller.
+    fn grow(&mut self, tape: &Tape, vault: &Vault) -> Result<(), Error> {
+        for device in 0..2 {
+            let size = (BLOCKS[device] * BLOCK) as u64;
+            if vault.device(NAMES[device])?.size() != size {
+                self.next(tape, |state| state.moved += 1);
+                vault.resize(NAMES[device], size)?;
+                self.promise(tape);
+            }
+        }
+        Ok(())
+    }
+
     /// All that is durable once it is done.
     fn keep(&mut self, tape: &Tape, vault: &mut Vault, op: Op) -> Result<(), Error> {
         match op {
+            Op::Regrow { device, block } => {
+                // First zeroes, then gone.
+                self.batch(tape, device, block, &vec![0; BLOCKS[device] - block]);
+                self.next(tape, |state| state.moved += 1);
+                vault.resize(NAMES[device], (block * BLOCK) as u64)?;
+                self.promise(tape);
+                self.grow(tape, vault)
+            }
             Op::Checkpoint => vault.checkpoint(),
             Op::Tend => vault.tend(),
             Op::Commit => {
@@ -324,13 +370,14 @@ impl History {
         }
     }
 
-    /// The disks, as tokens.
+    /// The disks, as tokens; zeroes where one is smaller now.
     pub fn disks(&self, vault: &Vault) -> Disks {
         [0, 1].map(|device| {
             let mut all = vec![0; BLOCKS[device] * BLOCK];
             let device_of = vault.device(NAMES[device]).unwrap();
             // What is still in the buffer can't be read where there is no room for it; in the end there is.
-            while let Err(error) = device_of.read(0, &mut all) {
+            let here = device_of.size() as usize;
+            while let Err(error) = device_of.read(0, &mut all[..here]) {
                 assert!(matches!(error, Error::NoSpace), "{error}");
             }
             let token = |(nth, block): (usize, &[u8])| {
