@@ -30,6 +30,7 @@ const WORKERS: usize = 16;
 pub const MEMORY: &str = "memory";
 /// Ranges in one answer.
 const RANGES: usize = 4096;
+const UNCHANGED: &str = "Nothing was changed.";
 
 /// A device as `create` names it.
 #[derive(Debug, Deserialize)]
@@ -225,6 +226,43 @@ impl Opened {
         Ok(self.vault.freeze(device)?)
     }
 
+    /// Give a device another size, which connections see from the next one on. `shrink`: what lies beyond may be lost.
+    ///
+    /// # Errors
+    /// `Conflict`: memory is stored, which would not fit any more; or it shrinks, and somebody is connected.
+    pub fn resize(&self, device: &str, size: u64, shrink: bool) -> Result<(), Said> {
+        let found = self.vault.device(device)?;
+        if found.read_only() {
+            return Err(Said::new(Code::Refused, format!("The device {device} can only be read.")).safe(UNCHANGED));
+        }
+        if self.vault.streams().iter().any(|stream| stream.name == MEMORY && stream.current) {
+            return Err(Said::new(
+                Code::Conflict,
+                "The workspace is suspended, and its memory belongs to these disks.",
+            )
+            .safe(UNCHANGED)
+            .next("Start it, and shut it down."));
+        }
+        if size < found.size() {
+            if !shrink {
+                let has = found.size();
+                let text = format!("The device {device} has {has} bytes: to make it smaller loses what lies beyond.");
+                return Err(Said::new(Code::Refused, text).safe(UNCHANGED));
+            }
+            self.unused()?;
+        }
+        Ok(self.vault.resize(device, size)?)
+    }
+
+    /// Somebody who is connected would have caches of another state.
+    fn unused(&self) -> Result<(), Said> {
+        if self.server.connections() == 0 {
+            return Ok(());
+        }
+        let text = "The workspace's disks are in use.";
+        Err(Said::new(Code::Conflict, text).safe(UNCHANGED).next("Stop the workspace first."))
+    }
+
     /// Keep the present state of all devices as a generation.
     pub fn commit(&self, note: &str) -> Result<Value, Said> {
         let made = self.vault.commit(note)?;
@@ -249,11 +287,7 @@ impl Opened {
     /// # Errors
     /// `Conflict`: somebody is connected, whose caches would be of another state.
     pub fn revert(&self, generation: u64) -> Result<(), Said> {
-        if self.server.connections() > 0 {
-            return Err(Said::new(Code::Conflict, "The workspace's disks are in use.")
-                .safe("Nothing was changed.")
-                .next("Stop the workspace first."));
-        }
+        self.unused()?;
         Ok(self.vault.revert(generation)?)
     }
 

@@ -88,6 +88,10 @@ fn opened(vault: &Opened, verb: &str, args: Value, fds: Vec<OwnedFd>, progress: 
             let Device { device } = parse(args)?;
             vault.freeze(&device).map(|()| Answer::body(json!({})))
         }
+        "resize" => {
+            let Resizing { device, size, shrink } = parse(args)?;
+            vault.resize(&device, size, shrink).map(|()| Answer::body(json!({})))
+        }
         "flush" => none(args).and_then(|()| vault.flush()).map(|()| Answer::body(json!({}))),
         "clean" => none(args).and_then(|()| vault.clean()).map(Answer::body),
         "head" => none(args).and_then(|()| vault.head()).map(|head| Answer::body(json!({"head": head}))),
@@ -150,6 +154,15 @@ struct Nothing {}
 #[serde(deny_unknown_fields)]
 struct Device {
     device: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Resizing {
+    device: String,
+    size: u64,
+    #[serde(default)]
+    shrink: bool,
 }
 
 #[derive(Deserialize)]

@@ -147,6 +147,16 @@ class Inspected(Parts, Generations, Protocol):
     def status(self) -> dict[str, Any]:
         """docs/protocol.md, chapter 4, `status`: what is open, and what it takes."""
 
+    def resize(self, device: str, size: int, *, shrink: bool = False) -> None:
+        """Give a device another size in bytes, durably, which the next connection has. What it grows by is zeroes; with `shrink`
+        it may also become smaller, and what lies beyond is lost.
+
+        Raises:
+            RefusedError: it is read-only, or would shrink without `shrink`. ConflictError: memory is stored that would not fit
+            any more, or it would shrink while a device is connected. UsageError: no device can have this size. Nothing was
+            changed.
+        """
+
     def check(self, data: bool, progress: Progress) -> dict[str, Any]:
         """Go through all devices and the stored memory, `data`: open each block. What is lost is in the answer (docs/protocol.md,
         chapter 4, `check`), and no error."""

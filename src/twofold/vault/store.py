@@ -156,6 +156,9 @@ class _Inspected(_Parts, Generations):
     def status(self) -> dict[str, Any]:
         return self._talk.call("status")[0]
 
+    def resize(self, device: str, size: int, *, shrink: bool = False) -> None:
+        self._talk.call("resize", {"device": device, "size": size, "shrink": shrink})
+
     def check(self, data: bool, progress: Progress) -> dict[str, Any]:
         return self._talk.call("check", {"data": data}, progress=progress, step="reading")[0]
 

@@ -114,36 +114,14 @@ pub fn open(tape: &Tape, history: &History) -> Result<Vault, Error> {
     Vault::open(Arc::new(tape.clone()), ring(history.epochs), tape.anchor(), options())
 }
 
-/// What is done to a vault.
+/// What is done to a vault. `Regrow`: cut off from a block on, and grown again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
-    Write {
-        device: usize,
-        block: usize,
-        count: usize,
-        seed: u64,
-    },
-    Part {
-        device: usize,
-        offset: usize,
-        length: usize,
-        seed: u64,
-    },
-    Zero {
-        device: usize,
-        block: usize,
-        count: usize,
-    },
-    Trim {
-        device: usize,
-        block: usize,
-        count: usize,
-    },
-    /// Cut off from a block on, and grown again.
-    Regrow {
-        device: usize,
-        block: usize,
-    },
+    Write { device: usize, block: usize, count: usize, seed: u64 },
+    Part { device: usize, offset: usize, length: usize, seed: u64 },
+    Zero { device: usize, block: usize, count: usize },
+    Trim { device: usize, block: usize, count: usize },
+    Regrow { device: usize, block: usize },
     Push,
     Flush,
     Checkpoint,
