@@ -10,6 +10,7 @@ import random
 import shutil
 import struct
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -205,12 +206,21 @@ def another_making(folder: Path) -> None:
     shutil.copyfile(folder / "other" / "vault" / name, folder / "vault" / name)
 
 
+PACK = {"header": 57, "record": 64 + 20, "bitmap": 64 + 64}  # 57 is reserved: the MAC alone sees it
+
+
+def flip_tables(folder: Path, at: int, copies: int) -> None:
+    """A bit at `at` of the pack's table, and of its copy at the file's end."""
+    path = next((folder / "vault").glob("p-*"))
+    size, (count,) = path.stat().st_size, struct.unpack_from("<I", path.read_bytes(), 40)
+    for start in (0, size - 96 - 2112 * count)[:copies]:
+        flip(path, start + at)
+
+
 TAMPERING: dict[str, Callable[[Path], None]] = {
     "superblock": lambda folder: flip(folder / "vault" / "vault", 45),
     "anchor": lambda folder: flip(folder / "anchor", 40),
-    "pack's header": lambda folder: flip(next((folder / "vault").glob("p-*")), 57),  # reserved: the MAC alone sees it
-    "pack's record": lambda folder: flip(next((folder / "vault").glob("p-*")), 64 + 20),
-    "pack's bitmap": lambda folder: flip(next((folder / "vault").glob("p-*")), 64 + 64),
+    **{f"pack's {what}, twice": partial(flip_tables, at=at, copies=2) for what, at in PACK.items()},
     "last segment's header": lambda folder: flip(sorted((folder / "vault").glob("s-*"))[-1], 50),
     "last segment gone": lambda folder: sorted((folder / "vault").glob("s-*"))[-1].unlink(),
     "pack gone": lambda folder: next((folder / "vault").glob("p-*")).unlink(),
@@ -227,6 +237,14 @@ def test_tampering_is_seen(what: str, fresh: Path, tmp_path: Path) -> None:
     with pytest.raises(Broken):
         list(told(opened(folder)))
     assert is_refused(program(folder))
+
+
+@pytest.mark.parametrize("what", PACK)
+def test_a_pack_with_one_damaged_table_loses_nothing(what: str, fresh: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(fresh, tmp_path / "copy"))
+    flip_tables(folder, PACK[what], copies=1)
+    assert sorted(told(opened(folder))) == expected(folder)
+    assert program(folder) == in_short(folder)
 
 
 def names(folder: Path) -> list[Path]:
