@@ -63,6 +63,8 @@ def test_who_is_locked_already_is_not_warned_and_a_short_term_does_not_always_wa
     short = dataclasses.replace(SECOND, expires=NOW + 4 * HOUR, policy=Policy(offline_seconds=4 * HOUR))
     assert rights.stage(short, HERE) == 0
     assert rights.stage(short, dataclasses.replace(HERE, seen_at=NOW + 3 * HOUR + 60)) == HOUR
+    longer = dataclasses.replace(SECOND, expires=NOW + 30 * HOUR, policy=Policy(offline_seconds=30 * HOUR))
+    assert rights.stage(longer, dataclasses.replace(HERE, seen_at=NOW + 7 * HOUR)) == 0, "most of it is still to come"
 
 
 def test_locked_and_taken_refuse_whatever_the_time() -> None:
