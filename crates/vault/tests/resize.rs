@@ -112,3 +112,18 @@ fn a_device_that_is_closed_to_writing_keeps_its_size() {
         assert!(matches!(vault.resize("disk", size), Err(Error::Invalid(_))));
     }
 }
+
+#[test]
+fn a_device_that_is_reverted_to_another_size_can_be_written_as_far_as_that() {
+    let (_, _, vault) = made(1200, options(64));
+    let disk = vault.device("disk").unwrap();
+    let large = vault.commit("large").unwrap().number;
+    vault.resize("disk", 600 * B).unwrap();
+    let small = vault.commit("small").unwrap().number;
+    for (generation, blocks) in [(large, 1200), (small, 600), (large, 1200)] {
+        vault.revert(generation).unwrap();
+        disk.write((blocks - 1) * B, &[3; BLOCK]).unwrap();
+        assert!(matches!(disk.write(blocks * B, &[3; BLOCK]), Err(Error::OutOfRange)));
+        assert_eq!(content(&vault).len() as u64, blocks * B);
+    }
+}
