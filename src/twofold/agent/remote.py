@@ -113,15 +113,6 @@ class SignedLease:
 
 
 @dataclass(frozen=True)
-class Lost:
-    """A lease that this device holds no more, and how it ended ("broken", "wiped", "unknown", …)."""
-
-    workspace: str
-    token: int
-    why: str
-
-
-@dataclass(frozen=True)
 class Command:
     """What an administrator asks of this device, signed by the server; done once, however often it is given out."""
 
@@ -134,10 +125,10 @@ class Command:
 
 @dataclass(frozen=True)
 class Beat:
-    """The answer to a heartbeat. `time` is the server's; `lost` and `commands` are empty where it has no generations."""
+    """The answer to a heartbeat. A lease that is not among `leases` has been lost. `time` is the server's, 0 where it has no
+    generations."""
 
     leases: tuple[SignedLease, ...]
-    lost: tuple[Lost, ...] = ()
     commands: tuple[Command, ...] = ()
     time: int = 0
 
@@ -244,13 +235,12 @@ class Remote:
         and `receipts` are as in docs/protocol.md, *Heartbeat*."""
         if not self.speaks():
             rows = self.call("POST", "device/heartbeat", {}).get("leases")
-            return Beat(tuple(self.lease(row) for row in _rows(rows, object)))
+            return Beat(tuple(self.lease(row) for row in _rows(rows)))
         body = {"speaks": [EXTENSION], "workspaces": list(told), "receipts": list(receipts)}
         answer = self.call("POST", "device/heartbeat", body)
         return Beat(
-            leases=tuple(self.lease(row) for row in _rows(answer.get("leases"), object)),
-            lost=tuple(_lost(row) for row in _rows(answer.get("lost"), dict)),
-            commands=tuple(self._command(row) for row in _rows(answer.get("commands"), object)),
+            leases=tuple(self.lease(row) for row in _rows(answer.get("leases"))),
+            commands=tuple(self._command(row) for row in _rows(answer.get("commands"))),
             time=answer["time"] if type(answer.get("time")) is int else 0,
         )
 
@@ -377,17 +367,10 @@ class Remote:
         return self._client.request("PUT", path, parts, kind | proof, 65536).json()
 
 
-def _rows(untrusted_rows: object, kind: type) -> list[Any]:
-    if not isinstance(untrusted_rows, list) or not all(isinstance(row, kind) for row in untrusted_rows):
+def _rows(untrusted_rows: object) -> list[object]:
+    if not isinstance(untrusted_rows, list):
         raise BadInputError("The server's answer to the heartbeat cannot be read.")
     return untrusted_rows
-
-
-def _lost(untrusted_row: dict[str, Any]) -> Lost:
-    token, why = untrusted_row.get("token"), untrusted_row.get("why")
-    if type(token) is not int or type(why) is not str:
-        raise BadInputError("The server's answer to the heartbeat cannot be read.")
-    return Lost(slug(str(untrusted_row.get("workspace")), "a workspace"), token, why[:40])
 
 
 def _grant(untrusted_row: dict[str, Any]) -> Grant:
