@@ -141,7 +141,7 @@ def test_from_nothing_to_a_receipt(admin: Typed, tmp_path: Path) -> None:
         person("remove", "work", code=2)
         receipt = person.json("remove", "work", "--yes")["result"]["receipt"]
         assert receipt["key_destroyed"] is True
-        assert receipt["sealed_bytes_removed"] > 1 << 20
+        assert receipt["sealed_bytes_removed"] > 1 << 19  # the user's disk; the system is the cache's
         admin("device", "revoke", devices[0]["device"], "--yes")
         person("checkout", "work", code=5)
         person("agent", "quit")

@@ -63,6 +63,8 @@ def processes_of(home: Path) -> set[str]:
 @pytest.mark.timeout(300)
 def test_ctrl_c_suspends_and_the_next_run_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TWOFOLD_HOME", str(tmp_path / "twofold-demo" / "device"))
+    # A shell starts what it puts in the background deaf to Ctrl-C, and so are its children; a person's terminal does not.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with xserver(1280, 800) as server, window_manager(server):
         screen, hands = Screen(server), Injector(server)
         personal = screen.copy()
