@@ -104,21 +104,10 @@ def bring(ws: Workspace, past: Past, begin: Beginning, cache: Path, op: Operatio
     came = _Coming(ws.name, past, manifest, cache / FOLDER / ws.name, op)
     received = came.run()
     ws.store.write(ws.name, KEY, keys.wrapped)
-    contents = Contents(
-        vault=manifest.vault,
-        made=manifest.made,
-        generation=manifest.generation,
-        time=manifest.time,
-        note=manifest.note,
-        epoch=manifest.epoch,
-        root=manifest.root,
-        pieces=manifest.pieces,
-        files=manifest.files,
-    )
     with vaults.receiving(where):
         came.put(where)
         try:
-            done = vaults.adopt(where, keys, contents, op.progress)
+            done = vaults.adopt(where, keys, Contents.of(manifest), op.progress)
         except DamagedError:
             came.clear()  # what is damaged is fetched anew
             raise

@@ -291,20 +291,9 @@ def _take(ws: Workspace, path: Path, manifest: Manifest, keys: Keys, op: Operati
     """The key first; then the files, and the vault once they are verified."""
     vaults, where = ws.rooms.vault, ws.folder / VAULT
     ws.store.write(ws.name, KEY, keys.wrapped)
-    contents = Contents(
-        vault=manifest.vault,
-        made=manifest.made,
-        generation=manifest.generation,
-        time=manifest.time,
-        note=manifest.note,
-        epoch=manifest.epoch,
-        root=manifest.root,
-        pieces=manifest.pieces,
-        files=manifest.files,
-    )
     with Folder(path) as folder, vaults.receiving(where):
         take(folder, manifest.files, where, op.progress)
-        return vaults.adopt(where, keys, contents, op.progress)
+        return vaults.adopt(where, keys, Contents.of(manifest), op.progress)
 
 
 def _equip(ws: Workspace, remote: Remote, index: ImageIndex, cache: Path, op: Operation) -> None:

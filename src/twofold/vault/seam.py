@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import socket
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from twofold.model.generation import SealedFile
+from twofold.model.generation import Manifest, SealedFile
 from twofold.model.image import Part
 from twofold.model.machine import MemoryIdentity
 from twofold.model.progress import Progress, silent
@@ -55,6 +56,10 @@ class Contents:
     root: str
     pieces: int
     files: tuple[SealedFile, ...]
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> Contents:
+        return cls(**{field.name: getattr(manifest, field.name) for field in dataclasses.fields(cls)})
 
 
 class Reading(Protocol):
