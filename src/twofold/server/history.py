@@ -125,7 +125,13 @@ def restore(session: Session, server: Server, caller: Caller, lease: Lease, targ
 def listed(session: Session, grant_id: int) -> list[dict[str, Any]]:
     """The line and the branches, newest first."""
     rows = session.scalars(
-        select(Generation).where(Generation.grant_id == grant_id).order_by(Generation.committed.desc(), Generation.id)
+        select(Generation)
+        .where(Generation.grant_id == grant_id)
+        .order_by(
+            Generation.committed.desc(),
+            Generation.number.desc(),
+            Generation.id,  # several may come in one second
+        )
     )
     return [described(row) for row in rows]
 
