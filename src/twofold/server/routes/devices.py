@@ -37,7 +37,7 @@ def invite(body: NewInvitation, caller: TheCaller, server: TheServer, once: TheO
 @router.get("/devices")
 def list_devices(server: TheServer) -> dict[str, Any]:
     with server.database.read() as session:
-        rows = session.scalars(select(Device).order_by(Device.enrolled))
+        rows = session.scalars(select(Device).order_by(Device.enrolled, Device.id))
         return {
             "devices": [
                 {

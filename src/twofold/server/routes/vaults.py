@@ -136,7 +136,7 @@ def devices(caller: TheCaller, server: TheServer) -> dict[str, Any]:
     """The user's devices and their public keys: what the server says, which proves nothing. Revoked ones are among them: a lost
     device's last back up is what the next one goes on from."""
     with server.database.read() as session:
-        own = select(Device).where(Device.user_id == caller.user_id).order_by(Device.enrolled)
+        own = select(Device).where(Device.user_id == caller.user_id).order_by(Device.enrolled, Device.id)
         return {
             "devices": [
                 {
