@@ -34,13 +34,7 @@ impl Recovery<'_> {
             if header.flags & AFTER_DURABLE != 0 && (header.before != segment.number || header.before_end > index) {
                 return Ok(damage());
             }
-            let later = self.table.add(&row(header))?;
-            read_slots(self.table, &later, 0, SLOTS, |_, opened| {
-                proved = opened.is_some_and(|(header, _)| header.flags & EARLIER != 0);
-                !proved
-            })?;
-            self.table.drop_segment(later.number);
-            if proved {
+            if self.says_earlier(header)? {
                 return Ok(damage());
             }
             let continues = |next: &&SegmentHeader| next.before_digest == digest(&header.salt);
@@ -51,6 +45,18 @@ impl Recovery<'_> {
         }
     }
 
+    /// Whether a slot of this segment says that all earlier ones were durable when it was sealed.
+    fn says_earlier(&self, header: &SegmentHeader) -> Result<bool, Error> {
+        let later = self.table.add(&row(header))?;
+        let mut said = false;
+        read_slots(self.table, &later, 0, SLOTS, |_, opened| {
+            said = opened.is_some_and(|(header, _)| header.flags & EARLIER != 0);
+            !said
+        })?;
+        self.table.drop_segment(later.number);
+        Ok(said)
+    }
+
     /// Whether a later segment, which the log does not lead to, says that what it follows was durable.
     pub(crate) fn cut_off(&self, end: &End, successors: &Successors) -> Result<Option<Damage>, Error> {
         for header in successors.values().flatten().filter(|header| header.number > end.number) {
@@ -58,16 +64,7 @@ impl Recovery<'_> {
             if here && header.before_end <= end.slots {
                 continue;
             }
-            let mut proved = header.flags & AFTER_DURABLE != 0;
-            if !proved {
-                let later = self.table.add(&row(header))?;
-                read_slots(self.table, &later, 0, SLOTS, |_, opened| {
-                    proved = opened.is_some_and(|(header, _)| header.flags & EARLIER != 0);
-                    !proved
-                })?;
-                self.table.drop_segment(later.number);
-            }
-            if proved {
+            if header.flags & AFTER_DURABLE != 0 || self.says_earlier(header)? {
                 return Ok(Some(Damage {
                     file: segment::name(header.before),
                     segment: header.before,

@@ -7,6 +7,7 @@ and its number, and is what the next agent goes on with; its manifest is the sam
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import time
 from contextlib import AbstractAsyncContextManager, ExitStack, suppress
@@ -34,7 +35,7 @@ from twofold.model.generation import Manifest, SealedFile
 from twofold.model.lease import Lease
 from twofold.model.policy import DEFER_SECONDS
 from twofold.trust.signed import Context, sign, verify
-from twofold.vault.seam import Generations
+from twofold.vault.seam import Contents, Generations
 
 log = logging.getLogger(__name__)
 NOTE = "backup"
@@ -249,25 +250,12 @@ def _manifest(ws: Workspace, op: Operation, onto: Base, number: int) -> Manifest
         contents = _contents(vault, number, known, op)
     if contents.epoch < lease.epoch:
         raise GoneError("It is of another holder.")
-    return Manifest(
-        workspace=ws.name,
-        signer=_signer(ws),
-        vault=contents.vault,
-        made=contents.made,
-        generation=contents.generation,
-        parent=onto.content,
-        time=contents.time,
-        note="",
-        epoch=contents.epoch,
-        root=contents.root,
-        pieces=contents.pieces,
-        image=image.image,
-        image_version=image.version,
-        files=contents.files,
-    )
+    # The note is for this device alone.
+    told = dataclasses.replace(contents, note="")
+    return told.manifest(workspace=ws.name, signer=_signer(ws), parent=onto.content, image=image)
 
 
-def _contents(vault: Generations, number: int, known: tuple[SealedFile, ...], op: Operation) -> Any:
+def _contents(vault: Generations, number: int, known: tuple[SealedFile, ...], op: Operation) -> Contents:
     try:
         with vault.reading(number, known=known, progress=op.progress) as reading:
             return reading.contents

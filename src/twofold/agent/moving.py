@@ -75,22 +75,8 @@ class _Export:
                 contents = reading.contents
                 if fresh:
                     after.callback(_forget, vault, contents.generation)
-                manifest = Manifest(
-                    workspace=ws.name,
-                    signer=ws.rooms.identity.verify_key.public.hex(),
-                    vault=contents.vault,
-                    made=contents.made,
-                    generation=contents.generation,
-                    parent=former.id if former else "",
-                    time=contents.time,
-                    note=contents.note,
-                    epoch=contents.epoch,
-                    root=contents.root,
-                    pieces=contents.pieces,
-                    image=image.image,
-                    image_version=image.version,
-                    files=contents.files,
-                )
+                signer, parent = ws.rooms.identity.verify_key.public.hex(), former.id if former else ""
+                manifest = contents.manifest(workspace=ws.name, signer=signer, parent=parent, image=image)
                 sent = self._send(folder, manifest, former if ours else None, reading)
             if keys is not None:
                 folder.write(keys_name(self._public), keys.wrapped)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import urllib.parse
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,11 +11,13 @@ from twofold.model.errors import NotFoundError
 from twofold.model.policy import Scope
 
 
-class Workspaces:
+class Workspaces(ABC):
     """What `twofold.server.client.Admin` can do with workspaces. `number` is a grant's. Raises as `Admin` does."""
 
-    def _call(self, method: str, what: str, body: dict[str, Any] | None = None, limit: int = 8 << 20) -> dict[str, Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def _call(
+        self, method: str, what: str, body: dict[str, Any] | None = None, limit: int = 8 << 20
+    ) -> dict[str, Any]: ...
 
     def list_workspaces(self) -> list[dict[str, Any]]:
         """View's columns: `[{"number", "user", "workspace", "title", "pool", "image", "version", "status", "paused", "transfer",

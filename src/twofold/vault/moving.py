@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
@@ -18,17 +19,17 @@ from twofold.vault.process import Starter
 from twofold.vault.seam import Contents, Keys
 
 
-class Moving:
+class Moving(ABC):
     """The part of `twofold.vault.seam.Vault` that moves and mends."""
 
-    def _descriptors(self, where: Path) -> AbstractContextManager[list[int]]:
-        raise NotImplementedError
+    @abstractmethod
+    def _descriptors(self, where: Path) -> AbstractContextManager[list[int]]: ...
 
-    def _key(self) -> AbstractContextManager[int]:
-        raise NotImplementedError
+    @abstractmethod
+    def _key(self) -> AbstractContextManager[int]: ...
 
-    def _anchor(self, where: Path) -> Path:
-        raise NotImplementedError
+    @abstractmethod
+    def _anchor(self, where: Path) -> Path: ...
 
     def next_epoch(self, keys: Keys) -> Keys:
         with Starter() as starter, self._key() as key:
@@ -44,15 +45,8 @@ class Moving:
     @contextlib.contextmanager
     def receiving(self, where: Path) -> Iterator[None]:
         """A new folder for a vault that comes from elsewhere; gone again if the block fails."""
-        try:
-            where.mkdir(mode=0o700, parents=True)
-        except FileExistsError:
-            raise ConflictError(f"There is a vault in {where} already.", safe="It was not touched.") from None
-        with ExitStack() as undo:
-            undo.callback(shutil.rmtree, where, ignore_errors=True)
-            undo.callback(self._anchor(where).unlink, missing_ok=True)
+        with making(where, self._anchor(where)):
             yield
-            undo.pop_all()
 
     def adopt(self, where: Path, keys: Keys, contents: Contents, progress: Progress = silent) -> dict[str, Any]:
         record = dataclasses.asdict(contents) | {"files": files_to_wire(contents.files)}
@@ -70,6 +64,26 @@ class Moving:
         with Starter() as starter, self._descriptors(where) as fds:
             answer, _ = starter.call("repair", to_wire(keys) | {"plan": plan}, fds, progress, "reading")
         return answer
+
+
+@contextlib.contextmanager
+def making(where: Path, anchor: Path) -> Iterator[None]:
+    """A new folder for a vault; it and its anchor are gone again if the block fails.
+
+    Raises:
+        ConflictError: there is one already.
+    """
+    try:
+        where.mkdir(mode=0o700, parents=True)
+    except FileExistsError:
+        raise ConflictError(f"There is a vault in {where} already.", safe="It was not touched.") from None
+    with ExitStack() as undo:
+        undo.callback(shutil.rmtree, where, ignore_errors=True)
+        # One that a making which was killed left behind belongs to a vault that is gone.
+        anchor.unlink(missing_ok=True)
+        undo.callback(anchor.unlink, missing_ok=True)
+        yield
+        undo.pop_all()
 
 
 def to_wire(keys: Keys) -> dict[str, Any]:

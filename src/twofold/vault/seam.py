@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from twofold.model.generation import Manifest, SealedFile
-from twofold.model.image import Part
+from twofold.model.image import ImageVersion, Part
 from twofold.model.machine import MemoryIdentity
 from twofold.model.progress import Progress, silent
 
@@ -60,6 +60,13 @@ class Contents:
     @classmethod
     def of(cls, manifest: Manifest) -> Contents:
         return cls(**{field.name: getattr(manifest, field.name) for field in dataclasses.fields(cls)})
+
+    def manifest(self, *, workspace: str, signer: str, parent: str, image: ImageVersion) -> Manifest:
+        """With what the agent knows: the workspace, who signs it (a public key, hex), what it builds upon, and the image."""
+        said = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return Manifest(
+            **said, workspace=workspace, signer=signer, parent=parent, image=image.image, image_version=image.version
+        )
 
 
 class Reading(Protocol):

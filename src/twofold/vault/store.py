@@ -26,7 +26,7 @@ from twofold.platform.peers import listen
 from twofold.vault import nbd, process
 from twofold.vault.control import Conversation
 from twofold.vault.generations import Generations, one
-from twofold.vault.moving import Moving, sync_folder, to_wire
+from twofold.vault.moving import Moving, making, sync_folder, to_wire
 from twofold.vault.process import LOG, NBD, SOCKET, Process, Starter
 from twofold.vault.seam import Base, DeviceSpec, Filling, Inspected, Keys, OpenVault
 from twofold.vault.wanted import Supplied
@@ -55,15 +55,7 @@ class SealedVault(Moving):
     @contextlib.contextmanager
     def creating(self, where: Path, keys: Keys, devices: Sequence[DeviceSpec]) -> Iterator[Filling]:
         _check(devices)
-        try:
-            where.mkdir(mode=0o700, parents=True)
-        except FileExistsError:
-            raise ConflictError(f"There is a vault in {where} already.", safe="It was not touched.") from None
-        with ExitStack() as undo:
-            undo.callback(shutil.rmtree, where, ignore_errors=True)
-            # One that a making which was killed left behind belongs to a vault that is gone.
-            (self._anchors / keys.workspace).unlink(missing_ok=True)
-            undo.callback((self._anchors / keys.workspace).unlink, missing_ok=True)
+        with making(where, self._anchors / keys.workspace):
             args = {"devices": [{"name": each.name, "size": each.size} for each in devices]}
             with Starter() as starter, self._descriptors(where) as fds:
                 starter.call("create", args | to_wire(keys), fds)
@@ -72,7 +64,6 @@ class SealedVault(Moving):
                     starter.call("freeze", {"device": base})
                 starter.call("stop")
             sync_folder(where.parent)
-            undo.pop_all()
 
     @contextlib.contextmanager
     def resting(self, where: Path, keys: Keys, *, accept: bool = False) -> Iterator[Inspected]:
