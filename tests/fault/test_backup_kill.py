@@ -111,18 +111,23 @@ def test_what_a_killed_agent_had_kept_is_sent_by_the_next_one(
 
 
 @pytest.mark.timeout(200)
-def test_a_server_that_is_cut_off_in_the_middle_is_sent_the_rest(
-    client: Client, work: str, user: str, company: Company, store: Vault
+@pytest.mark.parametrize("step", ["asking the server", "sending", "committing"])
+def test_a_server_that_dies_in_the_middle_is_sent_the_rest(
+    client: Client, work: str, user: str, company: Company, store: Vault, step: str
 ) -> None:
     store.write(os.urandom(5 << 20))
     begun = client.call("backup", workspace=work)["operation"]
-    with suppress(AssertionError):
-        until(lambda: client.call("job", operation=begun)["done"] > 0, 20)
-    company.cut()
+
+    def there() -> bool:
+        job = client.call("job", operation=begun)
+        return job["step"] == step and (step != "sending" or job["done"] > 0) or job["state"] not in ("queued", "running")
+
+    until(there, 20, every=0)
+    company.kill()
     time.sleep(1)
     company.mend()
     found = client.call("job", operation=begun, wait=90.0)
-    assert found["state"] == "done", found
+    assert found["state"] == "done", found["error"]
     assert found["result"]["kind"] == "line"
     assert len(one_line(company, user)) == 1
 

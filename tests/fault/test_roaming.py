@@ -26,11 +26,11 @@ NEW = b"what the second one wrote" * 40_000
 THERE = AT + (4 << 20)
 
 
-def until(what: Callable[[], bool], seconds: float = 20) -> None:
+def until(what: Callable[[], bool], seconds: float = 20, every: float = 0.05) -> None:
     deadline = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
+        time.sleep(every)
 
 
 def broken(company: Company, user: str) -> None:

@@ -105,6 +105,13 @@ class Company:
         """The server is gone, for whoever asks."""
         end(self.process)
 
+    def kill(self) -> None:
+        """As `cut`, at once and in the middle of whatever it does."""
+        for pid in _family(self.process.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+
     def mend(self) -> None:
         """It comes back, at the same address."""
         words, env = self._run

@@ -311,11 +311,14 @@ class _Sending:
                     self._put(files[digest], have)
                 return Sent(len(went), self._done - began)
             except (UnreachableError, TimedOutError, ConflictError) as away:
-                if time.monotonic() - self._moved > PATIENCE:
-                    raise
-                log.info("sending waits: %s", away.code, extra={"workspace": self._ws.name})
-                self._op.progress("waiting for the server", self._done, self._total)
-                time.sleep(_AGAIN)
+                self._wait(away)
+
+    def _wait(self, away: TwofoldError) -> None:
+        if time.monotonic() - self._moved > PATIENCE:
+            raise away
+        log.info("sending waits: %s", away.code, extra={"workspace": self._ws.name})
+        self._op.progress("waiting for the server", self._done, self._total)
+        time.sleep(_AGAIN)
 
     def _put(self, file: SealedFile, have: int) -> None:
         before = self._done
@@ -336,14 +339,20 @@ class _Sending:
     def _commit(self) -> str:
         ws, identity = self._ws, self._ws.rooms.identity
         lease, _ = ws.whole()
-        onto = base(ws, lease)
-        for _ in range(_TRIES):
+        onto, tries = base(ws, lease), 0
+        self._moved = time.monotonic()
+        while tries < _TRIES:
             self._op.progress("committing", self._done, self._total)
             signed = sign(Context.GENERATION, self._manifest.to_wire(), identity.signing)
             try:
-                kind = self._past.commit(self._holding, onto.head, signed, ws.keys().wrapped)
-            except ConflictError as other:
-                onto = self._look(onto, other)
+                try:
+                    kind = self._past.commit(self._holding, onto.head, signed, ws.keys().wrapped)
+                except ConflictError as other:
+                    tries += 1
+                    onto = self._look(onto, other)
+                    continue
+            except (UnreachableError, TimedOutError) as away:
+                self._wait(away)  # twice is once: an answer that was lost is given again
                 continue
             head = onto.head if kind == BRANCH else self._manifest.id
             Kept(head, self._manifest, kind).save(ws.folder)

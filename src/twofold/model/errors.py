@@ -55,6 +55,10 @@ class RefusedError(TwofoldError):
     exit_code, code = 5, "refused"
 
 
+class UnknownError(RefusedError):
+    """The server does not know who asks: status 401, the same for every path."""
+
+
 class ConflictError(TwofoldError):
     exit_code, code = 6, "conflict"
 

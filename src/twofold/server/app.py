@@ -11,12 +11,12 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from twofold import __version__
-from twofold.model.errors import BadInputError, NotFoundError, RefusedError, TwofoldError
+from twofold.model.errors import BadInputError, NotFoundError, RefusedError, TwofoldError, UnknownError
 from twofold.server.accounts import Limiter
 from twofold.server.commands import Bell
 from twofold.server.context import Server
 from twofold.server.database import Database
-from twofold.server.gate import STATUS, Gate, UnknownError
+from twofold.server.gate import STATUS, Gate
 from twofold.server.home import Home
 from twofold.server.objects import opened
 from twofold.server.routes import (

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 from fastapi import Depends, Request
 
-from twofold.model.errors import NotFoundError
+from twofold.model.errors import NotFoundError, UnknownError
 from twofold.server.accounts import Limiter
 from twofold.server.database import Database
-from twofold.server.gate import Caller, UnknownError
+from twofold.server.gate import Caller
 from twofold.server.home import Home
 from twofold.server.objects import Objects
 

@@ -19,7 +19,7 @@ from anyio.to_thread import run_sync
 from sqlalchemy import delete
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from twofold.model.errors import BadInputError, RefusedError, TimedOutError, TwofoldError
+from twofold.model.errors import BadInputError, RefusedError, TimedOutError, TwofoldError, UnknownError
 from twofold.server.accounts import digest
 from twofold.server.database import Database, insert_new
 from twofold.server.home import Home
@@ -67,10 +67,6 @@ class Caller:
     def actor(self) -> str:
         """As the audit log names it."""
         return f"device {self.device[:16]}" if self.device else f"user {self.user}"
-
-
-class UnknownError(RefusedError):
-    """Nobody we know: status 401, the same for every path."""
 
 
 class Gate:

@@ -19,6 +19,7 @@ from twofold.model.errors import (
     RefusedError,
     TimedOutError,
     TwofoldError,
+    UnknownError,
     UnreachableError,
     from_wire,
 )
@@ -209,6 +210,7 @@ class Https:
         """
         with self._lock:
             kept = self._idle.pop() if self._idle else None
+        again = kept is not None
         if kept is not None:
             try:
                 return self._exchange(kept, method, path, body, headers, limit, patience)
@@ -221,13 +223,17 @@ class Https:
                 ssl.SSLZeroReturnError,
             ):
                 # The server closes idle connections whenever it likes. A signed request carries a nonce, so that one which
-                # did arrive is refused rather than done twice.
+                # did arrive is refused rather than done twice (below).
                 kept.close()
         fresh = http.client.HTTPSConnection(
             self.where.host, self.where.port, timeout=self._timeout, context=self._context
         )
         try:
             return self._exchange(fresh, method, path, body, headers, limit, patience)
+        except UnknownError as twice:
+            if not again:
+                raise
+            raise self._away() from twice  # it may be known, and have arrived before: the next one tells
         except ssl.SSLCertVerificationError as off:
             raise RefusedError(
                 f"{self.where.origin} does not prove to be the server that was pinned.",
@@ -237,9 +243,12 @@ class Https:
         except TimeoutError as late:
             raise TimedOutError(f"{self.where.origin} did not answer in time.", next="Try again later.") from late
         except (OSError, http.client.HTTPException) as away:
-            raise UnreachableError(
-                f"{self.where.origin} cannot be reached.", next="Check the network and that the server runs."
-            ) from away
+            raise self._away() from away
+
+    def _away(self) -> UnreachableError:
+        return UnreachableError(
+            f"{self.where.origin} cannot be reached.", next="Check the network and that the server runs."
+        )
 
     def close(self) -> None:
         with self._lock:
@@ -287,5 +296,10 @@ def _error(status: int, untrusted_body: bytes) -> TwofoldError:
     except (ValueError, RecursionError):
         document = None
     if isinstance(document, dict) and "error" in document:
-        return from_wire(document["error"])
+        told = from_wire(document["error"])
+        return UnknownError(told.happened, safe=told.safe, next=told.next) if status == 401 else told
+    if status >= 500:  # not our application's words: a server that is just ending, or a proxy without one behind it
+        return UnreachableError(
+            f"The server answered with status {status}.", next="Try again; if it stays so, look at the server's log."
+        )
     return TwofoldError(f"The server answered with status {status}.", next="Look at the server's log.")

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter
 from sqlalchemy import select
 
-from twofold.model.errors import BadInputError, ConflictError
+from twofold.model.errors import BadInputError, ConflictError, UnknownError
 from twofold.model.names import slug
 from twofold.server import audit
 from twofold.server.accounts import (
@@ -22,7 +22,6 @@ from twofold.server.accounts import (
 )
 from twofold.server.bodies import Login, NewUser
 from twofold.server.context import Address, TheCaller, TheServer
-from twofold.server.gate import UnknownError
 from twofold.server.once import TheOnce
 from twofold.server.tables import Token, User
 

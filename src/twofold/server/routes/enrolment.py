@@ -10,13 +10,12 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request, Response
 from sqlalchemy import func, select, update
 
-from twofold.model.errors import ConflictError, RefusedError
+from twofold.model.errors import ConflictError, RefusedError, UnknownError
 from twofold.model.names import title
 from twofold.server import audit, policies, roles
 from twofold.server.accounts import digest
 from twofold.server.bodies import Enrol
 from twofold.server.context import Address, TheServer
-from twofold.server.gate import UnknownError
 from twofold.server.tables import Device, Invitation, User
 from twofold.trust import request as signed
 from twofold.trust.keys import VerifyKey
