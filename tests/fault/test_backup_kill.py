@@ -120,8 +120,9 @@ def test_a_server_that_dies_in_the_middle_is_sent_the_rest(
 
     def there() -> bool:
         job = client.call("job", operation=begun)
-        return (
-            (job["step"] == step and (step != "sending" or job["done"] > 0)) or job["state"] not in ("queued", "running")
+        return (job["step"] == step and (step != "sending" or job["done"] > 0)) or job["state"] not in (
+            "queued",
+            "running",
         )
 
     until(there, 20, every=0)
