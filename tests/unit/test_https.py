@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
 from twofold.model.errors import ConflictError, RefusedError, UnreachableError
 from twofold.server.certificates import ensure_certificate, make_authority
 from twofold.trust.https import Https, Place, pinned
