@@ -77,7 +77,7 @@ class Desk:
             "-m",
             "twofold.switcher",
             "--socket",
-            str(self.stage.agent_socket()),
+            str(self.stage.dirs.agent_socket),
             "--key",
             KEY,
             "--status-fd",

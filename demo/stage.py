@@ -22,6 +22,7 @@ from rich.progress import Progress as Bar
 from tests.harness.xserver import end
 from twofold.agent.client import Client
 from twofold.image.build import Built, build
+from twofold.image.publish import Published
 from twofold.model.errors import UnreachableError
 from twofold.model.image import Arch
 from twofold.model.policy import Policy
@@ -55,6 +56,7 @@ class Stage:
         self._undo = ExitStack()
         # The device's folders lie in the demo's home; the agent, the command line and this process agree on them by this.
         os.environ["TWOFOLD_HOME"] = str(home / "device")
+        self.dirs = dirs()
         self.environment = {name: os.environ[name] for name in ("TWOFOLD_HOME", *_SESSION) if name in os.environ}
         self.environment["PYTHONPATH"] = f"{TREE / 'src'}:{TREE}"
 
@@ -100,7 +102,7 @@ class Stage:
         return built, admin, client
 
     def image(self) -> Built:
-        cache = Path(os.environ.get("TWOFOLD_BUILDS") or dirs().cache)
+        cache = Path(os.environ.get("TWOFOLD_BUILDS") or self.dirs.cache)
         built = self.timed(
             "image_build", "Business image", lambda bar: build(TREE / "recipes" / "business", Arch.AMD64, cache, bar)
         )
@@ -134,7 +136,11 @@ class Stage:
     def publish(self, admin: Admin, built: Built) -> None:
         maker = publisher(self.home / "publisher")
         admin.add_publisher(maker)
-        self.timed("publish", "Published: cut, sealed, signed", lambda bar: admin.publish_image(built, maker, bar))
+
+        def work(bar: Progress) -> Published:
+            return admin.publish_image(built, maker, bar, first_boot=built.first_boot)
+
+        self.timed("publish", "Published: cut, sealed, signed", work)
         if not any(user["name"] == PERSON for user in admin.list_users()):
             admin.create_user(PERSON, secrets.token_urlsafe(18))
         if not any(grant["workspace"] == WORKSPACE for grant in admin.list_grants()):
@@ -143,21 +149,21 @@ class Stage:
     def agent(self) -> Client:
         """The device's agent, started where none runs. At the end what runs is suspended and the agent quits."""
         try:
-            client = Client()
+            client = self.client()
         except UnreachableError:
             self.start([sys.executable, "-m", "twofold.agent", "--foreground"])
-            client = _until(Client, 20)
+            client = _until(self.client, 20)
         self._undo.callback(self.quit)
         self._undo.callback(client.close)
         return client
 
-    @staticmethod
-    def agent_socket() -> Path:
-        return dirs().agent_socket
+    def client(self) -> Client:
+        """One more connection to the device's agent. Raises: UnreachableError: none listens."""
+        return Client(self.dirs.agent_socket)
 
     def quit(self) -> None:
         try:
-            with Client() as client:
+            with self.client() as client:
                 client.call("quit", suspend=True, deadline=120)
         except UnreachableError:
             pass  # it has ended by itself

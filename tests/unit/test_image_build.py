@@ -132,6 +132,12 @@ def test_a_kept_build_that_is_not_whole_is_said(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     (tmp_path / "kernel").write_text("four")
     assert load(tmp_path).manifest.part("kernel") is not None
+    assert load(tmp_path).first_boot is None, "nobody recorded one"
+    (tmp_path / "first-boot.json").write_text('{"schema": "twofold-first-boot-1", "ranges": [["kernel", 0, 4]]}')
+    assert load(tmp_path).first_boot == [["kernel", 0, 4]]
+    (tmp_path / "first-boot.json").write_text("{}")
+    with pytest.raises(DamagedError):
+        print(load(tmp_path).first_boot)
     (tmp_path / "kernel").write_text("tor")
     with pytest.raises(DamagedError):
         load(tmp_path)

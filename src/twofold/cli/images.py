@@ -65,12 +65,11 @@ def publish(
     """Cut, seal, sign and upload an image; what the server has already is not sent again."""
     from twofold.image.build import load
 
-    maker, noted = _publisher(make=True), None
-    if first_boot is not None:
-        noted = _ranges(first_boot)
+    maker, built = _publisher(make=True), load(folder)
+    noted = built.first_boot if first_boot is None else _ranges(first_boot)
     with admin() as server, out.Bar() as bar:
         server.add_publisher(maker)
-        done = server.publish_image(load(folder), maker, bar, share, first_boot=noted)
+        done = server.publish_image(built, maker, bar, share, first_boot=noted)
     facts = {"image": done.image, "version": done.version, "size": done.size, "stored": done.stored, "sent": done.sent}
     if output is Form.JSON:
         out.document("published", facts | {"fresh": done.fresh})

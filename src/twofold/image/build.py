@@ -25,6 +25,9 @@ from twofold.model.progress import Progress, silent
 from twofold.platform.run import run
 
 FILES = {"kernel": "kernel", "initrd": "initrd", "system": "system.erofs", "user-template": "user-template.raw"}
+FIRST_BOOT = (
+    "first-boot.json"  # beside the parts, once a start of it was recorded; what `disk touched --output json` prints
+)
 _USER_UUID = "7766f01d-0000-4000-8000-000000000002"
 _BLOCK = 1 << 20
 
@@ -42,6 +45,20 @@ class Built:
 
     def path(self, part: str) -> Path:
         return self.folder / (FILES[part] if self.manifest.firmware is Firmware.DIRECT else f"{part}.raw")
+
+    @property
+    def first_boot(self) -> object:
+        """What a start of it was seen to read, for `publish`, which checks it; None where nobody recorded it.
+
+        Raises:
+            DamagedError: the record cannot be read.
+        """
+        try:
+            return json.loads((self.folder / FIRST_BOOT).read_bytes())["ranges"]
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as why:
+            raise _damaged(self.folder) from why
 
 
 def build(where: Path, arch: Arch, cache: Path, progress: Progress = silent) -> Built:
