@@ -45,5 +45,15 @@ def open_rows(folder: str | PathLike[str], rows: Sequence[Row], start: int, leng
     """The `length` bytes of plaintext from `start`, zeroes where no row lies, and no ids; or nothing and the ids of chunks that
     are missing or damaged. ValueError: rows that are not ascending or lie outside."""
 
+def make_patch(
+    folder: str | PathLike[str], old: Sequence[Row], new: Sequence[Row], plain: bytes
+) -> tuple[bytes, bytes] | None:
+    """A patch's id and sealed bytes, from the chunks `old`, which are in the folder, to `new`, whose plaintexts are `plain`, one
+    behind the other; None where it would be longer than a chunk. ValueError: a chunk is damaged, or more than 4 MiB on a side."""
+
+def apply_patch(folder: str | PathLike[str], patch: bytes, old: Sequence[Row], new: Sequence[Row]) -> int:
+    """Put those of `new` in the folder that come out of the patch as their ids say; returns how many. ValueError, OSError: the
+    patch or one of `old` is damaged or missing."""
+
 def sync(folder: str | PathLike[str]) -> None:
     """Make the folder's file system durable (syncfs(2))."""

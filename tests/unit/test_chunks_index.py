@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from twofold import _core
 from twofold.image import sealed as sealed_index
-from twofold.image.chunks import BLOCK, MAX_CHUNK, MAX_INDEX, Chunk, ImageIndex
+from twofold.image.chunks import BLOCK, MAX_CHUNK, MAX_INDEX, Chunk, ImageIndex, Patch
 from twofold.image.fetch import open_part
 from twofold.model.errors import BadInputError, DamagedError, RefusedError, TwofoldError
 from twofold.model.image import App, Arch, Firmware, ImageVersion, Part, SystemMode
@@ -37,6 +37,11 @@ INDEX = ImageIndex(
     ),
     {"kernel": (chunk(0, 5000),), "system": (chunk(0, MAX_CHUNK, 3), chunk(MAX_CHUNK + BLOCK, 4096, 5))},
 )  # fmt: skip
+
+
+PATCHED = dataclasses.replace(
+    INDEX, patches=(Patch("system", 1, 1, (Chunk(0, 4096, 0, b"\x08" * 32, b"\x09" * 32),), b"\7" * 32, 100),)
+)
 
 
 def seal(path: Path, data: bytes, window: int = 1 << 20) -> tuple[tuple[Chunk, ...], bytes]:
@@ -61,10 +66,57 @@ def test_an_index_survives_the_wire() -> None:
     assert list(INDEX.ids.values()) == [5029, MAX_CHUNK + 29, 4125]
 
 
+def test_patches_survive_the_wire_under_a_newer_schema() -> None:
+    wire = json.loads(json.dumps(PATCHED.to_wire()))
+    assert (wire["schema"], INDEX.to_wire()["schema"]) == ("twofold-index-2", "twofold-index-1")
+    assert ImageIndex.from_wire(wire) == PATCHED
+    assert PATCHED.ids == INDEX.ids, "a patch is no part of the image"
+    assert PATCHED.objects == INDEX.ids | {b"\7" * 32: 100}
+    with pytest.raises(BadInputError):
+        ImageIndex.from_wire(wire | {"schema": "twofold-index-1"})
+
+
+@pytest.mark.parametrize(
+    ("at", "value"),
+    [
+        ((), {}),
+        ((0,), []),
+        ((0, 0), "user"),
+        ((0, 0), 1),
+        ((0, 1), -1),
+        ((0, 1), 1.0),
+        ((0, 1), 2),
+        ((0, 2), 0),
+        ((0, 2), 2),
+        ((0, 2), True),
+        ((0, 3), [[4096, "08" * 32]]),
+        ((0, 3, 0, 0), 0),
+        ((0, 3, 0, 0), MAX_CHUNK + 1),
+        ((0, 3, 0, 0), "4096"),
+        ((0, 3, 0, 1), "08" * 31),
+        ((0, 3, 0, 1), "zz" * 32),
+        ((0, 3, 0, 2), None),
+        ((0, 4), "07" * 33),
+        ((0, 5), 28),
+        ((0, 5), MAX_CHUNK + 65),
+    ],
+)
+def test_a_patch_that_is_off_is_refused_with_the_index(at: tuple[Any, ...], value: Any) -> None:
+    wire: dict[str, Any] = json.loads(json.dumps(PATCHED.to_wire()))
+    place: Any = wire
+    for step in ("patches", *at)[:-1]:
+        place = place[step]
+    place[("patches", *at)[-1]] = value
+    with pytest.raises(BadInputError):
+        ImageIndex.from_wire(wire)
+
+
 @pytest.mark.parametrize(
     ("at", "value"),
     [
         (("schema",), "twofold-index-2"),
+        (("schema",), "twofold-index-3"),
+        (("schema",), ["twofold-index-1"]),
         (("extra",), 1),
         (("chunks",), {}),
         (("chunks", "more"), []),

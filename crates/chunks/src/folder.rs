@@ -47,7 +47,7 @@ pub fn store(folder: &Path, untrusted_frames: &[u8]) -> Result<usize, Error> {
 }
 
 /// Whether the chunk was new. One that is there and is not these bytes is torn or damaged, and replaced.
-fn put(folder: &Path, id: &Id, sealed: &[u8]) -> Result<bool, Error> {
+pub(crate) fn put(folder: &Path, id: &Id, sealed: &[u8]) -> Result<bool, Error> {
     let to = path(folder, id);
     let whole = |facts: fs::Metadata| facts.is_file() && facts.len() == sealed.len() as u64;
     if fs::metadata(&to).is_ok_and(whole) && fetch(folder, id).is_ok_and(|there| there == sealed) {

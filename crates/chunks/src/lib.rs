@@ -2,7 +2,7 @@
 //!
 //! Nothing here knows Python, a network or a key's owner. A chunk's life: [`cut`] finds its bounds, [`seal`] makes it an
 //! object that anyone can verify and only a key opens, [`frames`] carries many at once, [`folder`] keeps them,
-//! and a [`source`] gives them out.
+//! and a [`source`] gives them out. A [`patch`] turns those that a device has into those that it lacks.
 #![forbid(unsafe_code)]
 
 pub mod cut;
@@ -10,6 +10,7 @@ mod error;
 pub mod folder;
 pub mod frames;
 mod parallel;
+pub mod patch;
 pub mod seal;
 pub mod sealer;
 pub mod source;

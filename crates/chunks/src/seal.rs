@@ -22,14 +22,14 @@ use zstd::bulk::{Compressor, Decompressor};
 
 use crate::{Error, Id, Key, MAX_CHUNK};
 
-const NONCE: usize = 12;
+pub(crate) const NONCE: usize = 12;
 const TAG: usize = 16;
 /// Bytes that sealing adds to a plaintext that does not compress.
 pub const OVERHEAD: usize = NONCE + 1 + TAG;
 const ASSOCIATED: &[u8] = b"twofold-chunk-1";
 const RAW: u8 = 0;
 const ZSTD: u8 = 1;
-const LEVEL: i32 = 3;
+pub(crate) const LEVEL: i32 = 3;
 
 /// What a company's publishers share; from it come chunk keys and the seed of the cuts.
 #[derive(Clone)]
@@ -74,29 +74,39 @@ pub fn id(sealed: &[u8]) -> Id {
 }
 
 /// Seals chunks one after the other, keeping its compressor warm.
-pub struct Sealing<'a> {
-    secret: &'a Secret,
+pub struct Sealing {
     compressor: Compressor<'static>,
 }
 
-impl<'a> Sealing<'a> {
-    /// Ready to seal for one company.
+impl Sealing {
+    /// Ready to seal.
     ///
     /// # Errors
     /// No memory for a compressor.
-    pub fn new(secret: &'a Secret) -> Result<Self, Error> {
-        Ok(Self { secret, compressor: Compressor::new(LEVEL)? })
+    pub fn new() -> Result<Self, Error> {
+        Ok(Self { compressor: Compressor::new(LEVEL)? })
     }
 
-    /// Seal `plain`, of at most [`MAX_CHUNK`] bytes, whose key the caller may have computed already.
+    /// Ready to seal as it was done at another level of compression.
+    ///
+    /// # Errors
+    /// [`Error::Size`]: there is no such level.
+    pub(crate) fn again(level: u8) -> Result<Self, Error> {
+        let level = i32::from(level);
+        if !(1..=zstd::compression_level_range().last().unwrap_or(LEVEL)).contains(&level) {
+            return Err(Error::Size);
+        }
+        Ok(Self { compressor: Compressor::new(level)? })
+    }
+
+    /// Seal `plain`, of at most [`MAX_CHUNK`] bytes, whose key is [`Secret::key`]'s.
     ///
     /// # Errors
     /// [`Error::Size`] if it is longer.
-    pub fn seal(&mut self, plain: &[u8], key: Option<Key>) -> Result<Sealed, Error> {
+    pub fn seal(&mut self, plain: &[u8], key: Key) -> Result<Sealed, Error> {
         if plain.len() > MAX_CHUNK {
             return Err(Error::Size);
         }
-        let key = key.unwrap_or_else(|| self.secret.key(plain));
         let mut bytes = vec![0; plain.len() + OVERHEAD];
         let room = plain.len().saturating_sub(1);
         // A buffer that is too small for the result is how zstd says that it does not shrink.
@@ -111,14 +121,8 @@ impl<'a> Sealing<'a> {
                 1 + plain.len()
             }
         };
-        let nonce = nonce(&key, &bytes[NONCE..NONCE + body]);
-        let tag = Aes256Gcm::new(&key.into())
-            .encrypt_inout_detached(&Nonce::from(nonce), ASSOCIATED, InOutBuf::from(&mut bytes[NONCE..NONCE + body]))
-            .map_err(|_| Error::Size)?;
-        bytes[..NONCE].copy_from_slice(&nonce);
         bytes.truncate(NONCE + body);
-        bytes.extend_from_slice(&tag);
-        Ok(Sealed { id: id(&bytes), key, bytes })
+        wrap(key, bytes, ASSOCIATED)
     }
 }
 
@@ -148,19 +152,10 @@ impl Opening {
         key: &Key,
         plain: &mut [u8],
     ) -> Result<(), Error> {
-        if id(untrusted_sealed) != *expected {
-            return Err(Error::NotTheId);
-        }
-        if untrusted_sealed.len() < OVERHEAD || plain.len() > MAX_CHUNK {
+        let body = unwrap(untrusted_sealed, expected, key, ASSOCIATED)?;
+        if plain.len() > MAX_CHUNK {
             return Err(Error::Size);
         }
-        let (head, rest) = untrusted_sealed.split_at_mut(NONCE);
-        let (body, tail) = rest.split_at_mut(rest.len() - TAG);
-        let nonce = Nonce::try_from(&*head).map_err(|_| Error::Size)?;
-        let tag = Tag::try_from(&*tail).map_err(|_| Error::Size)?;
-        Aes256Gcm::new(&(*key).into())
-            .decrypt_inout_detached(&nonce, ASSOCIATED, InOutBuf::from(&mut *body), &tag)
-            .map_err(|_| Error::Sealed)?;
         match body.split_first() {
             Some((&RAW, data)) if data.len() == plain.len() => {
                 plain.copy_from_slice(data);
@@ -174,6 +169,41 @@ impl Opening {
             _ => Err(Error::Size),
         }
     }
+}
+
+/// Seal the body in `bytes`, which follows room for a nonce.
+pub(crate) fn wrap(key: Key, mut bytes: Vec<u8>, associated: &[u8]) -> Result<Sealed, Error> {
+    let (room, body) = bytes.split_at_mut_checked(NONCE).ok_or(Error::Size)?;
+    let nonce = nonce(&key, body);
+    room.copy_from_slice(&nonce);
+    let tag = Aes256Gcm::new(&key.into())
+        .encrypt_inout_detached(&Nonce::from(nonce), associated, InOutBuf::from(body))
+        .map_err(|_| Error::Size)?;
+    bytes.extend_from_slice(&tag);
+    Ok(Sealed { id: id(&bytes), key, bytes })
+}
+
+/// Verify sealed bytes by their id and open them where they lie.
+pub(crate) fn unwrap<'a>(
+    untrusted_sealed: &'a mut [u8],
+    expected: &Id,
+    key: &Key,
+    associated: &[u8],
+) -> Result<&'a [u8], Error> {
+    if id(untrusted_sealed) != *expected {
+        return Err(Error::NotTheId);
+    }
+    if untrusted_sealed.len() < OVERHEAD {
+        return Err(Error::Size);
+    }
+    let (head, rest) = untrusted_sealed.split_at_mut(NONCE);
+    let (body, tail) = rest.split_at_mut(rest.len() - TAG);
+    let nonce = Nonce::try_from(&*head).map_err(|_| Error::Size)?;
+    let tag = Tag::try_from(&*tail).map_err(|_| Error::Size)?;
+    Aes256Gcm::new(&(*key).into())
+        .decrypt_inout_detached(&nonce, associated, InOutBuf::from(&mut *body), &tag)
+        .map_err(|_| Error::Sealed)?;
+    Ok(body)
 }
 
 fn nonce(key: &Key, body: &[u8]) -> [u8; NONCE] {

@@ -57,25 +57,21 @@ impl<R: Read> Sealer<R> {
         let read = self.input.by_ref().take(missing as u64).read_to_end(&mut self.buffer)?;
         self.end = read < missing;
         let (spans, rest) = self.cutter.cut(&self.buffer, self.end);
-        let pieces = parallel::each(
-            spans,
-            || Sealing::new(&self.secret),
-            |sealing, Span { offset, size }| {
-                let plain = &self.buffer[offset..offset + size];
-                let key = self.secret.key(plain);
-                let place = self.offset + offset as u64;
-                if let Some((id, stored)) = self.known.get(&key) {
-                    return Ok(Piece {
-                        row: Row { offset: place, size, id: *id, key },
-                        stored: *stored,
-                        bytes: Vec::new(),
-                    });
-                }
-                let sealed = sealing.seal(plain, Some(key))?;
-                let row = Row { offset: place, size, id: sealed.id, key };
-                Ok::<_, Error>(Piece { row, stored: sealed.bytes.len(), bytes: sealed.bytes })
-            },
-        )?;
+        let pieces = parallel::each(spans, Sealing::new, |sealing, Span { offset, size }| {
+            let plain = &self.buffer[offset..offset + size];
+            let key = self.secret.key(plain);
+            let place = self.offset + offset as u64;
+            if let Some((id, stored)) = self.known.get(&key) {
+                return Ok(Piece {
+                    row: Row { offset: place, size, id: *id, key },
+                    stored: *stored,
+                    bytes: Vec::new(),
+                });
+            }
+            let sealed = sealing.seal(plain, key)?;
+            let row = Row { offset: place, size, id: sealed.id, key };
+            Ok::<_, Error>(Piece { row, stored: sealed.bytes.len(), bytes: sealed.bytes })
+        })?;
         self.buffer.drain(..rest);
         self.offset += rest as u64;
         Ok(Some(pieces))

@@ -146,8 +146,8 @@ fn chunks_have_the_sizes_that_were_wanted() {
 fn another_company_gets_other_ids_keys_and_boundaries() {
     let data = Dice(13).disk(64);
     let (one, two) = (secret(1), secret(2));
-    let mine = Sealing::new(&one).unwrap().seal(&data[..BLOCK * 4], None).unwrap();
-    let theirs = Sealing::new(&two).unwrap().seal(&data[..BLOCK * 4], None).unwrap();
+    let mine = Sealing::new().unwrap().seal(&data[..BLOCK * 4], one.key(&data[..BLOCK * 4])).unwrap();
+    let theirs = Sealing::new().unwrap().seal(&data[..BLOCK * 4], two.key(&data[..BLOCK * 4])).unwrap();
     assert!(mine.id != theirs.id && mine.key != theirs.key && one.cut_seed != two.cut_seed);
 }
 
@@ -156,10 +156,10 @@ fn two_encodings_of_one_plaintext_never_share_a_nonce() {
     // What another zstd would do: the same plaintext, another body. Incompressible data is stored raw, so that sealing half of
     // a plaintext's key with other bytes stands in for it.
     let company = secret(1);
-    let mut sealing = Sealing::new(&company).unwrap();
+    let mut sealing = Sealing::new().unwrap();
     let key = company.key(b"one plaintext");
-    let one = sealing.seal(b"one encoding", Some(key)).unwrap();
-    let two = sealing.seal(b"another encoding", Some(key)).unwrap();
+    let one = sealing.seal(b"one encoding", key).unwrap();
+    let two = sealing.seal(b"another encoding", key).unwrap();
     assert_ne!(one.bytes[..12], two.bytes[..12]);
 }
 
@@ -168,7 +168,7 @@ fn every_flipped_bit_and_every_cut_is_noticed() {
     let mut dice = Dice(17);
     let company = secret(1);
     let plain: Vec<u8> = (0..6000).map(|n| if n % 3 == 0 { dice.next() as u8 } else { 7 }).collect();
-    let sealed = Sealing::new(&company).unwrap().seal(&plain, None).unwrap();
+    let sealed = Sealing::new().unwrap().seal(&plain, company.key(&plain)).unwrap();
     let mut opening = Opening::new().unwrap();
     let mut out = vec![0; plain.len()];
     for at in 0..sealed.bytes.len() {
@@ -192,7 +192,7 @@ fn every_flipped_bit_and_every_cut_is_noticed() {
 #[test]
 fn a_bomb_is_bounded() {
     let company = secret(1);
-    let sealed = Sealing::new(&company).unwrap().seal(&vec![0; MAX_CHUNK], None).unwrap();
+    let sealed = Sealing::new().unwrap().seal(&vec![0; MAX_CHUNK], company.key(&vec![0; MAX_CHUNK])).unwrap();
     assert!(sealed.bytes.len() < 100 + OVERHEAD);
     let mut out = vec![0; BLOCK];
     let opened = Opening::new().unwrap().open(&mut sealed.bytes.clone(), &sealed.id, &sealed.key, &mut out);

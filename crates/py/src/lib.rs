@@ -11,7 +11,7 @@ use pyo3::types::PyBytes;
 use twofold_chunks::folder::{self, Row};
 use twofold_chunks::seal::Secret;
 use twofold_chunks::sealer::{Piece, Sealer as Stream};
-use twofold_chunks::{Error, Id, Key, frames, seal};
+use twofold_chunks::{Error, Id, Key, frames, patch, seal};
 
 fn raise(why: Error) -> PyErr {
     match why {
@@ -75,6 +75,12 @@ impl Batch {
     }
 }
 
+type GivenRow = (u64, usize, usize, Id, Key);
+
+fn taken(rows: Vec<GivenRow>) -> Vec<Row> {
+    rows.into_iter().map(|(offset, size, _, id, key)| Row { offset, size, id, key }).collect()
+}
+
 type PyRow<'py> = (u64, usize, usize, Bound<'py, PyBytes>, Bound<'py, PyBytes>);
 
 #[pyfunction]
@@ -103,11 +109,11 @@ fn lacking(py: Python<'_>, folder: PathBuf, wanted: Vec<(Id, Option<u64>)>) -> V
 fn open_rows<'py>(
     py: Python<'py>,
     folder: PathBuf,
-    rows: Vec<(u64, usize, usize, Id, Key)>,
+    rows: Vec<GivenRow>,
     start: u64,
     length: usize,
 ) -> PyResult<(Bound<'py, PyBytes>, Vec<Bound<'py, PyBytes>>)> {
-    let rows: Vec<_> = rows.into_iter().map(|(offset, size, _, id, key)| Row { offset, size, id, key }).collect();
+    let rows = taken(rows);
     let mut bad = Vec::new();
     let plain = PyBytes::new_with(py, length, |plain| {
         bad = py.detach(|| folder::open(&folder, &rows, start, plain)).map_err(raise)?;
@@ -118,6 +124,23 @@ fn open_rows<'py>(
 }
 
 #[pyfunction]
+fn make_patch<'py>(
+    py: Python<'py>,
+    folder: PathBuf,
+    old: Vec<GivenRow>,
+    new: Vec<GivenRow>,
+    plain: &[u8],
+) -> PyResult<Option<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)>> {
+    let made = py.detach(|| patch::make(&folder, &taken(old), &taken(new), plain)).map_err(raise)?;
+    Ok(made.map(|sealed| (PyBytes::new(py, &sealed.id), PyBytes::new(py, &sealed.bytes))))
+}
+
+#[pyfunction]
+fn apply_patch(py: Python<'_>, folder: PathBuf, patch: Id, old: Vec<GivenRow>, new: Vec<GivenRow>) -> PyResult<usize> {
+    py.detach(|| twofold_chunks::patch::apply(&folder, &patch, &taken(old), &taken(new))).map_err(raise)
+}
+
+#[pyfunction]
 fn sync(py: Python<'_>, folder: PathBuf) -> PyResult<()> {
     py.detach(|| folder::sync(&folder)).map_err(raise)
 }
@@ -125,5 +148,7 @@ fn sync(py: Python<'_>, folder: PathBuf) -> PyResult<()> {
 #[pymodule]
 mod _core {
     #[pymodule_export]
-    use super::{Batch, Sealer, chunk_id, lacking, open_rows, read_frames, store_frames, sync};
+    use super::{
+        Batch, Sealer, apply_patch, chunk_id, lacking, make_patch, open_rows, read_frames, store_frames, sync,
+    };
 }

@@ -281,11 +281,11 @@ mod tests {
     /// `count` chunks of `size` bytes behind each other, a block's hole between any two.
     fn made(count: usize, size: usize, lost: &[usize]) -> (Arc<ChunkBase>, Vec<u8>, Arc<AtomicUsize>) {
         let secret = Secret::new(&[1; 32]);
-        let mut sealing = Sealing::new(&secret).unwrap();
+        let mut sealing = Sealing::new().unwrap();
         let (mut rows, mut chunks, mut plain) = (Vec::new(), HashMap::new(), Vec::new());
         for nth in 0..count {
             let bytes: Vec<u8> = (0..size).map(|at| (at / 64 + nth * 7) as u8 | 1).collect();
-            let sealed = sealing.seal(&bytes, None).unwrap();
+            let sealed = sealing.seal(&bytes, secret.key(&bytes)).unwrap();
             rows.push(Row { offset: plain.len() as u64, size, id: sealed.id, key: sealed.key });
             plain.extend(&bytes);
             plain.resize(plain.len().next_multiple_of(BLOCK) + BLOCK, 0);

@@ -21,6 +21,7 @@ from twofold.agent.repair import empty, repair
 from twofold.agent.rooms import Rooms
 from twofold.agent.store import IMAGE, KEY, LEASE, VAULT, Record, free_look
 from twofold.agent.workspace import Workspace
+from twofold.image import patches
 from twofold.image import stick as carried
 from twofold.image.chunks import ImageIndex
 from twofold.image.fetch import fetch, open_part
@@ -64,6 +65,7 @@ async def checkout(registry: Registry, name: str, op: Operation, stick: str = ""
         brought = 0
         if stick:
             brought = (await asyncio.to_thread(carried.bring, index.ids, Path(stick), cache, op.progress)).sent
+        patched = await asyncio.to_thread(patches.bring, index, remote, cache, op.progress)
         fetched = await asyncio.to_thread(fetch, first(index), remote, cache, op.progress)
         came: dict[str, Any] = {}
         if begin is None:
@@ -83,7 +85,7 @@ async def checkout(registry: Registry, name: str, op: Operation, stick: str = ""
     registry.supply.look_again()
     stored = await asyncio.to_thread(rooms.vault.stored_bytes, ws.folder / VAULT)
     return {
-        "received": fetched.sent,
+        "received": patched + fetched.sent,
         "brought": brought,
         "image": sum(index.ids.values()),
         "stored": stored,

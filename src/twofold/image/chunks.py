@@ -14,14 +14,15 @@ from twofold.model.errors import BadInputError
 from twofold.model.image import ImageVersion
 from twofold.model.release import MAX_INDEX
 
-__all__ = ["BLOCK", "MAX_CHUNK", "MAX_INDEX", "MAX_STORED", "Chunk", "ImageIndex", "Range"]
+__all__ = ["BLOCK", "MAX_CHUNK", "MAX_INDEX", "MAX_STORED", "Chunk", "ImageIndex", "Patch", "Range"]
 
-SCHEMA = "twofold-index-1"
+SCHEMA, WITH_PATCHES = "twofold-index-1", "twofold-index-2"
 BLOCK = 4096
 MAX_CHUNK = 256 << 10
 MAX_STORED = MAX_CHUNK + 64
 MAX_CHUNKS = 4 << 20
 MAX_RANGES = 1 << 18
+MAX_PATCHES = 1 << 16
 
 Range: TypeAlias = tuple[str, int, int]
 """A part's name; offset and length in bytes."""
@@ -37,19 +38,38 @@ class Chunk(NamedTuple):
     key: bytes
 
 
+class Patch(NamedTuple):
+    """Turns chunks of the former version, `old` (their `offset` and `stored` are 0), into the `rows` chunks of `part` from row
+    `first` on. `id` and `stored` are those of its own sealed bytes, which are carried like a chunk's."""
+
+    part: str
+    first: int
+    rows: int
+    old: tuple[Chunk, ...]
+    id: bytes
+    stored: int
+
+
 @dataclass(frozen=True)
 class ImageIndex:
     """`chunks` by part name, ascending by offset and without overlap. `first_boot`: what a start was seen to read, in that order,
-    as (part, offset, length) in bytes; it says what to fetch first, and outlives another cut of the same image."""
+    as (part, offset, length) in bytes; it says what to fetch first, and outlives another cut of the same image. `patches`: what
+    may be fetched instead of some chunks (`image.patches`)."""
 
     manifest: ImageVersion
     chunks: Mapping[str, tuple[Chunk, ...]]
     first_boot: tuple[Range, ...] = ()
+    patches: tuple[Patch, ...] = ()
 
     @property
     def ids(self) -> dict[bytes, int]:
         """Every chunk once, with its stored bytes, in the order of the parts."""
         return {chunk.id: chunk.stored for rows in self.chunks.values() for chunk in rows}
+
+    @property
+    def objects(self) -> dict[bytes, int]:
+        """What the server keeps of this version: chunks and patches, with their stored bytes."""
+        return self.ids | {patch.id: patch.stored for patch in self.patches}
 
     def to_wire(self) -> dict[str, Any]:
         parts = {
@@ -57,7 +77,9 @@ class ImageIndex:
             for name, rows in self.chunks.items()
         }
         first = {"first_boot": [list(each) for each in self.first_boot]} if self.first_boot else {}
-        return {"schema": SCHEMA, "manifest": self.manifest.to_wire(), "chunks": parts} | first
+        patches = {"patches": [_patch_to_wire(each) for each in self.patches]} if self.patches else {}
+        schema = WITH_PATCHES if self.patches else SCHEMA
+        return {"schema": schema, "manifest": self.manifest.to_wire(), "chunks": parts} | first | patches
 
     @classmethod
     def from_wire(cls, untrusted_index: object) -> ImageIndex:
@@ -68,8 +90,8 @@ class ImageIndex:
         fields = {"schema", "manifest", "chunks"}
         if (
             not isinstance(untrusted_index, dict)
-            or untrusted_index.keys() - {"first_boot"} != fields
-            or untrusted_index["schema"] != SCHEMA
+            or untrusted_index.get("schema") not in [SCHEMA, WITH_PATCHES]
+            or untrusted_index.keys() - {"first_boot"} != fields | _NEWER[untrusted_index["schema"]]
         ):
             raise BadInputError("This is not an image index this version can read.", next="Update Twofold.")
         manifest = ImageVersion.from_wire(untrusted_index["manifest"])
@@ -79,7 +101,8 @@ class ImageIndex:
         if sum(len(rows) if isinstance(rows, list) else MAX_CHUNKS + 1 for rows in tables.values()) > MAX_CHUNKS:
             raise BadInputError("The image index lists too many chunks.")
         chunks = {part.name: _table(part.name, part.size, tables[part.name]) for part in manifest.parts}
-        return cls(manifest, chunks, ranges(untrusted_index.get("first_boot", []), manifest))
+        first = ranges(untrusted_index.get("first_boot", []), manifest)
+        return cls(manifest, chunks, first, _patches(untrusted_index.get("patches", []), chunks))
 
 
 def ranges(untrusted_ranges: object, manifest: ImageVersion) -> tuple[Range, ...]:
@@ -96,6 +119,43 @@ def ranges(untrusted_ranges: object, manifest: ImageVersion) -> tuple[Range, ...
             raise BadInputError(f"The order of the first start has a range that lies outside of '{name}'.")
         found.append((part.name, offset, length))
     return tuple(found)
+
+
+_NEWER: dict[str, set[str]] = {SCHEMA: set(), WITH_PATCHES: {"patches"}}
+
+
+def _patch_to_wire(patch: Patch) -> list[Any]:
+    old = [[row.size, row.id.hex(), row.key.hex()] for row in patch.old]
+    return [patch.part, patch.first, patch.rows, old, patch.id.hex(), patch.stored]
+
+
+def _patches(untrusted_patches: object, chunks: Mapping[str, tuple[Chunk, ...]]) -> tuple[Patch, ...]:
+    if not isinstance(untrusted_patches, list) or len(untrusted_patches) > MAX_PATCHES:
+        raise BadInputError("The image index has no list of patches, or one too long.")
+    found, begun = [], 0
+    for row in untrusted_patches:
+        try:
+            part, first, count, old, patch, stored = row
+            rows = chunks[part]
+            if not all(type(each) is int for each in (first, count, stored, *(size for size, _, _ in old))):
+                raise ValueError
+            if not 0 <= first < first + count <= len(rows) or not 28 < stored <= MAX_STORED:
+                raise ValueError
+            begun += len(old)
+            if begun > MAX_CHUNKS or not all(0 < size <= MAX_CHUNK for size, _, _ in old):
+                raise ValueError
+            begin = tuple(Chunk(0, size, 0, _digest(chunk), _digest(key)) for size, chunk, key in old)
+            found.append(Patch(part, first, count, begin, _digest(patch), stored))
+        except (TypeError, ValueError, KeyError) as off:
+            raise BadInputError("The image index has a malformed patch.") from off
+    return tuple(found)
+
+
+def _digest(untrusted_hex: str) -> bytes:
+    found = bytes.fromhex(untrusted_hex)
+    if len(found) != 32 or len(untrusted_hex) != 64:
+        raise ValueError
+    return found
 
 
 def _table(part: str, size: int, untrusted_rows: list[Any]) -> tuple[Chunk, ...]:

@@ -43,7 +43,7 @@ def export(
     sealed = untrusted_sealed
     index = unseal(sealed, publisher.reading, image, version)
     to.mkdir(parents=True, exist_ok=True)
-    done = fetch(index.ids, office, to / CHUNKS, progress)
+    done = fetch(index.objects, office, to / CHUNKS, progress)
     for name in ("root", "targets"):
         (to / f"{image}-{version}.{name}.json").write_bytes(publisher.kept(name) or b"")
     (to / f"{image}-{version}.index").write_bytes(sealed)

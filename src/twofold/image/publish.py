@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from twofold import _core
+from twofold.image import patches
 from twofold.image.catalogue import Catalogue
 from twofold.image.chunks import Chunk, ImageIndex, Range, ranges
 from twofold.image.sealed import seal, unseal
@@ -44,6 +45,7 @@ class Target(Protocol):
     def index(self, image: str, version: int) -> bytes: ...
     def missing(self, ids: Sequence[bytes]) -> list[bytes]: ...
     def upload(self, frames: bytes) -> None: ...
+    def chunks(self, ids: Sequence[bytes]) -> bytes: ...
     def commit(self, image: str, version: dict[str, Any]) -> None: ...
 
 
@@ -108,8 +110,15 @@ def publish(
         work = _seal(built, manifest, [], publisher, target, progress)
     if noted is None:
         noted = _fitting(former, manifest)
-    _commit(dataclasses.replace(work.index, first_boot=noted), publisher, catalogue, target, share)
-    return work.published
+    index = dataclasses.replace(work.index, first_boot=noted)
+    if former is not None:
+        patched = patches.make(index, former, {part.name: built.path(part.name) for part in manifest.parts}, target)
+        if patched.patches:
+            target.upload(patched.frames)
+            index = dataclasses.replace(index, patches=patched.patches)
+    _commit(index, publisher, catalogue, target, share)
+    extra = sum(patch.stored for patch in index.patches)
+    return dataclasses.replace(work.published, sent=work.published.sent + extra)
 
 
 def _fitting(former: ImageIndex | None, manifest: ImageVersion) -> tuple[Range, ...]:
@@ -133,7 +142,7 @@ def _commit(index: ImageIndex, publisher: Publisher, catalogue: Catalogue, targe
     targets = catalogue.signed(catalogue.with_new(release, share))
     version = {
         "manifest": manifest.to_wire(),
-        "chunks": {chunk.hex(): stored for chunk, stored in index.ids.items()},
+        "chunks": {chunk.hex(): stored for chunk, stored in index.objects.items()},
         "index": base64.b64encode(sealed).decode(),
         "targets": base64.b64encode(targets).decode(),
     }
