@@ -7,8 +7,9 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -37,8 +38,13 @@ class Desk:
         phone: bool,
         server: AbstractContextManager[XServer] | None = None,
         look: Callable[[XServer], Screen] = Screen,
+        owner: str = "",
+        shots: Iterator[int] | None = None,
+        note: Path | None = None,
     ) -> None:
-        self.stage, self.pictures, self.phone = stage, pictures, phone
+        """Pictures are numbered by `shots`, which several desks may share, and bear `owner` then. `note` is what the personal
+        editor opens; by default a new one."""
+        self.stage, self.pictures, self.phone, self._owner = stage, pictures, phone, owner
         self._undo = ExitStack()
         self.server = self._undo.enter_context(server or xserver(width, height))
         self._undo.enter_context(window_manager(self.server))
@@ -48,10 +54,11 @@ class Desk:
         self._undo.callback(self._lifter.close)
         self.hands.paint_root(0xC9B79C)  # a desktop of the person's own, nothing like the company's
         self.screen = look(self.server)
-        self.note = stage.home / f"personal-{width}.txt"
-        self.note.write_text("")
+        self.note = note or stage.home / f"personal-{width}.txt"
+        if note is None:
+            self.note.write_text("")
         self.said: dict[str, Any] = {}
-        self._shots = 0
+        self._shots = shots or count(1)
 
     def __enter__(self) -> Self:
         return self
@@ -64,7 +71,10 @@ class Desk:
     def open_editor(self) -> None:
         """The personal side's own program: a text editor on a note, in front and with the focus."""
         blank = self.screen.copy()
-        environment = self.server.environment(GSETTINGS_BACKEND="memory", NO_AT_BRIDGE="1")
+        keep = str(self.stage.home)  # what it remembers of itself is no part of anybody's home
+        environment = self.server.environment(
+            GSETTINGS_BACKEND="memory", NO_AT_BRIDGE="1", XDG_CONFIG_HOME=keep, XDG_DATA_HOME=keep, XDG_CACHE_HOME=keep
+        )
         self.stage.start(["mousepad", "--disable-server", str(self.note)], environment, log=self._log("editor"))
         self.screen.wait(lambda now: float(np.mean(now != blank)) > 0.1, 20)
         time.sleep(1)
@@ -147,9 +157,8 @@ class Desk:
             last = now
 
     def shot(self, name: str) -> None:
-        self._shots += 1
         prefix = "phone-" if self.phone else ""
-        self.screen.save(self.pictures / f"{prefix}{self._shots:02d}-{name}.png")
+        self.screen.save(self.pictures / f"{prefix}{next(self._shots):02d}-{self._owner}{name}.png")
 
     def switch(self) -> float:
         """Press the switch key; returns the monotonic time just before it went down. It is let go 30 ms later, by itself."""

@@ -19,8 +19,8 @@ from rich.table import Table
 
 from demo.desk import Desk
 from demo.stage import TREE, WORKSPACE, Stage
+from demo.story import Story
 from tests.harness.screen import Pixels
-from twofold.agent.client import Client
 from twofold.model.errors import TwofoldError
 
 OUT = TREE / "out" / "demo"
@@ -38,9 +38,9 @@ def main() -> int:
         with Stage(home, console) as stage:
             _, _, client = stage.ready()
             with Desk(stage, OUT, 1280, 800, phone=False) as desk:
-                Story(stage, desk, client).desktop()
+                Person(stage, desk, client).desktop()
             with Desk(stage, OUT, 412, 915, phone=True) as desk:
-                Story(stage, desk, client).phone()
+                Person(stage, desk, client).phone()
             stage.write_times(OUT)
     except (TwofoldError, TimeoutError, AssertionError) as error:
         console.print(f"\n[red]The demo failed:[/] {error}\n  Logs: {home}\n  Pictures so far: {OUT}")
@@ -49,13 +49,10 @@ def main() -> int:
     return 0
 
 
-class Story:
+class Person(Story):
     """What the person does, step by step."""
 
-    def __init__(self, stage: Stage, desk: Desk, client: Client) -> None:
-        self.stage, self.desk, self.client = stage, desk, client
-        self.times = stage.times
-        self.keys_in_work = 0
+    keys_in_work = 0
 
     def desktop(self) -> None:
         desk = self.desk
@@ -98,54 +95,9 @@ class Story:
 
     # -- steps --------------------------------------------------------------------------------------------------------
 
-    def boot(self) -> None:
-        desk, began = self.desk, time.monotonic()
-        job = self.client.call("start", workspace=WORKSPACE)
-        desk.switch()
-        time.sleep(1.5)
-        desk.shot("starting")
-        for now in self.client.follow(job, limit=120):
-            self.times["accelerator"] = (
-                self.client.call("info", workspace=WORKSPACE)["accelerator"] if now["state"] == "done" else ""
-            )
-        self.wait_info("agent_up", 120)
-        self.times["boot_to_agent"] = round(time.monotonic() - began, 3)
-        self.wait_info("session_up", 60)
-        desk.wait_said("live", True, 30)
-        # The desktop is usable once its panel stands: the white figures of its clock in the last rows, on the right.
-        desk.screen.wait(lambda _: bool(np.any(desk.guest[-48:, -160:] & 0xE0E0E0 == 0xE0E0E0)), 60, 0.02)
-        self.times["boot_to_desktop"] = round(time.monotonic() - began, 3)
-        desk.wait_still(30)
-        desk.shot("desktop")
-        self.stage.say("Booted to a usable desktop", self.times["boot_to_desktop"])
-
     def launch_probe(self) -> None:
         self.client.call("launch", workspace=WORKSPACE, app="twofold-probe")
         self.keys_in_work = self.desk.wait_reading(30).presses
-
-    def launch(self, app: str, by: str) -> None:
-        """Open the launcher, find the application, start it; its window must change a good part of the guest's screen."""
-        desk, hands = self.desk, self.desk.hands
-        desk.wait_still(10)
-        before = desk.guest.copy()
-        if by == "keys":
-            hands.key("space", "Control_L")
-            desk.wait_said("launcher", True, 5)
-            hands.type(app.rpartition(".")[2], 0.03)
-            time.sleep(0.4)
-            desk.shot("launcher")
-            began = hands.key("Return")
-        else:
-            desk.tap_handle()
-            began = desk.tap_app(app)
-        desk.wait_said("launcher", False, 10)
-        seen = desk.screen.wait(
-            lambda _: not desk.said["launcher"] and float(np.mean(desk.guest != before)) > 0.08, 60, 0.01
-        )
-        name = f"{app.rpartition('.')[2]}{'-phone' if desk.phone else ''}"
-        self.times.setdefault("app_launch", {})[name] = round(seen - began, 3)
-        desk.wait_said("launched", app, 10)
-        desk.wait_still(30)
 
     def close_front_window(self) -> None:
         """Alt+F4 belongs to the life that is in front: the guest's calculator closes, the switcher stays."""
@@ -247,13 +199,6 @@ class Story:
         changed = float(np.mean(desk.guest[strip:] != before[strip:]))
         assert changed < 0.02, f"after the resume {changed:.1%} of the screen is not as it was"
         self.stage.say("Suspended; resumed to a live frame, text still there", self.times[f"resume_to_frame{suffix}"])
-
-    def wait_info(self, what: str, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        while not (info := self.client.call("info", workspace=WORKSPACE))[what]:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{what} never came: {info}")
-            time.sleep(0.02)
 
 
 def _print(console: Console, times: dict[str, Any]) -> None:

@@ -111,7 +111,7 @@ class Stage:
         self.times["image_build"] = built.seconds
         return built
 
-    def server(self) -> Admin:
+    def server(self, host: str = "127.0.0.1") -> Admin:
         """Make the server's home at the first run, start it, sign in. The password is made here and kept in the home folder."""
         home, secret = self.home / "server", self.home / "admin-password"
         words = [sys.executable, "-m", "twofold.server", "--home", str(home)]
@@ -119,21 +119,22 @@ class Stage:
             secret.touch(mode=0o600)
             secret.write_text(secrets.token_urlsafe(18))
             made = self.start(
-                [*words, "init", "--company", TITLE, "--admin", ADMINISTRATOR], {"TWOFOLD_PASSWORD": secret.read_text()}
+                [*words, "init", "--company", TITLE, "--admin", ADMINISTRATOR, "--name", host],
+                {"TWOFOLD_PASSWORD": secret.read_text()},
             )
             if made.wait(60):
                 raise SystemExit(f"The server's home could not be made; see {self.home / 'server.log'}")
         port_file = self.home / "server-port"
-        port = int(port_file.read_text()) if port_file.exists() else _free_port()
+        port = int(port_file.read_text()) if port_file.exists() else _free_port(host)
         port_file.write_text(str(port))
-        self.start([*words, "run", "--host", "127.0.0.1", "--port", str(port)])
-        admin = Admin(f"https://127.0.0.1:{port}", saved_pin(home))
+        self.start([*words, "run", "--host", host, "--port", str(port)])
+        admin = Admin(f"https://{host}:{port}", saved_pin(home))
         admin.wait_ready(20)
         admin.login(ADMINISTRATOR, secret.read_text())
         self._undo.callback(admin.close)
         return admin
 
-    def publish(self, admin: Admin, built: Built) -> None:
+    def publish(self, admin: Admin, built: Built, policy: Policy = Policy()) -> None:
         maker = publisher(self.home / "publisher")
         admin.add_publisher(maker)
 
@@ -144,14 +145,18 @@ class Stage:
         if not any(user["name"] == PERSON for user in admin.list_users()):
             admin.create_user(PERSON, secrets.token_urlsafe(18))
         if not any(grant["workspace"] == WORKSPACE for grant in admin.list_grants()):
-            admin.add_grant(PERSON, built.manifest.image, WORKSPACE, TITLE, COLOUR, Policy())
+            admin.add_grant(PERSON, built.manifest.image, WORKSPACE, TITLE, COLOUR, policy)
 
-    def agent(self) -> Client:
-        """The device's agent, started where none runs. At the end what runs is suspended and the agent quits."""
+    def agent(self, starts: Callable[[], object] | None = None) -> Client:
+        """The device's agent, started (by `starts`, where it is not an ordinary child) where none runs. At the end what runs is
+        suspended and the agent quits."""
         try:
             client = self.client()
         except UnreachableError:
-            self.start([sys.executable, "-m", "twofold.agent", "--foreground"])
+            if starts is not None:
+                starts()
+            else:
+                self.start([sys.executable, "-m", "twofold.agent", "--foreground"])
             client = _until(self.client, 20)
         self._undo.callback(self.quit)
         self._undo.callback(client.close)
@@ -168,22 +173,29 @@ class Stage:
         except UnreachableError:
             pass  # it has ended by itself
 
-    def enrol(self, admin: Admin, client: Client) -> None:
+    def enrol(self, admin: Admin, client: Client, name: str = "Alex's laptop", by: Callable[[str], str] = str) -> None:
+        """`by` turns an invitation's address into the one by which this device reaches the server."""
         try:
             client.call("available")
         except Exception:  # noqa: BLE001 - not enrolled, or enrolled with a server that is gone: either way, enrol
-            client.call("enrol", url=admin.invite_device(PERSON), code="", name="Alex's laptop")
-            self.say("This machine is enrolled as a device")
+            client.call("enrol", url=by(admin.invite_device(PERSON)), code="", name=name)
+            self.say(f"Enrolled as a device: {name}")
 
     def checkout(self, client: Client) -> None:
-        if any(space["workspace"] == WORKSPACE for space in client.call("list")["workspaces"]):
-            return
+        if not any(space["workspace"] == WORKSPACE for space in client.call("list")["workspaces"]):
+            self.job("checkout", "Checked out to this device", client, "checkout")
 
-        def work(bar: Progress) -> None:
-            for job in client.follow(client.call("checkout", workspace=WORKSPACE)):
+    def job(self, step: str, said: str, client: Client, verb: str, **args: Any) -> dict[str, Any]:
+        """Have the agent do something with the workspace, with its progress and its seconds; returns its result."""
+
+        def work(bar: Progress) -> dict[str, Any]:
+            result: dict[str, Any] = {}
+            for job in client.follow(client.call(verb, workspace=WORKSPACE, **args)):
                 bar(job["step"], job["done"], job["total"])
+                result = job["result"]
+            return result
 
-        self.timed("checkout", "Checked out to this device", work)
+        return self.timed(step, said, work)
 
     def start(
         self,
@@ -206,9 +218,9 @@ class Stage:
         (folder / "timings.json").write_text(json.dumps(self.times, indent=1) + "\n")
 
 
-def _free_port() -> int:
+def _free_port(host: str) -> int:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((host, 0))
         return int(probe.getsockname()[1])
 
 
