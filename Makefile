@@ -25,6 +25,10 @@ demo: image ## server, check-out, business VM and switcher on your own desktop; 
 demo-headless: image ## the same on an X server of its own, driven by keys and touches, checked on its pixels
 	@$(PERSON) $(PY) -m demo.headless
 
+.PHONY: demo-roam
+demo-roam: image ## two devices, one lost: carried on at the other, the late one a branch, its key of no use, a wipe
+	@tools/demo-roam
+
 .PHONY: s3
 s3: setup ## build the S3 server that the tests use (kept in a cache)
 	@tools/setup-s3

@@ -1,7 +1,7 @@
 """A device's way to the server, and its cut.
 
-Two kinds. As an ordinary user each device has a **relay**: it reaches the server only through a socket of ours, which from the cut
-on passes nothing in either direction and closes nothing; that is what a pulled cable looks like from both ends. Where
+Two kinds. As an ordinary user each device has a **relay**: it reaches the server only through a socket of ours, which from the
+cut on passes nothing in either direction and closes nothing; that is what a pulled cable looks like from both ends. Where
 `tools/demo-roam` runs as root each device lives in a **network namespace** of its own, on a cable to a bridge, and the cut takes
 the cable's link down.
 """
@@ -77,7 +77,7 @@ class Relay:
 
 
 class Cable:
-    """A `Line` that is a link between namespaces; `orders` is the pipe on which `tools/demo-roam`, which is root, takes a few words."""
+    """A `Line` that is a link between namespaces; `orders` is the pipe to `tools/demo-roam`, root with few words."""
 
     def __init__(self, orders: Path, end: str) -> None:
         self._orders, self._end = orders, end

@@ -12,7 +12,6 @@ Pictures and `timings.json` go to out/demo-roam/.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -33,6 +32,7 @@ from demo.desk import Desk
 from demo.line import Cable, Line, relay
 from demo.stage import PERSON, TREE, WORKSPACE, Stage
 from demo.story import MOUSEPAD, REPORT, Story, require_same
+from tests.harness.belongings import OURS, belongings, settle
 from twofold.agent.client import Client
 from twofold.agent.store import KEY, VAULT
 from twofold.model.errors import ConflictError, RefusedError, TwofoldError
@@ -60,9 +60,6 @@ class Device:
     @property
     def workspace(self) -> Path:
         return self.stage.dirs.workspace(WORKSPACE)
-
-
-OURS = ".twofold"
 
 
 def main() -> int:
@@ -249,8 +246,7 @@ class Roam:
 
     def _device(self, name: str, title: str) -> Device:
         owner = self._home / name
-        settle(owner)
-        found = belongings(owner)
+        found = settle(owner)
         stage = self._undo.enter_context(Stage(owner / OURS, self._office.console))
         stage.times = self._times
         stage.environment["HOME"] = str(owner)
@@ -283,38 +279,6 @@ class Roam:
         if isinstance(line, Cable):
             return stage.agent(lambda: line.order("start", str(stage.dirs.state.parent), str(stage.home.parent)))
         return stage.agent()
-
-
-def settle(owner: Path) -> None:
-    """A home folder that somebody lives in."""
-    for name, data in {
-        "Documents/list.txt": b"bread\nmilk\n",
-        "Documents/tax 2025.ods": os.urandom(90_000),
-        "Pictures/garden.jpg": os.urandom(400_000),
-        ".ssh/id_ed25519": b"-----BEGIN OPENSSH PRIVATE KEY-----\n",
-        ".bashrc": b"alias ll='ls -l'\n",
-    }.items():
-        file = owner / name
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file.write_bytes(data)
-    (owner / ".ssh/id_ed25519").chmod(0o600)
-    (owner / "Desktop").symlink_to("Documents")
-
-
-def belongings(owner: Path) -> dict[str, str]:
-    """Every file, folder and link of a home but ours: rights, owner, times, size and content, as one digest each."""
-    found = {}
-    for path in sorted(owner.rglob("*")):
-        if OURS in path.relative_to(owner).parts:
-            continue
-        facts, digest = path.lstat(), hashlib.sha256()
-        digest.update(repr((facts.st_mode, facts.st_uid, facts.st_gid, facts.st_mtime_ns)).encode())
-        if path.is_symlink():
-            digest.update(os.fsencode(path.readlink()))
-        elif path.is_file():
-            digest.update(path.read_bytes())
-        found[str(path.relative_to(owner))] = digest.hexdigest()
-    return found
 
 
 def agent_of(client: Client) -> int:

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from twofold.agent import rights
-from twofold.agent.operations import TRANSFER, Operation, Operations
+from twofold.agent.operations import AT_ONCE, TRANSFER, Operation, Operations
 from twofold.agent.outcomes import outcomes
 from twofold.agent.registry import Registry
 from twofold.agent.store import LEASE, as_json
@@ -135,7 +135,7 @@ class Contact:
     def _finish(self, ws: Workspace) -> bool:
         """Whether the workspace is on its way from this device; nobody may hold that up."""
         going = bool(ws.record.leaving) or (ws.wrong is None and ws.record.custody is Custody.CHECKING_IN)
-        if going and not self._operations.under_way(ws.name, TRANSFER):
+        if going and not any(self._operations.under_way(ws.name, lane) for lane in (TRANSFER, AT_ONCE)):
             from twofold.agent.leaving import go_on
 
             turn = self._operations.turn(ws.name)

@@ -16,6 +16,7 @@ from twofold.model.errors import ConflictError, NotFoundError, TwofoldError
 log = logging.getLogger(__name__)
 _KEPT = 100  # ended operations that can still be asked for
 TRANSFER = "transfer"  # the lane of what goes to and from the server beside other work
+AT_ONCE = "order"  # the lane of what the company wants at once: it waits for nobody
 _TELL_EVERY = 0.1  # seconds between two events about the same step
 _T = TypeVar("_T")
 

@@ -6,14 +6,13 @@ from contextlib import suppress
 from functools import partial
 
 from twofold.agent import backup, leaving, power, rights
-from twofold.agent.operations import TRANSFER, Operation, Operations, Work
+from twofold.agent.operations import AT_ONCE, TRANSFER, Operation, Operations, Work
 from twofold.agent.registry import Registry
 from twofold.agent.remote import Command
 from twofold.agent.workspace import Workspace
 from twofold.model.errors import BadInputError, NotFoundError, TwofoldError
 from twofold.model.workspace import RunState
 
-_AT_ONCE = "order"  # a lane of its own: it waits for nobody
 _NOTHING = "Nothing of it is on this device."
 
 
@@ -55,11 +54,11 @@ async def wipe(registry: Registry, operations: Operations, ws: Workspace) -> str
     """The key is destroyed before anything else, whatever is under way; then the rest of this workspace, and nothing besides."""
     ws.note(leaving=leaving.WIPE)
     for each in operations.all():
-        if each.workspace == ws.name and each.lane != _AT_ONCE:
+        if each.workspace == ws.name and each.lane != AT_ONCE:
             with suppress(TwofoldError):  # one that can't be cancelled ends by itself
                 each.cancel()
     turns = [operations.turn(ws.name, lane) for lane in (TRANSFER, "")]
-    operation = operations.submit("wipe", ws.name, {}, partial(leaving.wiped, registry, ws, turns), _AT_ONCE)
+    operation = operations.submit("wipe", ws.name, {}, partial(leaving.wiped, registry, ws, turns), AT_ONCE)
     await operation.wait(None)
     if operation.error is not None:
         raise operation.error

@@ -10,14 +10,16 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from rich.console import Console
 
 from demo.desk import KEY, Desk
-from demo.stage import WORKSPACE, Stage
+from demo.stage import PERSON, WORKSPACE, Stage
 from tests.harness import probe
+from tests.harness.belongings import OURS
 from tests.harness.probe import Picture
 from twofold.agent.client import Client
 from twofold.server.client import Admin
@@ -54,6 +56,36 @@ class Whole:
     def up(self, workspace: str, what: str, seconds: float = 90) -> None:
         """Wait until the agent says `what` of a workspace."""
         until(lambda: bool(self.client.call("info", workspace=workspace)[what]), f"{workspace}: {what}", seconds)
+
+    @property
+    def number(self) -> int:
+        """The workspace's, as administrators know it."""
+        return int(self.admin.find_workspace(PERSON, WORKSPACE)["number"])
+
+    @property
+    def owner(self) -> Path:
+        """The home folder of the person whose device it is."""
+        return self.stage.home.parent
+
+    def info(self) -> dict[str, Any]:
+        return self.client.call("info", workspace=WORKSPACE)
+
+    def ask(self, verb: str) -> int:
+        """As an administrator; returns the request's number."""
+        return int(self.admin.ask(self.number, verb)["command"])
+
+    def receipt(self, asked: int) -> dict[str, Any]:
+        """What the device says that it did, once it has."""
+
+        def now() -> dict[str, Any] | None:
+            rows = self.admin.list_asked(self.number)
+            found: dict[str, Any] | None = next(row["receipt"] for row in rows if row["command"] == asked)
+            return found
+
+        until(lambda: now() is not None, "the receipt", 60)
+        told = now()
+        assert told is not None
+        return told
 
     def launch(self, app: str) -> None:
         self.client.call("launch", workspace=WORKSPACE, app=app)
@@ -139,7 +171,7 @@ def whole() -> Iterator[Whole]:
     with ExitStack() as undo:
         undo.callback(shutil.rmtree, home, ignore_errors=True)
         undo.callback(_restore, before)
-        stage = undo.enter_context(Stage(home / "h", Console(quiet=True)))
+        stage = undo.enter_context(Stage(home / OURS, Console(quiet=True)))
         _, admin, client = stage.ready()
         made = Whole(stage, admin, client)
         began = time.monotonic()
