@@ -12,7 +12,7 @@ import time
 from bench.report import report, row
 from bench.setting import Setting, checked_out
 from demo.desk import Desk
-from demo.headless import Story
+from demo.headless import Person
 from demo.stage import WORKSPACE
 
 BOOTS, RESUMES = 3, 8
@@ -24,7 +24,7 @@ def main() -> int:
     agents: list[float] = []
     suspends: list[float] = []
     with checked_out("resume") as here, Desk(here.stage, here.home / "pictures", 1280, 800, phone=False) as desk:
-        story = Story(here.stage, desk, here.client)
+        story = Person(here.stage, desk, here.client)
         desk.open_editor()
         desk.open_switcher()
         for number in range(BOOTS):

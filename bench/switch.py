@@ -11,7 +11,7 @@ import time
 from bench.report import report, row
 from bench.setting import checked_out
 from demo.desk import Desk
-from demo.headless import Story
+from demo.headless import Person
 
 ROUNDS = 60
 WARM_UP = 3
@@ -19,7 +19,7 @@ WARM_UP = 3
 
 def main() -> int:
     with checked_out("switch") as here, Desk(here.stage, here.home / "pictures", 1280, 800, phone=False) as desk:
-        story = Story(here.stage, desk, here.client)
+        story = Person(here.stage, desk, here.client)
         desk.open_editor()
         desk.open_switcher()
         story.boot()

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from twofold.model.errors import ConflictError, RefusedError, UnreachableError
+from twofold.model.errors import ConflictError, RefusedError, TimedOutError, UnreachableError
 from twofold.server.certificates import ensure_certificate, make_authority
 from twofold.trust.https import Https, Place, pinned
 
 HANG_UP = b""
+SILENCE = b"nothing comes"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 
 
@@ -29,7 +30,7 @@ CONFLICT = answer("409 Conflict", b'{"error": {"code": "conflict", "happened": "
 
 
 @contextmanager
-def peer(folder: Path, script: Sequence[bytes]) -> Iterator[tuple[Https, list[bytes]]]:
+def peer(folder: Path, script: Sequence[bytes], timeout: float = 10) -> Iterator[tuple[Https, list[bytes]]]:
     """Each request is answered with the script's next bytes; HANG_UP closes the connection after the request was read."""
     make_authority(folder, "Acme")
     ensure_certificate(folder, ["localhost"])
@@ -45,6 +46,9 @@ def peer(folder: Path, script: Sequence[bytes]) -> Iterator[tuple[Https, list[by
                 told = left.pop(0)
                 if told == HANG_UP:
                     return
+                if told == SILENCE:
+                    line.recv(1)  # until the client gives up
+                    return
                 line.sendall(told)
 
     def serve() -> None:
@@ -56,7 +60,7 @@ def peer(folder: Path, script: Sequence[bytes]) -> Iterator[tuple[Https, list[by
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         port, authority = listener.getsockname()[1], (folder / "authority.der").read_bytes()
-        client = pinned(Place("localhost", port), authority, timeout=10)
+        client = pinned(Place("localhost", port), authority, timeout=timeout)
         yield client, read
         client.close()
         thread.join(10)
@@ -90,3 +94,13 @@ def test_a_request_that_arrived_before_the_line_broke_is_not_called_refused(tmp_
         client.request("GET", "/first")
         with pytest.raises(UnreachableError):
             client.request("POST", "/second")
+
+
+@pytest.mark.parametrize("before", [[], [OK]], ids=["fresh", "kept"])
+def test_a_line_that_went_dead_is_a_server_that_does_not_answer(tmp_path: Path, before: list[bytes]) -> None:
+    """A pulled cable: nothing is refused, nothing closed; also on a connection that has worked before."""
+    with peer(tmp_path, [*before, SILENCE], timeout=0.5) as (client, _):
+        for _ in before:
+            client.request("GET", "/first")
+        with pytest.raises(TimedOutError):
+            client.request("GET", "/second")

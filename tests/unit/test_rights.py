@@ -72,8 +72,34 @@ def test_locked_and_taken_refuse_whatever_the_time() -> None:
         (dataclasses.replace(HERE, locked=True), "locked"),
         (dataclasses.replace(HERE, taken=True), "taken"),
     ):
+        assert rights.shut(SECOND, record) == word
         with pytest.raises(RefusedError, match=word):
             rights.require(SECOND, record)
+
+
+def test_a_lock_says_who_asked_for_it_and_nothing_that_steers_a_terminal() -> None:
+    record = dataclasses.replace(HERE, locked=True, locked_by="user ad\x1b[2Jmin")
+    said = rights.refusal(SECOND, record)
+    assert said is not None
+    assert said["happened"] == "Your company has locked Acme (asked by ad[2Jmin)."
+
+
+@pytest.mark.parametrize(
+    ("record", "word"),
+    [
+        (HERE, ""),
+        (dataclasses.replace(HERE, seen_at=NOW + 8 * DAY), "away"),
+        (dataclasses.replace(HERE, seen_at=NOW + 8 * DAY, locked=True), "locked"),
+    ],
+)
+def test_why_it_is_shut_is_one_word_that_agrees_with_the_refusal(record: Record, word: str) -> None:
+    assert rights.shut(SECOND, record) == word
+    assert (rights.refusal(SECOND, record) is None) == (not word)
+
+
+def test_the_end_of_the_right_is_another_word() -> None:
+    ended = dataclasses.replace(FIRST, expires=NOW - 1)
+    assert rights.shut(ended, HERE) == "ended"
 
 
 @pytest.mark.parametrize(("erase", "days", "due"), [(0, 365, False), (8, 7.9, False), (8, 8, True)])

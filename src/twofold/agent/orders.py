@@ -30,9 +30,9 @@ async def obey(registry: Registry, operations: Operations, command: Command) -> 
         raise NotFoundError(_NOTHING)
     match command.verb:
         case "lock":
-            return await _lock(ws, operations)
+            return await _lock(ws, operations, command.by)
         case "unlock":
-            ws.note(locked=False, error=None)
+            ws.note(locked=False, locked_by="", error=None)
             return "It is unlocked."
         case "wipe":
             return await wipe(registry, operations, ws)
@@ -65,9 +65,9 @@ async def wipe(registry: Registry, operations: Operations, ws: Workspace) -> str
     return _words(operation.result["receipt"])
 
 
-async def _lock(ws: Workspace, operations: Operations) -> str:
+async def _lock(ws: Workspace, operations: Operations, by: str) -> str:
     lease, _ = ws.whole()
-    ws.note(locked=True, error=rights.locked(lease).to_wire())
+    ws.note(locked=True, locked_by=by, error=rights.locked(lease, by).to_wire())
     if ws.machine is None:
         return "It is locked; it did not run."
     operation = operations.submit("suspend", ws.name, {}, partial(power.suspend, ws))
@@ -76,7 +76,7 @@ async def _lock(ws: Workspace, operations: Operations) -> str:
         return "It is locked; what ran is suspended."
     if ws.machine is not None and ws.record.run is RunState.RUNNING:
         await _done(operations, "pause", ws, {}, partial(power.pause, ws), lane="")
-    ws.fail(rights.locked(lease))
+    ws.fail(rights.locked(lease, by))
     return f"It is locked; what ran is paused, since it could not be suspended: {operation.error.happened}"
 
 

@@ -26,7 +26,7 @@ def require(lease: Lease, record: Record) -> None:
     if record.taken:
         raise taken(lease)
     if record.locked:
-        raise locked(lease)
+        raise locked(lease, record.locked_by)
     if lease.expires and at >= lease.expires and not _by_contact(lease):
         raise RefusedError(
             f"Your right to use {lease.title} on this device ended on {_day(lease.expires)}.",
@@ -42,9 +42,22 @@ def require(lease: Lease, record: Record) -> None:
         )
 
 
-def locked(lease: Lease) -> RefusedError:
+def shut(lease: Lease, record: Record) -> str:
+    """In a word why it may not run: `taken`, `locked`, `ended` (the right to run it) or `away` (too long without contact); empty
+    where it may."""
+    at = now(record)
+    if record.taken or record.locked:
+        return "taken" if record.taken else "locked"
+    if lease.expires and at >= lease.expires and not _by_contact(lease):
+        return "ended"
+    return "away" if at >= runs_until(lease, record) else ""
+
+
+def locked(lease: Lease, by: str = "") -> RefusedError:
+    """`by` is the administrator who asked for it, as the server says."""
+    who = "".join(char for char in by.removeprefix("user ")[:60] if char.isprintable())
     return RefusedError(
-        f"Your company has locked {lease.title}.",
+        f"Your company has locked {lease.title}" + (f" (asked by {who})." if who else "."),
         safe="Your work is on this disk, sealed; nothing was removed.",
         next="Ask your administrator; once it is unlocked there, it starts again.",
     )

@@ -32,7 +32,8 @@ class Record:
     `contacted_at` is the last time the server answered, `seen_at` the highest time ever read off this device's clock, so
     that turning the clock back gains nothing. `boot` is the kernel's boot id when the machine last started, `sound` whether it
     was given a sound card then. `taken`: the server has said that this device's lease is no more. `leaving`: the generation with
-    which it is being checked in, or "discard" or "wipe": the server may have agreed already. `locked` by the company.
+    which it is being checked in, or "discard" or "wipe": the server may have agreed already. `locked` by the company,
+    `locked_by` one of its administrators.
     `backing_up` says why, while a back up is not ended; `backup_at` is when the newest one began, `verified` the newest
     generation whose files this device has read and found as their digests say.
     """
@@ -55,6 +56,7 @@ class Record:
     taken: bool = False
     leaving: str = ""
     locked: bool = False
+    locked_by: str = ""
     backing_up: str = ""
     backup_at: int = 0
     verified: int = 0

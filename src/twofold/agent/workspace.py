@@ -175,6 +175,7 @@ class Workspace:
             "session_up": self.guest is not None and self.guest.session_up,
             "error": self.wrong.to_wire() if self.wrong else record.error,
             "warning": rights.warning(lease, record) if lease and not self.wrong else None,
+            "shut": rights.shut(lease, record) if lease and not self.wrong else "",
             "policy": (lease.policy if lease else Policy()).to_wire(),
             "expires": rights.runs_until(lease, record) if lease else 0,
             "pid": self.machine.pid if self.machine else 0,

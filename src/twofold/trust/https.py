@@ -211,25 +211,8 @@ class Https:
         with self._lock:
             kept = self._idle.pop() if self._idle else None
         again = kept is not None
-        if kept is not None:
-            try:
-                return self._exchange(kept, method, path, body, headers, limit, patience)
-            except (
-                http.client.RemoteDisconnected,
-                ConnectionResetError,
-                BrokenPipeError,
-                http.client.CannotSendRequest,
-                ssl.SSLEOFError,
-                ssl.SSLZeroReturnError,
-            ):
-                # The server closes idle connections whenever it likes. A signed request carries a nonce, so that one which
-                # did arrive is refused rather than done twice (below).
-                kept.close()
-        fresh = http.client.HTTPSConnection(
-            self.where.host, self.where.port, timeout=self._timeout, context=self._context
-        )
         try:
-            return self._exchange(fresh, method, path, body, headers, limit, patience)
+            return self._kept_or_fresh(kept, method, path, body, headers, limit, patience)
         except UnknownError as twice:
             if not again:
                 raise
@@ -244,6 +227,35 @@ class Https:
             raise TimedOutError(f"{self.where.origin} did not answer in time.", next="Try again later.") from late
         except (OSError, http.client.HTTPException) as away:
             raise self._away() from away
+
+    def _kept_or_fresh(
+        self,
+        kept: http.client.HTTPSConnection | None,
+        method: str,
+        path: str,
+        body: Body,
+        headers: Mapping[str, str] | None,
+        limit: int,
+        patience: float | None,
+    ) -> Answer:
+        if kept is not None:
+            try:
+                return self._exchange(kept, method, path, body, headers, limit, patience)
+            except (
+                http.client.RemoteDisconnected,
+                ConnectionResetError,
+                BrokenPipeError,
+                http.client.CannotSendRequest,
+                ssl.SSLEOFError,
+                ssl.SSLZeroReturnError,
+            ):
+                # The server closes idle connections whenever it likes. A signed request carries a nonce, so that one which
+                # did arrive is refused rather than done twice (above).
+                kept.close()
+        fresh = http.client.HTTPSConnection(
+            self.where.host, self.where.port, timeout=self._timeout, context=self._context
+        )
+        return self._exchange(fresh, method, path, body, headers, limit, patience)
 
     def _away(self) -> UnreachableError:
         return UnreachableError(
