@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from twofold.image import initrd, kernel, recipe, rootfs
+from twofold.image import initrd, kernel, recipe, rootfs, unpacked
 from twofold.image.build import load, user_template
-from twofold.model.errors import BadInputError, DamagedError, NotFoundError
+from twofold.model.errors import BadInputError, DamagedError, MissingError, NotFoundError
 from twofold.model.image import Arch
 
 BUSINESS = Path(__file__).parents[2] / "recipes/business"
@@ -110,6 +110,62 @@ def test_what_is_staged_belongs_to_root_and_has_no_times() -> None:
     assert members["./usr/lib/twofold/agent"].mode == 0o755
     assert "./usr/lib/twofold/twofold/guest/main.py" in members
     assert not any("__pycache__" in name for name in members)
+
+
+def test_what_is_only_unpacked_is_staged_with_what_arranges_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import io
+    import tarfile
+
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert rootfs.emulator(Arch.AMD64) is None
+    with pytest.raises(MissingError, match="arm64"):
+        rootfs.emulator(Arch.ARM64)
+    qemu = tmp_path / "qemu-aarch64"
+    qemu.write_bytes(b"translator")
+    qemu.chmod(0o755)
+    monkeypatch.setattr("shutil.which", lambda name: str(qemu) if name == "qemu-aarch64" else None)
+    assert rootfs.emulator(Arch.ARM64) == qemu
+    with tarfile.open(fileobj=io.BytesIO(rootfs.stage(recipe.read(BUSINESS, Arch.ARM64), GUEST, qemu))) as tar:
+        names = {member.name: member.mode for member in tar}
+    assert names["./twofold-build/qemu"] == 0o755 and "./twofold-build/unpacked.py" in names
+    # Another arranger, another build: what it makes is in the image.
+    ours = recipe.read(BUSINESS, Arch.ARM64)
+    keys = {recipe.key(BUSINESS, GUEST, ours, Arch.ARM64, file) for file in (None, qemu, Path(unpacked.__file__))}
+    assert len(keys) == 3
+
+
+def test_what_maintainer_scripts_would_have_made(tmp_path: Path) -> None:
+    for name, text in {
+        "usr/share/base-passwd/passwd.master": "root:*:0:0:root:/root:/bin/bash\n",
+        "usr/share/base-passwd/group.master": "root:*:0:\nshadow:*:42:\n",
+        "usr/share/libc-bin/nsswitch.conf": "passwd: files\n",
+        "usr/share/base-files/profile": "# profile\n",
+        "usr/lib/aarch64-linux-gnu/gdk-pixbuf-2.0/2.10.0/loaders/svg.so": "",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    for name in ("usr/bin", "etc"):
+        (tmp_path / name).mkdir()
+    ran: list[tuple[str, ...]] = []
+
+    def inside(program: str, *arguments: str) -> str:
+        ran.append((program, *arguments))
+        return f"{program} says\n"
+
+    def owned(path: Path, user: int, group: int) -> None:
+        assert (path.name in ("shadow", "gshadow"), user, group) == (True, 0, 42)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.chown", owned)
+        unpacked.configure(lambda path: tmp_path / path, inside, {"usr/bin/awk": "mawk"})
+    assert (tmp_path / "etc/passwd").read_text() == "root:x:0:0:root:/root:/bin/bash\n"
+    assert (tmp_path / "etc/gshadow").read_text() == "root:*::\nshadow:*::\n"
+    assert (tmp_path / "usr/bin/awk").readlink() == Path("mawk")
+    folder = "/usr/lib/aarch64-linux-gnu/gdk-pixbuf-2.0/2.10.0"
+    assert ("gdk-pixbuf-query-loaders", f"{folder}/loaders/svg.so") in ran  # the paths of the finished system
+    assert (tmp_path / folder[1:] / "loaders.cache").read_text() == "gdk-pixbuf-query-loaders says\n"
+    assert ("systemd-sysusers",) in ran and ("ldconfig",) in ran
 
 
 def test_sources_come_from_this_machines_own_configuration() -> None:

@@ -7,10 +7,11 @@ import json
 import struct
 import tempfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from twofold.guest import programs
-from twofold.guest.entries import entries
+from twofold.guest.entries import FOLDERS, entries
 
 SIZE = 128
 MAX_BYTES = 65_536
@@ -19,10 +20,12 @@ _KEEP = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
-def find(name: str, root: Path = Path("/usr/share")) -> Path | None:
+def find(name: str, system: Path = Path("/")) -> Path | None:
     """The best file for an icon name: scalable first, then the largest bitmap."""
     if name.startswith("/"):
-        return Path(name) if Path(name).is_file() else None
+        path = system / name[1:]
+        return path if path.is_file() else None
+    root = system / "usr/share"
     ranked: list[tuple[int, Path]] = []
     for theme in _THEMES:
         for path in (root / "icons" / theme).glob(f"*/*/{name}.*"):
@@ -54,23 +57,26 @@ def plain(png: bytes) -> bytes:
     return bytes(out)
 
 
-def convert(source: Path) -> bytes:
+def convert(source: Path, system: Path, thumbnailer: Sequence[str]) -> bytes:
     """`source` as a PNG of at most SIZE x SIZE."""
-    with tempfile.NamedTemporaryFile(suffix=".png") as made:
-        programs.run(["gdk-pixbuf-thumbnailer", "-s", str(SIZE), str(source), made.name], seconds=60).check_returncode()
+    with tempfile.NamedTemporaryFile(suffix=".png", dir=system / "tmp") as made:
+        names = (f"/{path.relative_to(system)}" for path in (source, Path(made.name)))
+        programs.run([*thumbnailer, "-s", str(SIZE), *names], seconds=60).check_returncode()
         return plain(Path(made.name).read_bytes())
 
 
-def install(root: Path) -> None:
-    """Write `icons/<sha256>.png` and `apps.json` ({id: {"name", "icon"}}) below `root`."""
+def install(system: Path, thumbnailer: Sequence[str]) -> None:
+    """Write `icons/<sha256>.png` and `apps.json` ({id: {"name", "icon"}}) into `usr/share/twofold` of the system at `system`.
+    `thumbnailer` are the words that run gdk-pixbuf-thumbnailer there, so that the paths it is given are that system's."""
+    root = system / "usr/share/twofold"
     folder = root / "icons"
     folder.mkdir(parents=True, exist_ok=True)
     index: dict[str, dict[str, str]] = {}
-    for entry in entries().values():
+    for entry in entries(system / str(place).lstrip("/") for place in FOLDERS).values():
         digest = ""
-        source = find(entry.icon) if entry.icon and not entry.hidden else None
+        source = find(entry.icon, system) if entry.icon and not entry.hidden else None
         if source is not None:
-            png = convert(source)
+            png = convert(source, system, thumbnailer)
             if len(png) <= MAX_BYTES:
                 digest = hashlib.sha256(png).hexdigest()
                 (folder / f"{digest}.png").write_bytes(png)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import twofold.guest
-from twofold.image import initrd, kernel, recipe, rootfs
+from twofold.image import initrd, kernel, recipe, rootfs, unpacked
 from twofold.model.errors import DamagedError, MissingError
 from twofold.model.image import App, Arch, Firmware, ImageVersion, Part, SystemMode
 from twofold.model.progress import Progress, silent
@@ -69,7 +69,8 @@ def build(where: Path, arch: Arch, cache: Path, progress: Progress = silent) -> 
     """
     wanted = recipe.read(where, arch)
     guest = Path(twofold.guest.__file__).parent
-    target = cache / "builds" / recipe.key(where, guest, wanted, arch)
+    arranger = Path(unpacked.__file__) if rootfs.emulator(arch) else None
+    target = cache / "builds" / recipe.key(where, guest, wanted, arch, arranger)
     if target.is_dir():  # looked at before anything is written: the cache may be another user's, and readable only
         return load(target)
     target.parent.mkdir(parents=True, exist_ok=True)

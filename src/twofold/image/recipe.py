@@ -72,7 +72,10 @@ def digest(folder: Path, guest: Path) -> str:
     return total.hexdigest()
 
 
-def key(folder: Path, guest: Path, recipe: Recipe, arch: Arch) -> str:
-    """The name of a build: same key, same inputs (packages' versions apart, which the suite decides)."""
+def key(folder: Path, guest: Path, recipe: Recipe, arch: Arch, arranger: Path | None = None) -> str:
+    """The name of a build: same key, same inputs (packages' versions apart, which the suite decides). `arranger` is the file that
+    stands in for maintainer scripts, where it does."""
     whole = f"{BUILDER} {arch.value} {recipe.suite} {digest(folder, guest)}"
+    if arranger is not None:
+        whole += f" {hashlib.sha256(arranger.read_bytes()).hexdigest()}"
     return hashlib.sha256(whole.encode()).hexdigest()[:32]

@@ -1,4 +1,7 @@
-"""The root tree: mmdebstrap in one go, from packages to a packed file system, as root or as an ordinary user."""
+"""The root tree: mmdebstrap in one go, from packages to a packed file system, as root or as an ordinary user.
+
+A tree for a processor that is not this machine's is unpacked and then arranged by `unpacked.py`: no maintainer script runs.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,14 @@ import io
 import os
 import platform
 import re
+import shutil
 import subprocess
+import sys
 import tarfile
 from collections import deque
 from pathlib import Path
 
+from twofold.image import unpacked
 from twofold.image.recipe import Recipe
 from twofold.model.errors import MissingError
 from twofold.model.image import Arch
@@ -21,6 +27,7 @@ _UUID = "7766f01d-0000-4000-8000-000000000001"  # a constant: the same bytes fro
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _NEW = re.compile(r"(\d+) newly installed")
 # Folders that mmdebstrap mounts or that hold our own tools while it works; they are in the image, empty.
+_TRANSLATOR = "./twofold-build/qemu"
 _EMPTY = r"^(dev|proc|sys|run|tmp|twofold-build)/.*|^twofold-build$"
 
 
@@ -48,7 +55,25 @@ def sources(suite: str) -> list[str]:
     return found
 
 
-def stage(recipe: Recipe, guest: Path) -> bytes:
+def emulator(arch: Arch) -> Path | None:
+    """The program that translates `arch`'s programs here, or None where this machine runs them itself.
+
+    Raises:
+        MissingError: it is needed and not installed.
+    """
+    name = {Arch.AMD64: "x86_64", Arch.ARM64: "aarch64"}[arch]
+    if platform.machine() == name:
+        return None
+    found = shutil.which(f"qemu-{name}-static") or shutil.which(f"qemu-{name}")
+    if found is None:
+        raise MissingError(
+            f"This machine cannot run {arch} programs, which building its image needs.",
+            next="Install qemu-user-static (Debian 13: qemu-user), or build on a machine of that kind.",
+        )
+    return Path(found)
+
+
+def stage(recipe: Recipe, guest: Path, translator: Path | None = None) -> bytes:
     """A tar of what we add to the tree: the overlay, the guest's code, the recipe's own tools; owned by root, times 0."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
@@ -77,6 +102,9 @@ def stage(recipe: Recipe, guest: Path) -> bytes:
         add(recipe.folder, "./twofold-build")
         add(recipe.folder / "recipe.toml", "./twofold-build/recipe.toml")
         add(recipe.folder / "customise.py", "./twofold-build/customise.py")
+        if translator:
+            add(Path(unpacked.__file__), "./twofold-build/unpacked.py")
+            add(translator, _TRANSLATOR)
     return out.getvalue()
 
 
@@ -107,29 +135,28 @@ def build(recipe: Recipe, guest: Path, arch: Arch, work: Path, progress: Progres
     Raises:
         MissingError: a tool or a permission is not there. CommandError: mmdebstrap failed; nothing outside `work` changed.
     """
-    for tool in ("mmdebstrap", "mkfs.erofs"):
+    for tool in ("mmdebstrap", "mkfs.erofs", "depmod"):
         find(tool)
-    machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine())
-    if machine != arch.value and not Path("/proc/sys/fs/binfmt_misc", f"qemu-{_qemu(arch)}").exists():
-        raise MissingError(
-            f"This machine cannot run {arch.value} programs, which building its image needs.",
-            next="Install qemu-user-static and binfmt-support, or build on a machine of that kind.",
-        )
+    translator = emulator(arch)
     how = mode()
-    (work / "stage.tar").write_bytes(stage(recipe, guest))
+    (work / "stage.tar").write_bytes(stage(recipe, guest, translator))
+    # Only unpacked, nothing is there that no package asks for, not even what is essential.
+    variant = ["--variant=extract", "--include=?essential"] if translator else ["--variant=minbase"]
+    hook = "--extract-hook" if translator else "--customize-hook"
+    arrange = f'{sys.executable} -IS "$1/twofold-build/customise.py" "$1"{" " + _TRANSLATOR[1:] if translator else ""}'
     packed = '"$1/twofold-build/out/system.erofs"'
     erofs = f'mkfs.erofs --quiet -T0 -x-1 -U{_UUID} --exclude-regex="{_EMPTY}" {packed} "$1" >/dev/null'
     argv = [
-        "mmdebstrap", f"--arch={arch.value}", "--variant=minbase", f"--mode={how}", "--format=null", "--verbose",
+        "mmdebstrap", f"--arch={arch.value}", *variant, f"--mode={how}", "--format=null", "--verbose",
         '--aptopt=APT::Install-Recommends "false"', "--dpkgopt=force-unsafe-io", "--skip=cleanup,check/empty",
         *(f"--dpkgopt=path-exclude={pattern}" for pattern in recipe.exclude),
         f"--include={','.join(recipe.packages)}",
-        f"--customize-hook=tar-in {work}/stage.tar /",
-        '--customize-hook=chroot "$1" /usr/bin/python3 -IS /twofold-build/customise.py',
-        f"--customize-hook={erofs}",
-        *(f"--customize-hook=download /twofold-build/out/{name} {work}/{name}"
+        f"{hook}=tar-in {work}/stage.tar /",
+        f"{hook}={arrange}",
+        f"{hook}={erofs}",
+        *(f"{hook}=download /twofold-build/out/{name} {work}/{name}"
           for name in ("system.erofs", "vmlinuz", "busybox", "apps.json")),
-        f"--customize-hook=sync-out /twofold-build/out/modules {work}/modules",
+        f"{hook}=sync-out /twofold-build/out/modules {work}/modules",
         recipe.suite, "/dev/null", *sources(recipe.suite),
     ]  # fmt: skip
     # Ours is the only initramfs; the date is a constant so that what packages stamp into files stays the same.
@@ -163,13 +190,11 @@ def _follow(child: subprocess.Popen[bytes], progress: Progress) -> deque[str]:
         elif line.startswith(("Unpacking ", "Setting up ", "Get:")):
             done += not line.startswith("Get:")
             step = {"U": "Unpacking packages", "S": "Setting up packages"}.get(line[0], step)
+        elif "extracting archives" in line:
+            step = "Unpacking packages"
         elif line.startswith("twofold: "):
             step = f"Arranging the system ({line.removeprefix('twofold: ')})"
         elif "mkfs.erofs" in line:
             step = "Packing the system disk"
         progress(step, min(done, total), total)
     return tail
-
-
-def _qemu(arch: Arch) -> str:
-    return {Arch.AMD64: "x86_64", Arch.ARM64: "aarch64"}[arch]
