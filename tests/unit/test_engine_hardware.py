@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from twofold.engine.devices import Handed, words
-from twofold.engine.hardware import Options, command, cpu, machine_type
+from twofold.engine.hardware import QEMU, Options, command, cpu, machine_type
 from twofold.engine.hosted import memory_file
 from twofold.model.errors import UsageError
 from twofold.model.image import Arch, Firmware
@@ -34,6 +34,7 @@ CASES = {
     "direct-amd64-resume": (OURS, Options(Accelerator.TCG, stopped=True, incoming=True)),
     "direct-amd64-kvm-locked": (OURS, Options(Accelerator.KVM, lock=True)),
     "direct-arm64": (dataclasses.replace(OURS, arch=Arch.ARM64), TCG),
+    "direct-arm64-kvm": (dataclasses.replace(OURS, arch=Arch.ARM64), Options(Accelerator.KVM)),
     "silent": (dataclasses.replace(OURS, sound=False, width=412, height=915), TCG),
     "uefi-amd64": (THEIRS, TCG),
     "uefi-arm64": (dataclasses.replace(THEIRS, arch=Arch.ARM64), TCG),
@@ -89,12 +90,14 @@ def test_what_is_missing_is_said() -> None:
 def test_cpu_models() -> None:
     assert cpu(OURS, Accelerator.TCG) == "max"
     assert cpu(OURS, Accelerator.KVM) == "host"
+    assert cpu(dataclasses.replace(OURS, arch=Arch.ARM64), Accelerator.TCG) == "cortex-a76"
+    assert cpu(dataclasses.replace(OURS, arch=Arch.ARM64), Accelerator.KVM) == "host"
 
 
-@pytest.mark.parametrize("name", ["silent", "bios-amd64"])
+@pytest.mark.parametrize("name", ["silent", "bios-amd64", "direct-arm64"])
 def test_the_real_qemu_takes_every_word(name: str, tmp_path: Path) -> None:
     """All of it but the descriptors: QEMU is asked to build the board and stop before the first instruction."""
-    if shutil.which("qemu-system-x86_64") is None:
+    if shutil.which(QEMU[CASES[name][0].arch]) is None:
         pytest.skip("no QEMU here")
     spec = dataclasses.replace(CASES[name][0], disks=(), agent_channel=False)
     ram = memory_file(spec)
