@@ -17,6 +17,10 @@ setup: ## install what is missing: Debian packages, the Python environment from 
 image: setup ## build the business image (kept in a cache; a second run builds nothing)
 	@tools/image
 
+.PHONY: image-arm64
+image-arm64: setup ## the same for 64-bit Arm
+	@tools/image --arch arm64
+
 .PHONY: demo
 demo: image ## server, check-out, business VM and switcher on your own desktop; Ctrl-C suspends, the next run resumes
 	@$(PERSON) $(PY) -m demo
@@ -34,7 +38,7 @@ s3: setup ## build the S3 server that the tests use (kept in a cache)
 	@tools/setup-s3
 
 .PHONY: test
-test: image s3 ## every test: style, unit, golden, then those that boot a real guest
+test: image image-arm64 s3 ## every test: style, unit, golden, then those that boot a real guest
 	@tools/test
 
 .PHONY: test-quick

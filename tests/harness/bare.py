@@ -18,7 +18,13 @@ from PIL import Image
 
 from tests.harness.probe import Picture
 from twofold.image.build import Built
+from twofold.model.image import Arch
 from twofold.platform.run import find, spawn
+
+_BOARD = {
+    Arch.AMD64: ("qemu-system-x86_64", "-M", "q35", "-cpu", "max"),
+    Arch.ARM64: ("qemu-system-aarch64", "-M", "virt,gic-version=3", "-cpu", "cortex-a76"),
+}
 
 
 class Bare:
@@ -78,7 +84,7 @@ def boot(built: Built, folder: Path, *extra: str) -> Iterator[Bare]:
     for name in ("qmp", "channel"):
         (folder / name).unlink(missing_ok=True)
     argv = [
-        find("qemu-system-x86_64"), "-nodefaults", "-no-user-config", "-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max",
+        *_BOARD[built.manifest.arch], "-nodefaults", "-no-user-config", "-accel", "tcg,thread=multi",
         "-smp", "2", "-m", "1024", "-display", "none", "-kernel", str(built.path("kernel")),
         "-initrd", str(built.path("initrd")), "-append", built.manifest.cmdline,
         "-drive", f"if=none,id=s,file={built.path('system')},format=raw,readonly=on", "-device", "virtio-blk-pci,drive=s",
@@ -89,6 +95,7 @@ def boot(built: Built, folder: Path, *extra: str) -> Iterator[Bare]:
         "-chardev", f"socket,id=c,path={folder}/channel,server=on,wait=off",
         "-device", "virtserialport,chardev=c,name=org.twofold.agent.0", "-qmp", f"unix:{folder}/qmp,server=on,wait=off", *extra,
     ]  # fmt: skip
+    argv[0] = find(argv[0])
     born = time.monotonic()
     with (folder / "qemu.log").open("wb") as log:
         process = spawn(argv, stderr=log)

@@ -12,5 +12,5 @@ from twofold.platform.dirs import dirs
 _RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "business"
 
 
-def business() -> Built:
-    return build(_RECIPE, Arch.AMD64, Path(os.environ.get("TWOFOLD_BUILDS") or dirs().cache))
+def business(arch: Arch = Arch.AMD64) -> Built:
+    return build(_RECIPE, arch, Path(os.environ.get("TWOFOLD_BUILDS") or dirs().cache))

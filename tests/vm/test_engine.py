@@ -45,7 +45,7 @@ WRITER = bytes.fromhex(
 class Life:
     """One guest, its vault and its engine, on one event loop."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, arch: Arch = Arch.AMD64) -> None:
         self.kept, self.runtime = Kept(folder), folder / "run"
         self.runtime.mkdir(mode=0o700)
         cache = folder / "cache"
@@ -53,14 +53,14 @@ class Life:
         self.engine = HostedEngine(cache)
         self.runner = asyncio.Runner()
         self.times: dict[str, float] = {}
-        self.image = business()
+        self.image = business(arch)
         system, user = self.image.path("system").stat().st_size, self.image.manifest.user_disk_size
         system = (system + 4095) // 4096 * 4096
         with self.image.path("system").open("rb") as golden, self.image.path("user-template").open("rb") as template:
             devices = [DeviceSpec("system", system, base=True), DeviceSpec("user", user)]
             self.kept.make(devices, {"system": golden, "user": template})
         disks = (Disk("system", "vda", system, read_only=True), Disk("user", "vdb", user, read_only=False))
-        self.spec = Spec("work", Arch.AMD64, Firmware.DIRECT, 1024, 2, disks, self.image.manifest.cmdline)
+        self.spec = Spec("work", arch, Firmware.DIRECT, 1024, 2, disks, self.image.manifest.cmdline)
         self.vault = self.kept.open(self.runtime)
         self.machine: HostedMachine
 
