@@ -105,7 +105,9 @@ class Lifetime:
             lease = max(state.seen, lease)
         if lease <= state.issued:
             return state  # an older one says nothing
-        return state._replace(issued=lease, seen=max(state.seen, lease + (way if self.rules.answer else 0)))
+        # What the server says of the time counts more than a clock that was once too far ahead.
+        known = lease + way if self.rules.answer else max(state.seen, lease)
+        return state._replace(issued=lease, seen=known)
 
     def broken(self, state: Moment) -> str | None:
         if state.since <= state.issued and self.runs(state):

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import time
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from twofold.agent import backup, rights
+from twofold.agent.contact import Contact
+from twofold.agent.remote import Beat
 from twofold.agent.store import Record
 from twofold.model.errors import RefusedError
 from twofold.model.lease import Lease
 from twofold.model.policy import Policy
+from twofold.platform.clock import boottime
 
 NOW = int(time.time())
 DAY, HOUR = 86400, 3600
@@ -36,6 +42,34 @@ def test_turning_the_clock_back_gains_nothing() -> None:
     record = dataclasses.replace(HERE, seen_at=NOW + 30 * DAY)
     assert rights.now(record) == NOW + 30 * DAY
     assert rights.refusal(SECOND, record) is not None
+
+
+def test_what_is_known_of_the_time_goes_on_by_the_boot_time_clock() -> None:
+    """Of this boot; after another one it stands where it was until the server is reached."""
+    known = rights.seen(NOW + DAY) | {"seen_boot": int(boottime()) - HOUR}
+    assert rights.now(Record(**known)) - (NOW + DAY + HOUR) in (0, 1)
+    assert rights.now(Record(**known | {"seen_in": "another"})) == NOW + DAY
+    assert rights.now(Record(**known | {"seen_boot": int(boottime()) + HOUR})) == NOW + DAY
+
+
+def test_a_late_answer_makes_no_lease_longer() -> None:
+    """Rule `answer` of tests/model: what it took counts as passed since it was signed, whatever the clock here says."""
+    signed = NOW - 30 * DAY
+
+    class Slow:
+        def heartbeat(self, *_: object) -> Beat:
+            time.sleep(1.1)
+            return Beat((), time=signed)
+
+        def speaks(self) -> bool:
+            return False
+
+    registry = SimpleNamespace(all=list, find=lambda _: None, rooms=SimpleNamespace(remote=Slow))
+    contact = Contact(cast("Any", registry), cast("Any", SimpleNamespace(all=list)), lambda: None)
+    assert asyncio.run(contact.beat()) - signed in (2, 3)
+    lease = dataclasses.replace(SECOND, issued=signed, expires=signed + 7 * DAY)
+    late = rights.since(signed, boottime() - 3 * DAY)
+    assert rights.runs_until(lease, Record(contacted_at=late)) == signed + 7 * DAY
 
 
 @pytest.mark.parametrize("epoch", [0, 1])

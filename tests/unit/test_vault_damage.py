@@ -11,9 +11,8 @@ import time
 import pytest
 
 from tests.unit.test_vault_store import Place, kill, place, template  # noqa: F401
-from twofold.model.errors import ConflictError, DamagedError, TwofoldError, UnreachableError
+from twofold.model.errors import ConflictError, DamagedError, TwofoldError
 from twofold.model.progress import silent
-from twofold.vault import moving, nbd, process
 
 
 def test_damage_is_named_and_the_rest_can_be_read(place: Place) -> None:
@@ -64,26 +63,6 @@ def test_a_lost_anchor_is_said_and_can_be_made_anew_on_purpose(place: Place) -> 
     with place.vaults.resting(place.where, place.keys, accept=True):
         pass
     assert place.read(place.open(), 4) == b"newn"
-
-
-def test_a_lease_that_ends_ends_the_process(place: Place) -> None:
-    vault = place.open()
-    with vault.connect("user") as stream:
-        client = nbd.Client(stream, "user")
-        client.write(4096, b"kept" * 1024)
-        client.settle()
-        vault._talk.call("lease", {"expires": int(time.time()) + 2, "seen": 0})
-        deadline = time.monotonic() + 8
-        while vault.alive() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert not vault.alive()
-        with pytest.raises(UnreachableError):
-            client.read(0, 4096)
-    over = moving.to_wire(place.keys) | {"lease": {"expires": 10, "seen": 0}}
-    refused = pytest.raises(TwofoldError, match="has ended")
-    with process.Starter() as starter, place.vaults._descriptors(place.where) as fds, refused:
-        starter.call("open", over, fds)
-    assert place.read(place.open()) == b"kept" * 1024
 
 
 def test_generations(place: Place) -> None:

@@ -16,7 +16,6 @@ use twofold_vault::{Error, Export, Features, FileAnchor, Folder, Generation, Man
 use crate::device;
 use crate::hex;
 use crate::keys::Document;
-use crate::lease::{Countdown, Lease};
 use crate::memory::{Progress, holding};
 use crate::opened::{MEMORY, Opened, Place, RESERVE, format, keyring, path};
 use crate::part::whole;
@@ -86,7 +85,8 @@ struct Length {
 struct Rewrapping {
     workspace: String,
     keys: String,
-    lease: Lease,
+    /// Whether the company's policy lets keys leave.
+    allowed: bool,
     #[serde(rename = "for")]
     public: String,
 }
@@ -203,11 +203,11 @@ pub fn digest(args: Value, fds: Vec<OwnedFd>) -> Result<Answer, Said> {
 /// The keys, wrapped for another device's public key and for it alone.
 ///
 /// # Errors
-/// `Refused`: the lease does not give the right to it, or has ended.
+/// `Refused`: the policy does not give the right to it.
 pub fn rewrap(args: Value, fds: Vec<OwnedFd>) -> Result<Answer, Said> {
-    let Rewrapping { workspace, keys, lease, public } = parse(args)?;
+    let Rewrapping { workspace, keys, allowed, public } = parse(args)?;
     let [key_file] = exactly(fds)?;
-    if !lease.wrap || Countdown::new(lease).over() {
+    if !allowed {
         return Err(Said::new(Code::Refused, "The company does not allow this workspace's keys to leave this device.")
             .safe("No key was given out.")
             .next("Ask your administrator for a policy with keys_leave."));

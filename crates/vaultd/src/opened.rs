@@ -163,6 +163,11 @@ impl Opened {
         self.image.as_ref().ok_or_else(|| Said::new(Code::NotFound, "This store holds all of its disks itself."))
     }
 
+    /// Its workspace's name.
+    pub fn workspace(&self) -> &str {
+        &self.workspace
+    }
+
     /// The vault itself.
     pub fn vault(&self) -> &Vault {
         &self.vault

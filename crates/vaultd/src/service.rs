@@ -5,12 +5,12 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::lease::{Countdown, Lease};
+use crate::lease::{Countdown, Shown};
 use crate::moving::Talk;
 use crate::opened::Opened;
 use crate::said::{Code, Said};
@@ -112,37 +112,58 @@ impl Service {
         Ok(opened)
     }
 
-    /// From now on the key is held as long as this lease lasts.
-    pub fn hold(self: &Arc<Self>, lease: Lease) -> Result<(), Said> {
-        let countdown = Countdown::new(lease);
+    /// From now on the keys are held as long as this lease lasts; of one that is held already it must be the renewed one.
+    pub fn hold(self: &Arc<Self>, shown: &Shown, workspace: &str) -> Result<(), Said> {
+        let fresh = shown.verify(workspace)?;
+        let mut held = lock(&self.lease);
+        let countdown = held.as_ref().map_or_else(|| Ok(fresh.clone()), |former| former.renewed(fresh.clone()))?;
         if countdown.over() {
             return Err(ended());
         }
-        if lock(&self.lease).replace(countdown).is_none() {
+        if held.replace(countdown).is_none() {
             let service = Arc::clone(self);
             thread::Builder::new().name("lease".into()).spawn(move || service.watch_lease())?;
         }
         Ok(())
     }
 
-    /// What is left of the lease; `None` where it has no end.
+    /// What is left of the lease; `None` where there is none.
     pub fn left(&self) -> Option<Duration> {
-        lock(&self.lease).as_ref().and_then(Countdown::left)
+        lock(&self.lease).as_ref().map(Countdown::left)
     }
 
     fn watch_lease(&self) {
-        while !self.wait(self.left().unwrap_or(LOOK).min(LOOK)) {
-            if self.left().is_some_and(|left| left.is_zero()) {
-                self.tell(&json!({"event": "lease_ended"}));
-                // Whatever hangs below, the key does not outlive the lease by more than this.
-                thread::spawn(|| {
-                    thread::sleep(GRACE);
-                    std::process::exit(3);
-                });
-                let _ = self.close(ended());
-                std::process::exit(3);
+        let mut over: Option<Instant> = None;
+        loop {
+            let Some(lease) = lock(&self.lease).clone() else { return };
+            let (left, moment) = (lease.left(), lease.moment());
+            let wait = match over {
+                _ if !left.is_zero() => {
+                    over = None;
+                    left
+                }
+                None => {
+                    self.tell(&json!({"event": "lease_ended"}));
+                    // Time asleep does not count (std's clock is CLOCK_MONOTONIC): an agent that wakes has its moment too.
+                    over = Some(Instant::now());
+                    moment
+                }
+                Some(since) => moment.saturating_sub(since.elapsed()),
+            };
+            if wait.is_zero() {
+                break;
+            }
+            if self.wait(wait.min(LOOK)) {
+                return;
             }
         }
+        // Whatever hangs below, the key does not outlive the lease by more than this.
+        thread::spawn(|| {
+            thread::sleep(GRACE);
+            std::process::exit(3);
+        });
+        let _ = self.close(ended());
+        std::process::exit(3);
     }
 
     /// Flush and close what is open and drop the keys. Later calls are answered with `why`. Idempotent.

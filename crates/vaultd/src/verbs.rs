@@ -15,7 +15,7 @@ use crate::hex;
 use crate::hpke;
 use crate::image::{Image, ImageArgs};
 use crate::keys::Document;
-use crate::lease::Lease;
+use crate::lease::Shown;
 use crate::memory::{Progress, holding};
 use crate::mending;
 use crate::moving::{self, Talk};
@@ -57,8 +57,8 @@ pub fn call(
         "digest" => moving::digest(args, fds),
         "status" => status(service, args),
         "lease" => {
-            service.opened()?;
-            service.hold(parse(args)?)?;
+            let shown: Shown = parse(args)?;
+            service.hold(&shown, service.opened()?.workspace())?;
             Ok(Answer::body(json!({})))
         }
         "stop" => {
@@ -252,7 +252,7 @@ struct Opening {
     workspace: String,
     keys: String,
     #[serde(default)]
-    lease: Lease,
+    lease: Option<Shown>,
     #[serde(default)]
     accept: bool,
     #[serde(default)]
@@ -308,7 +308,9 @@ fn open(service: &Arc<Service>, args: Value, mut fds: Vec<OwnedFd>) -> Result<An
     if let Some(image) = image {
         place.image = Some(Image::open(&image, rest, &place.ring, Arc::downgrade(service))?);
     }
-    service.hold(lease)?;
+    if let Some(lease) = lease {
+        service.hold(&lease, &place.workspace)?;
+    }
     let opened = service.open(|| Opened::open(place, accept, Arc::downgrade(service)))?;
     let mut listeners = listeners.into_iter().map(UnixListener::from);
     if let Some(control) = listeners.next() {

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from twofold.agent import base, hardware, parts
+from twofold.agent import base, hardware, parts, rights
 from twofold.agent.arrival import Beginning, beginning, bring
 from twofold.agent.operations import Operation
 from twofold.agent.past import Past
@@ -29,6 +29,7 @@ from twofold.model.canonical import canonical
 from twofold.model.errors import NoRoomError, TwofoldError
 from twofold.model.image import Firmware, ImageVersion
 from twofold.model.workspace import Custody
+from twofold.platform.clock import boottime
 from twofold.vault.seam import Parts
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ async def checkout(registry: Registry, name: str, op: Operation, stick: str = ""
     began = time.monotonic()
     op.progress("asking the server", 0, 0)
     remote = await asyncio.to_thread(rooms.remote)
+    sent = boottime()
     signed = await asyncio.to_thread(remote.checkout, name)
     async with AsyncExitStack() as undo:
         undo.push_async_callback(give_back, rooms, name)
@@ -76,8 +78,9 @@ async def checkout(registry: Registry, name: str, op: Operation, stick: str = ""
         op.commit(f"{lease.title} is on this device already.")
         now = int(time.time())
         saved, verified = (begin.content.time, begin.content.generation) if begin is not None else (0, 0)
-        known = {"on_disk_verified_at": now, "contacted_at": now, "seen_at": now, "on_server_at": saved}
-        ws.hold(Custody.CHECKED_OUT, **known, backup_at=now, verified=verified)
+        known = {"on_disk_verified_at": now, "on_server_at": saved, "backup_at": now, "verified": verified}
+        at = rights.since(lease.issued, sent)
+        ws.hold(Custody.CHECKED_OUT, **known, contacted_at=at, **rights.seen(at))
         await asyncio.to_thread(ws.load)
         ws.whole()
         undo.pop_all()

@@ -21,6 +21,7 @@ from twofold.agent.workspace import Workspace
 from twofold.model.canonical import canonical
 from twofold.model.errors import TimedOutError, TwofoldError, UnreachableError
 from twofold.model.workspace import Custody
+from twofold.platform.clock import boottime
 from twofold.platform.network import metered
 
 if TYPE_CHECKING:
@@ -51,14 +52,14 @@ class Contact:
         return self._registry.rooms.enrolled()
 
     async def beat(self) -> int:
-        """Fetch this device's leases as they are now; one that is missing was taken back. Returns the time of the answer.
+        """Fetch this device's leases as they are now; one that is missing was taken back. Returns the time, by the server's word.
 
         Raises:
             TwofoldError: there was no contact.
         """
         # Those that were here before we asked: a check-out that ends meanwhile is not in this answer.
         here = [ws for ws in self._registry.all() if ws.wrong is None and ws.record.custody in _HELD and ws.lease]
-        told, receipts = [self._told(ws) for ws in here], self._receipts[:64]
+        told, receipts, sent = [self._told(ws) for ws in here], self._receipts[:64], boottime()
         try:
             beat = await asyncio.to_thread(lambda: self._registry.rooms.remote().heartbeat(told, receipts))
         except TwofoldError:
@@ -76,7 +77,8 @@ class Contact:
         if beat.time:
             self._since = beat.time
             self._connected.set()
-        return int(time.time())
+        signed = max((each.lease.issued for each in beat.leases), default=beat.time)
+        return rights.since(signed, sent) if signed else int(time.time())
 
     async def _hold(self, here: list[Workspace], beat: Beat) -> None:
         held = {each.lease.workspace: each for each in beat.leases}
@@ -93,6 +95,7 @@ class Contact:
             if fresh.lease != ws.lease:
                 await asyncio.to_thread(ws.store.write, ws.name, LEASE, canonical(fresh.document))
                 ws.lease = fresh.lease
+                await ws.renew()
             if ws.record.taken:
                 ws.note(taken=False, error=None)
 

@@ -27,6 +27,7 @@ from twofold.model.canonical import canonical
 from twofold.model.errors import BadInputError, ConflictError, NotFoundError, RefusedError, TwofoldError, UsageError
 from twofold.model.generation import Manifest, SealedFile
 from twofold.model.workspace import Custody
+from twofold.platform.clock import boottime
 from twofold.trust.keys import VerifyKey, hex_bytes
 from twofold.trust.signed import Context, sign, verify_by
 from twofold.vault.copies import Folder, take
@@ -188,6 +189,7 @@ async def import_(registry: Registry, name: str, op: Operation, *, folder: str, 
     manifest, keys = await asyncio.to_thread(_offered, rooms.vault, rooms.identity.device, name, path, signer)
     op.progress("asking the server", 0, 0)
     remote = await asyncio.to_thread(rooms.remote)
+    sent = boottime()
     signed = await asyncio.to_thread(remote.checkout, name)
     async with AsyncExitStack() as back:
         back.push_async_callback(give_back, rooms, name)
@@ -209,8 +211,8 @@ async def import_(registry: Registry, name: str, op: Operation, *, folder: str, 
         await asyncio.to_thread(_equip, ws, remote, index, registry.supply.cache, op)
         ws.store.write(name, LEASE, canonical(signed.document))
         op.commit(f"{signed.lease.title} is on this device already.")
-        now = int(time.time())
-        ws.hold(Custody.CHECKED_OUT, on_disk_verified_at=now, contacted_at=now, seen_at=now)
+        at = rights.since(signed.lease.issued, sent)
+        ws.hold(Custody.CHECKED_OUT, on_disk_verified_at=int(time.time()), contacted_at=at, **rights.seen(at))
         await asyncio.to_thread(ws.load)
         ws.whole()
         back.pop_all()

@@ -18,6 +18,7 @@ from twofold.model.image import Firmware, ImageVersion
 from twofold.model.machine import MemoryIdentity, Spec, misfits
 from twofold.model.workspace import Custody, RunState
 from twofold.platform import memory
+from twofold.platform.clock import boot_id
 from twofold.vault.seam import OpenVault
 
 GUEST_SECONDS = 40.0  # for a clean shutdown by the guest agent
@@ -301,7 +302,7 @@ async def off(ws: Workspace, op: Operation) -> dict[str, Any]:
     ws.whole()
     op.commit("The power is off already.")
     if ws.record.run is RunState.SUSPENDED:
-        vault = await asyncio.to_thread(ws.open_vault)
+        vault = await asyncio.to_thread(ws.open_vault, leased=False)
         try:
             await asyncio.to_thread(vault.consume_memory)
         finally:
@@ -364,9 +365,3 @@ def _require_memory(ws: Workspace) -> None:
     except NoRoomError as short:
         ws.fail(short)
         raise
-
-
-def boot_id() -> str:
-    """The kernel's id of this boot of the host system (proc_sys_kernel(5))."""
-    with open("/proc/sys/kernel/random/boot_id") as file:  # noqa: PTH123
-        return file.read().strip()

@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from twofold.agent.store import Record
 from twofold.model.errors import RefusedError
 from twofold.model.lease import Lease
+from twofold.platform.clock import boot_id, boottime
 
 
 def now(record: Record) -> int:
-    """Unix seconds, never less than the highest time this device has shown us."""
-    return max(int(time.time()), record.seen_at)
+    """Unix seconds, never less than the highest time that is known, which goes on by the boot-time clock."""
+    passed = int(boottime()) - record.seen_boot if record.seen_in == boot_id() else 0
+    return max(int(time.time()), record.seen_at + max(0, passed))
+
+
+def seen(at: int) -> dict[str, Any]:
+    """Fields of the record: it is `at` now, at the least."""
+    return {"seen_at": at, "seen_boot": int(boottime()), "seen_in": boot_id()}
+
+
+def since(signed: int, sent: float) -> int:
+    """What the time is at the most, by what the server signed at `signed` in answer to a request of `sent` (`boottime`): however
+    late the answer comes and however far behind the clock here is, no lease becomes longer for it."""
+    return signed + int(boottime() - sent) + 1
 
 
 def runs_until(lease: Lease, record: Record) -> int:
-    """When the right to run ends: the lease's end or the offline time after the last contact, whichever is first."""
-    contact = max(record.contacted_at, lease.issued) + lease.policy.offline_seconds
+    """When the right to run ends: the lease's end or the offline time after it was signed, whichever is first. The vault process
+    counts the same (crates/vaultd/src/lease.rs)."""
+    contact = lease.issued + lease.policy.offline_seconds
     return min(contact, lease.expires) if lease.expires else contact
 
 

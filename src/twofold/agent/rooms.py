@@ -69,6 +69,10 @@ class Rooms:
             former.close()
         return enrolment
 
+    def server(self) -> str:
+        """The public key (hex) by which this device knows its company's server. Raises: NotFoundError: it is not enrolled."""
+        return self.remote().enrolment.server_key.public.hex()
+
     def lease(self, untrusted_document: bytes) -> Lease:
         """A kept lease, verified again: the pinned server's, for this device."""
         try:

@@ -29,13 +29,13 @@ _ENOSPC, _EDQUOT = 28, 122
 class Record:
     """`state.json`: what the agent must still know after its death or the computer's. Times are Unix seconds, 0 for never.
 
-    `contacted_at` is the last time the server answered, `seen_at` the highest time ever read off this device's clock, so
-    that turning the clock back gains nothing. `boot` is the kernel's boot id when the machine last started, `sound` whether it
-    was given a sound card then. `taken`: the server has said that this device's lease is no more. `leaving`: the generation with
-    which it is being checked in, or "discard" or "wipe": the server may have agreed already. `locked` by the company,
-    `locked_by` one of its administrators.
-    `backing_up` says why, while a back up is not ended; `backup_at` is when the newest one began, `verified` the newest
-    generation whose files this device has read and found as their digests say.
+    `contacted_at` is the last time the server answered, `seen_at` what the time is known to have been at the least when the
+    boot `seen_in` was `seen_boot` seconds old, so that turning the clock back gains nothing. `boot` is the kernel's boot id when
+    the machine last started, `sound` whether it was given a sound card then. `taken`: the server has said that this device's
+    lease is no more. `leaving`: the generation with which it is being checked in, or "discard" or "wipe": the server may have
+    agreed already. `locked` by the company, `locked_by` one of its administrators. `backing_up` says why, while a back up is not
+    ended; `backup_at` is when the newest one began, `verified` the newest generation whose files this device has read and found
+    as their digests say.
     """
 
     custody: Custody = Custody.CHECKING_OUT
@@ -50,6 +50,8 @@ class Record:
     launched_at: int = 0
     contacted_at: int = 0
     seen_at: int = 0
+    seen_boot: int = 0
+    seen_in: str = ""
     accelerator: str = ""
     boot: str = ""
     sound: bool = False

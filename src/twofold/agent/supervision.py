@@ -96,7 +96,7 @@ class Supervision:
             return
         now = rights.now(ws.record)
         if now - ws.record.seen_at > _SEEN_EVERY:
-            ws.note(seen_at=now)
+            ws.note(**rights.seen(now))
         if (stage := rights.stage(ws.lease, ws.record)) != self._stages.get(ws.name, 0):
             self._stages[ws.name] = stage
             ws.tell()  # with or without a warning
@@ -158,11 +158,11 @@ class Supervision:
 
 
 def _heard(ws: Workspace, at: int) -> None:
-    """There was contact. The server takes no request whose clock is off: this device's is right now, whatever it was before."""
+    """There was contact: `at` is the time by the server's word, whatever this device's clock says or has said before."""
     if ws.lease is None:
         return
     shut = rights.refusal(ws.lease, ws.record)
-    ws.note(contacted_at=at, seen_at=at)
+    ws.note(contacted_at=at, **rights.seen(at))
     if shut is not None and ws.record.error == shut and rights.refusal(ws.lease, ws.record) is None:
         ws.fail(None)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from twofold.agent.power import boot_id
 from twofold.agent.store import VAULT
 from twofold.agent.workspace import Workspace
 from twofold.engine.seam import Machine
 from twofold.model.errors import TwofoldError
 from twofold.model.workspace import Custody, RunState
+from twofold.platform.clock import boot_id
 from twofold.vault.seam import OpenVault
 
 log = logging.getLogger(__name__)

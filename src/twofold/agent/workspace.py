@@ -15,17 +15,17 @@ from twofold.agent import rights
 from twofold.agent.guest import Guest
 from twofold.agent.parts import open_manifest
 from twofold.agent.rooms import Rooms
-from twofold.agent.store import IMAGE, KEY, LEASE, VAULT, Record, Store
+from twofold.agent.store import IMAGE, KEY, LEASE, VAULT, Record, Store, as_json
 from twofold.agent.supply import Stock, Supply, wire
 from twofold.engine.seam import Machine
-from twofold.model.errors import ConflictError, DamagedError, TwofoldError
+from twofold.model.errors import ConflictError, DamagedError, TwofoldError, from_wire
 from twofold.model.image import ImageVersion
 from twofold.model.lease import Lease
 from twofold.model.names import PALETTE
 from twofold.model.policy import Policy
 from twofold.model.workspace import CUSTODY_MOVES, RUN_MOVES, Custody, RunState, move
 from twofold.platform.dirs import Dirs, private
-from twofold.vault.seam import Keys, OpenVault
+from twofold.vault.seam import Keys, OpenVault, Term
 
 log = logging.getLogger(__name__)
 
@@ -95,10 +95,31 @@ class Workspace:
                 next=f"Restore its key file, or have the workspace anew:  twofold remove {self.name}",
             )
 
-    def open_vault(self) -> OpenVault:
-        """Start the process of its disks. Blocks. Raises as `twofold.vault.seam.Vault.open`."""
+    def open_vault(self, *, leased: bool = True) -> OpenVault:
+        """Start the process of its disks; `leased`: it ends by itself with the lease. Blocks. Raises as
+        `twofold.vault.seam.Vault.open`."""
         base = stand.of(self, self._supply.cache)
-        return self.rooms.vault.open(self.folder / VAULT, self.keys(), self.runtime, base)
+        term = self.term() if leased else None
+        return self.rooms.vault.open(self.folder / VAULT, self.keys(), self.runtime, base, term)
+
+    def term(self) -> Term | None:
+        """How long the process of its disks may hold the keys, as the server signed it."""
+        if self.lease is None:
+            return None
+        document = as_json(self.store.read(self.name, LEASE), "The lease")
+        return Term(document, self.rooms.server(), rights.now(self.record))
+
+    async def renew(self) -> None:
+        """The lease was signed afresh: the process of its disks goes on with it."""
+        vault = self.vault
+        if vault is None:
+            return
+        try:
+            term = await asyncio.to_thread(self.term)
+            if term is not None:
+                await asyncio.to_thread(vault.renew, term)
+        except TwofoldError as failed:  # where the process has ended, that is looked after elsewhere
+            log.warning("the lease was not renewed: %s", failed, extra={"workspace": self.name})
 
     def keys(self) -> Keys:
         """Its data keys, as they lie on the disk: wrapped. Raises: DamagedError: they are gone."""
@@ -288,6 +309,8 @@ class Workspace:
 
     def _why(self, why: str) -> TwofoldError | None:
         if self._vault_died:
+            if self.lease is not None and (refused := rights.refusal(self.lease, self.record)) is not None:
+                return from_wire(refused)
             return TwofoldError(
                 f"The process that keeps the disks of {self.title} ended, so the machine was stopped.",
                 safe="Everything the system had written out is on this disk, sealed; what was only in its memory is lost.",

@@ -122,8 +122,9 @@ def described(row: Command) -> dict[str, Any]:
 def news(session: Session, device: str, since: int) -> bool:
     """Whether there is something that a device has not heard: a request, a lease that ended, rules that changed."""
     waits = select(Command.id).where(Command.device_id == device, Command.state == "waiting")
-    ended = select(Holder.token).where(Holder.device_id == device, Holder.until > since, Holder.how == "broken")
-    changed = select(Rules.scope).where(Rules.changed > since)
+    # Of the very second of its last heartbeat too: that may have been answered before.
+    ended = select(Holder.token).where(Holder.device_id == device, Holder.until >= since, Holder.how == "broken")
+    changed = select(Rules.scope).where(Rules.changed >= since)
     return any(session.scalar(query.limit(1)) is not None for query in (waits, ended, changed))
 
 

@@ -38,7 +38,7 @@ class Moving(ABC):
 
     def rewrap(self, keys: Keys, public: bytes, *, allowed: bool) -> Keys:
         with Starter() as starter, self._key() as key:
-            args = to_wire(keys) | {"for": public.hex(), "lease": {"wrap": allowed}}
+            args = to_wire(keys) | {"for": public.hex(), "allowed": allowed}
             answer, _ = starter.call("rewrap", args, [key])
         return Keys(keys.workspace, answer["keys"].encode())
 

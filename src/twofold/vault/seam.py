@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import socket
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -139,6 +140,24 @@ class Base:
     folders: tuple[Path, ...]
 
 
+@dataclass(frozen=True)
+class Term:
+    """How long a vault process may hold the keys: `lease` as the server signed it, `server` the public key (hex) by which this
+    device knows the server, `seen` what the time is known to be at the least (Unix seconds)."""
+
+    lease: dict[str, Any]
+    server: str
+    seen: int
+
+    def to_wire(self) -> dict[str, Any]:
+        return {
+            "payload": base64.b64decode(self.lease["payload"]).hex(),
+            "signatures": [base64.b64decode(each["sig"]).hex() for each in self.lease["signatures"]],
+            "server": self.server,
+            "seen": self.seen,
+        }
+
+
 class Parts(Protocol):
     """Boot parts at rest are files, sealed under keys that the vault process derives."""
 
@@ -231,6 +250,13 @@ class OpenVault(Inspected, Protocol):
     def consume_memory(self) -> None:
         """Durably forget the stored memory. Called before the guest's first instruction: memory never runs twice."""
 
+    def renew(self, term: Term) -> None:
+        """From now on the keys may be held as long as this.
+
+        Raises:
+            RefusedError: it is not signed by the server of the lease before, or is of another holder or workspace, or over.
+        """
+
     def close(self) -> None:
         """Flush, stop the process, drop the key. Idempotent."""
 
@@ -256,11 +282,15 @@ class Vault(Protocol):
         """A vault that serves nobody, and needs no base. `accept`: as it is, although it is older than its anchor or the anchor
         is lost. Raises as `open`."""
 
-    def open(self, where: Path, keys: Keys, runtime: Path, base: Base | None = None) -> OpenVault:
-        """Start the vault process, its private sockets in `runtime`. `base`: what it was made on.
+    def open(
+        self, where: Path, keys: Keys, runtime: Path, base: Base | None = None, term: Term | None = None
+    ) -> OpenVault:
+        """Start the vault process, its private sockets in `runtime`. `base`: what it was made on. By itself, whoever lives, it
+        stops serving and drops the keys soon after the end of `term`; without one it holds them for ever.
 
         Raises:
-            ConflictError: it is open already. DamagedError: it cannot be opened; says what is safe.
+            ConflictError: it is open already. DamagedError: it cannot be opened; says what is safe. RefusedError: the term is
+            over, or not the server's.
         """
 
     def attach(self, where: Path, runtime: Path) -> OpenVault | None:

@@ -28,7 +28,7 @@ from twofold.vault.control import Conversation
 from twofold.vault.generations import Generations, one
 from twofold.vault.moving import Moving, making, sync_folder, to_wire
 from twofold.vault.process import LOG, NBD, SOCKET, Process, Starter
-from twofold.vault.seam import Base, DeviceSpec, Filling, Inspected, Keys, OpenVault
+from twofold.vault.seam import Base, DeviceSpec, Filling, Inspected, Keys, OpenVault, Term
 from twofold.vault.wanted import Supplied
 
 WRAPPING_KEY = "wrapping.key"
@@ -72,7 +72,9 @@ class SealedVault(Moving):
             yield _Inspected(starter)
             starter.call("stop")
 
-    def open(self, where: Path, keys: Keys, runtime: Path, base: Base | None = None) -> OpenVault:
+    def open(
+        self, where: Path, keys: Keys, runtime: Path, base: Base | None = None, term: Term | None = None
+    ) -> OpenVault:
         _require_free(where)  # before the sockets of a process that runs are taken from it
         with ExitStack() as stack:
             fds = stack.enter_context(self._descriptors(where))
@@ -88,7 +90,8 @@ class SealedVault(Moving):
             starter = undo.enter_context(Starter(runtime / LOG))
             cgroup.favour(starter.child.pid, runtime.name)  # the group of the machine that will wait for it
             undo.callback(cgroup.release, runtime.name)
-            starter.call("open", image | to_wire(keys), fds)
+            lease = {"lease": term.to_wire()} if term is not None else {}
+            starter.call("open", image | lease | to_wire(keys), fds)
             undo.pop_all()
             return _Open(process.keep(starter, runtime))
 
@@ -203,6 +206,9 @@ class _Open(_Inspected, Supplied):
 
     def consume_memory(self) -> None:
         self._talk.call("consume_memory")
+
+    def renew(self, term: Term) -> None:
+        self._talk.call("lease", term.to_wire())
 
     def close(self) -> None:
         self._talk.stop()
