@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from twofold.model.errors import BadInputError
 from twofold.model.workspace import RunState
 from twofold.switcher.capabilities import session
-from twofold.switcher.card import Card, ago, clock, lease, notice, pills
+from twofold.switcher.card import Card, ago, clock, lease, pills
 from twofold.switcher.launcher import App, icon, matching
+from twofold.switcher.notices import notice
 from twofold.switcher.session import Keys
 from twofold.switcher.xkeys import Locks
 

@@ -25,6 +25,7 @@ from tests.harness.injector import Injector
 from tests.harness.screen import Screen
 from tests.harness.xserver import end, window_manager, xserver
 from tests.unit.test_switcher import WIRE
+from tests.unit.test_switcher_notices import LOCKED, MOVING, POLICY, WARNING
 from tests.vm.test_display import Machine
 from twofold.platform.run import spawn
 
@@ -32,6 +33,7 @@ pytestmark = pytest.mark.vm
 
 BLUE = 0x0B6BB0
 ROOT = Path(__file__).resolve().parents[2]
+OUT = ROOT / "out" / "switcher"
 
 
 class Agent:
@@ -231,5 +233,54 @@ def test_a_narrow_screen_gets_the_phone(tmp_path: Path, machine: Machine) -> Non
         time.sleep(0.2)
         person.hands.click(*person.said["apps"]["pad"])
         person.until("launched", "pad")
+    finally:
+        person.undo.close()
+
+
+@pytest.mark.parametrize(("scale", "width", "height"), [("1", 1280, 800), ("2", 2560, 1600), ("1", 412, 915)])
+def test_what_is_about_to_end_is_said_and_read_and_a_back_up_is_watched(
+    tmp_path: Path, machine: Machine, scale: str, width: int, height: int
+) -> None:
+    person = Person(tmp_path, machine, width, height, scale)
+    name = f"{width}x{height}"
+    try:
+        person.hands.key("Pause")
+        person.until("live", True)
+        time.sleep(0.3)
+        now = {"in_memory": True, "on_disk_verified_at": int(time.time()), "on_server_at": int(time.time()) - 200}
+        ours = WIRE | {
+            "event": "workspace",
+            "whereabouts": now,
+            "policy": POLICY,
+            "expires": int(time.time()) + 5 * 3600 + 90,
+        }
+        calm = person.screen.copy()
+        person.agent.tell(ours | {"warning": WARNING})
+        person.until("banner", WARNING["happened"])
+        person.screen.wait(lambda seen: float(np.mean(seen != calm)) > 0.02)
+        person.screen.save(OUT / f"{name}-warning.png")
+        person.hands.click(*person.said["spots"]["close"])
+        person.until("banner", "")
+        time.sleep(0.2)
+        person.screen.save(OUT / f"{name}-warning-read.png")
+        person.hands.click(*person.said["spots"]["server"])
+        person.until("banner", "Backed up 3 min ago")
+        time.sleep(0.2)
+        person.screen.save(OUT / f"{name}-back-up.png")
+        person.hands.click(*person.said["spots"]["backup"])
+        deadline = time.monotonic() + 10
+        while ("backup", {"workspace": "work"}) not in person.agent.asked:
+            assert time.monotonic() < deadline, person.agent.asked
+            time.sleep(0.01)
+        person.agent.tell(MOVING)
+        person.until("banner", "Backing up Acme")
+        time.sleep(0.2)
+        person.screen.save(OUT / f"{name}-backing-up.png")
+        locked = {"run": "suspended", "shut": "locked", "error": LOCKED, "memory_stored": True}
+        person.agent.tell(ours | locked | {"whereabouts": now | {"in_memory": False}})
+        person.until("run", "suspended")
+        person.until("live", False)
+        time.sleep(0.3)
+        person.screen.save(OUT / f"{name}-locked.png")
     finally:
         person.undo.close()

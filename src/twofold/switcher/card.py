@@ -10,6 +10,9 @@ from twofold.model.errors import BadInputError, TwofoldError, from_wire
 from twofold.model.names import PALETTE
 from twofold.model.workspace import Custody, RunState
 
+_SHUT = {"taken": "taken back", "locked": "locked", "ended": "ended", "away": "locked"}
+_LATE = 2  # times the interval, after which a back up is late
+
 
 @dataclass(frozen=True)
 class Card:
@@ -33,6 +36,11 @@ class Card:
     here: int  # bytes of its image on this device, and all of them; 0 of 0 where it stands on none
     of: int
     error: TwofoldError | None
+    warning: TwofoldError | None  # the right to run it is about to end
+    shut: str  # why it may not run, in a word: taken, locked, ended, away; empty where it may
+    backed_up_every: int  # seconds, 0: never by itself
+    may_back_up: bool
+    may_defer: bool
 
     @classmethod
     def from_wire(cls, untrusted_workspace: object) -> Card:
@@ -45,6 +53,8 @@ class Card:
     @classmethod
     def _read(cls, wire: Any) -> Card:
         where, base = wire["whereabouts"], wire.get("base") or {"here": 0, "of": 0}
+        policy, shut = wire["policy"], str(wire.get("shut") or "")
+        every = policy.get("replicate_seconds", 0)
         colour = str(wire["colour"])
         return cls(
             name=str(wire["workspace"]),
@@ -61,10 +71,15 @@ class Card:
             agent_up=bool(wire["agent_up"]),
             has_agent=bool(wire.get("has_agent", True)),
             memory_stored=bool(wire.get("memory_stored", False)),
-            sound_out=wire["policy"].get("sound_out") is True,
+            sound_out=policy.get("sound_out") is True,
             here=int(base["here"]),
             of=int(base["of"]),
             error=from_wire(wire["error"]) if wire.get("error") else None,
+            warning=from_wire(wire["warning"]) if wire.get("warning") else None,
+            shut=shut if shut in _SHUT else "",
+            backed_up_every=every if type(every) is int and every > 0 else 0,
+            may_back_up=policy.get("replicate") is True,
+            may_defer=policy.get("defer") is True,
         )
 
     @property
@@ -75,6 +90,41 @@ class Card:
     def has_screen(self) -> bool:
         """There is a machine whose screen can be had; while it is being woken it does not run yet."""
         return self.runs or (self.run is RunState.RESUMING and self.in_memory)
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """A back up under way: bytes that travel."""
+
+    operation: str
+    step: str
+    done: int
+    total: int
+    left: int  # seconds, 0: it can't be told
+
+    @classmethod
+    def from_wire(cls, untrusted_operation: dict[str, Any]) -> Transfer | None:
+        """None where it is none, or has ended. Raises: BadInputError."""
+        wire = untrusted_operation
+        try:
+            if wire["verb"] != "backup" or wire["state"] not in ("queued", "running"):
+                return None
+            return cls(
+                str(wire["operation"]), str(wire["step"])[:60], int(wire["done"]), int(wire["total"]), int(wire["left"])
+            )
+        except (KeyError, TypeError, ValueError) as bad:
+            raise BadInputError("The agent described its work in a way that we can't read.") from bad
+
+    @property
+    def share(self) -> float | None:
+        return min(1.0, self.done / self.total) if self.total > 0 else None
+
+    @property
+    def words(self) -> str:
+        if self.total <= 0:
+            return self.step
+        rest = f" · {self.left} s left" if self.left else ""
+        return f"{self.step}: {self.done / 1e6:.1f} of {self.total / 1e6:.1f} MB{rest}"
 
 
 def ago(then: int, now: float | None = None) -> str:
@@ -97,28 +147,49 @@ def clock(then: int) -> str:
 
 @dataclass(frozen=True)
 class Pill:
-    """One of the three facts; `sure` lights its dot."""
+    """One of the three facts; `sure` lights its dot, `late` makes it a warning. `share`: how much of it is done, while it is."""
 
     text: str
     sure: bool
+    late: bool = False
+    share: float | None = None
 
 
-def pills(card: Card) -> tuple[Pill, Pill, Pill]:
+def pills(card: Card, transfer: Transfer | None = None) -> tuple[Pill, Pill, Pill]:
     """The three facts that a person must never have to guess apart."""
     return (
         Pill("in memory", True) if card.in_memory else Pill("not in memory", False),
         Pill(f"on this disk · {clock(card.on_disk_at)}", True) if card.on_disk_at else Pill("not on this disk", False),
-        Pill(f"on the server · {ago(card.on_server_at)}", True)
-        if card.on_server_at
-        else Pill("not on the server", False),
+        _server(card, transfer),
     )
+
+
+def _server(card: Card, transfer: Transfer | None) -> Pill:
+    if transfer is not None:
+        return Pill("backing up", bool(card.on_server_at), share=transfer.share)
+    if not card.on_server_at:
+        return Pill("not on the server", False)
+    if late(card):
+        return Pill(f"not backed up since {clock(card.on_server_at)}", False, late=True)
+    return Pill(f"on the server · {ago(card.on_server_at)}", True)
+
+
+def late(card: Card, now: float | None = None) -> bool:
+    """A back up that should have been made by itself was not."""
+    since = (time.time() if now is None else now) - card.on_server_at
+    return bool(card.on_server_at and card.backed_up_every and since > _LATE * card.backed_up_every)
 
 
 def lease(card: Card) -> str:
     """Until when the workspace runs without hearing from the company, and whether it could at all."""
     left = card.expires - time.time()
+    if card.shut:
+        return _SHUT[card.shut]
     if card.expires and left <= 0:
         return "lease ended"
+    if card.warning is not None and card.expires:
+        hours, minutes = divmod(max(60, int(left)) // 60, 60)
+        return f"ends in {hours} h" if hours else f"ends in {minutes} min"
     if card.here < card.of:
         return f"online only · {100 * card.here // card.of} % here"
     if not card.expires:
@@ -126,46 +197,3 @@ def lease(card: Card) -> str:
     return time.strftime(
         "offline until %H:%M" if left < 72000 else "offline until %a %d %b", time.localtime(card.expires)
     )
-
-
-@dataclass(frozen=True)
-class Notice:
-    """A page for a state in which there is nothing to work with: what happened, what is safe, the next step."""
-
-    head: str
-    text: str
-    safe: str
-    button: str = ""
-    verb: str = ""
-    busy: bool = False
-
-
-def notice(card: Card) -> Notice | None:
-    """The page for this state; None while the machine runs."""
-    name = card.title
-    if card.run is RunState.BROKEN or (card.error is not None and not card.runs and card.run is RunState.OFF):
-        error = card.error or TwofoldError("It cannot be used.")
-        return Notice(f"{name} stopped", "\n".join(t for t in (error.happened, error.next) if t),
-                      error.safe or "Nothing on the disk was changed.", "Try again", "start")  # fmt: skip
-    if card.custody is Custody.CHECKING_OUT:
-        return Notice(
-            f"Getting {name}", "It is being copied to this device.", "You can go on working elsewhere.", busy=True
-        )
-    if card.custody is not Custody.CHECKED_OUT:
-        return Notice(f"{name} is not on this device", "It is on the server.", "", "Get it", "checkout")
-    if card.run is RunState.PAUSED and card.error is not None:
-        error = card.error
-        return Notice(
-            f"{name} waits", "\n".join(t for t in (error.happened, error.next) if t), error.safe, "Go on", "resume"
-        )
-    pages = {
-        RunState.OFF: Notice(f"{name} is off", "It starts in a moment.", "Everything on its disks is safe.", "Start", "start"),
-        RunState.SUSPENDED: Notice(f"{name} is asleep", "Your windows are as you left them.",
-                                   "Its memory lies sealed on this disk.", "Wake up", "start"),
-        RunState.STARTING: Notice(f"Starting {name}", "", "", busy=True),
-        RunState.RESUMING: Notice(f"Waking {name}", "", "", busy=True),
-        RunState.SUSPENDING: Notice(f"Putting {name} to sleep", "", "", busy=True),
-        RunState.STOPPING: Notice(f"Shutting {name} down", "", "", busy=True),
-        RunState.PAUSED: Notice(f"{name} is paused", "", "Nothing is lost.", "Go on", "resume"),
-    }  # fmt: skip
-    return pages.get(card.run)

@@ -11,7 +11,7 @@ from PySide6.QtWidgets import QWidget
 
 from twofold.switcher import card as words
 from twofold.switcher import look
-from twofold.switcher.card import Card
+from twofold.switcher.card import Card, Transfer
 
 
 def mark(painter: QPainter, rect: QRectF, card: Card, size: int) -> None:
@@ -62,10 +62,14 @@ class Bar(_Plate):
         super().__init__(parent)
         self._metrics, self._key = metrics, key
         self._card: Card | None = None
+        self._transfer: Transfer | None = None
+        self._away = False
 
-    def show_card(self, card: Card | None) -> None:
-        self._card = card
-        self.update()
+    def show_card(self, card: Card | None, transfer: Transfer | None = None, *, away: bool = False) -> None:
+        """`away`: nobody tells us how things are now."""
+        if (card, transfer, away) != (self._card, self._transfer, self._away) or card is not None:
+            self._card, self._transfer, self._away = card, transfer, away
+            self.update()
 
     def paintEvent(self, event: QPaintEvent) -> None:
         painter = QPainter(self)
@@ -95,45 +99,62 @@ class Bar(_Plate):
             search.adjusted(0, 0, -10, 0), Qt.AlignmentFlag.AlignVCenter | Qt.AlignmentFlag.AlignRight, "Ctrl+Space"
         )
         right = self.width() - 12.0
+        if self._away:
+            self._pill(painter, words.Pill("Twofold does not answer; it is tried again", False, late=True), right)
+            return
         if text := words.lease(card):
             painter.setFont(look.font(12))
-            painter.setPen(look.QUIET)
+            painter.setPen(look.BUSY if card.warning is not None or card.shut else look.QUIET)
             advance = painter.fontMetrics().horizontalAdvance(text)
             if right - advance > search.right() + 420:
-                painter.drawText(QRectF(right - advance, 0, advance + 2, height), Qt.AlignmentFlag.AlignVCenter, text)
+                where = QRectF(right - advance, 0, advance + 2, height)
+                painter.drawText(where, Qt.AlignmentFlag.AlignVCenter, text)
+                self.spots["lease"] = where.toRect()
                 right -= advance + 16
-        for pill in reversed(words.pills(card)):
-            right = self._pill(painter, pill, right) - 6
+        for pill, name in zip(reversed(words.pills(card, self._transfer)), ("server", "", ""), strict=True):
+            left = self._pill(painter, pill, right, over=bool(name) and self._over == name)
+            if name:
+                self.spots[name] = QRect(round(left), 4, round(right - left), 24)
+            right = left - 6
 
-    def _pill(self, painter: QPainter, pill: words.Pill, right: float) -> float:
+    def _pill(self, painter: QPainter, pill: words.Pill, right: float, *, over: bool = False) -> float:
         painter.setFont(look.font(12))
-        wide = painter.fontMetrics().horizontalAdvance(pill.text) + 32
+        wide = painter.fontMetrics().horizontalAdvance(pill.text) + 32 + (60 if pill.share is not None else 0)
         rect = QRectF(right - wide, 5, wide, 22)
         painter.setPen(Qt.PenStyle.NoPen)
-        painter.setBrush(look.RAISED)
+        painter.setBrush(look.HOVER if over else look.RAISED)
         painter.drawRoundedRect(rect, 11, 11)
-        dot(painter, QPointF(rect.left() + 13, rect.center().y()), pill.sure)
-        painter.setPen(look.TEXT if pill.sure else look.QUIET)
+        dot(painter, QPointF(rect.left() + 13, rect.center().y()), pill.sure, late=pill.late)
+        if pill.share is not None:
+            track = QRectF(rect.right() - 56, rect.center().y() - 2, 44, 4)
+            painter.setPen(Qt.PenStyle.NoPen)
+            painter.setBrush(look.LINE)
+            painter.drawRoundedRect(track, 2, 2)
+            painter.setBrush(look.GOOD)
+            painter.drawRoundedRect(QRectF(track.left(), track.top(), max(4.0, 44 * pill.share), 4), 2, 2)
+        painter.setPen(look.BUSY if pill.late else look.TEXT if pill.sure else look.QUIET)
         painter.drawText(rect.adjusted(22, 0, 0, 0), Qt.AlignmentFlag.AlignVCenter, pill.text)
         return rect.left()
 
     def _phone(self, painter: QPainter, card: Card) -> None:
-        self.spots = {"search": self.rect()}
+        self.spots = {"server": QRect(self.width() - 64, 0, 64, self.height()), "search": self.rect()}
         painter.setPen(Qt.PenStyle.NoPen)
         painter.setBrush(look.LINE)
         painter.drawRoundedRect(QRectF(self.width() / 2 - 22, self.height() - 8, 44, 4), 2, 2)
         mark(painter, QRectF(10, 8, 26, 26), card, 15)
         painter.setFont(look.font(15, bold=True))
         painter.setPen(look.TEXT)
-        painter.drawText(QRectF(46, 0, self.width() - 160, 42), Qt.AlignmentFlag.AlignVCenter, card.title)
-        for index, pill in enumerate(words.pills(card)):
-            dot(painter, QPointF(self.width() - 48 + index * 14, 21), pill.sure)
+        painter.drawText(QRectF(46, 0, self.width() - 236, 42), Qt.AlignmentFlag.AlignVCenter, card.title)
+        for index, pill in enumerate(words.pills(card, self._transfer)):
+            at = QPointF(self.width() - 48 + index * 14, 21)
+            dot(painter, at, pill.sure and not self._away, late=pill.late or self._away)
         painter.setFont(look.font(13))
-        painter.setPen(look.QUIET)
+        urgent = card.warning is not None or card.shut
+        painter.setPen(look.BUSY if urgent else look.QUIET)
         painter.drawText(
-            QRectF(self.width() - 140, 0, 76, 42),
+            QRectF(self.width() - 184, 0, 120, 42),
             Qt.AlignmentFlag.AlignVCenter | Qt.AlignmentFlag.AlignRight,
-            time.strftime("%H:%M"),
+            words.lease(card) if urgent else time.strftime("%H:%M"),
         )
 
 
@@ -190,11 +211,14 @@ class Rail(_Plate):
         painter.drawText(rect, Qt.AlignmentFlag.AlignCenter, short)
 
 
-def dot(painter: QPainter, at: QPointF, sure: bool) -> None:
-    """A full dot for a fact that holds, a ring for one that does not: told apart without colour."""
-    painter.setPen(Qt.PenStyle.NoPen if sure else QPen(look.QUIET, 1.4))
-    painter.setBrush(look.GOOD if sure else Qt.BrushStyle.NoBrush)
-    painter.drawEllipse(at, 4, 4)
+def dot(painter: QPainter, at: QPointF, sure: bool, *, late: bool = False) -> None:
+    """A full dot for a fact that holds, a ring for one that does not, a triangle for one that ought to; no colour is needed."""
+    painter.setPen(Qt.PenStyle.NoPen if sure or late else QPen(look.QUIET, 1.4))
+    painter.setBrush(look.BUSY if late else look.GOOD if sure else Qt.BrushStyle.NoBrush)
+    if late:
+        painter.drawPolygon(QPolygonF([at + QPointF(0, -4.5), at + QPointF(5, 4), at + QPointF(-5, 4)]))
+    else:
+        painter.drawEllipse(at, 4, 4)
 
 
 def glass(painter: QPainter, at: QPointF, colour: QColor) -> None:

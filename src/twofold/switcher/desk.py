@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
@@ -13,18 +12,21 @@ from PySide6.QtCore import QObject, QRect, Qt, QTimer, Signal
 from PySide6.QtGui import QKeyEvent
 from PySide6.QtWidgets import QApplication
 
-from twofold.model.errors import BadInputError, TwofoldError
-from twofold.model.workspace import RunState
-from twofold.switcher import card as words
+from twofold.model.errors import BadInputError, TwofoldError, from_wire
 from twofold.switcher import look
-from twofold.switcher.card import Card, Notice
+from twofold.switcher.banner import Banner
+from twofold.switcher.card import Card, Transfer
+from twofold.switcher.chrome import Bar
 from twofold.switcher.gate import Moved, Side
 from twofold.switcher.launcher import App, icon
 from twofold.switcher.link import Link
 from twofold.switcher.session import Keys, Session
+from twofold.switcher.speaker import Speaker
 from twofold.switcher.window import Window
 from twofold.switcher.xkeys import Layout
 
+_AWAY: Final = 1500  # ms after which an agent that does not answer is spoken of
+_LEAVES: Final = ("wipe", "checkin", "discard", "remove")
 _SETTLE: Final = 120  # ms that a size must stand before the guest is asked to follow
 
 
@@ -43,6 +45,7 @@ class Desk(QObject):
         self.wish: Callable[[Side], None] = lambda side: None
         self.first = ""
         keys.on_held = self.held.emit
+        self._speaker = Speaker(window, link, keys, lambda: self.wish(Side.PERSONAL), self._refresh)
         self._sessions: dict[str, Session] = {}
         self._current = ""
         self._side = Side.PERSONAL
@@ -54,6 +57,9 @@ class Desk(QObject):
         self._size.timeout.connect(self._resize)
         self._tick = QTimer(self, interval=15_000)
         self._tick.timeout.connect(self._refresh)
+        self._away = QTimer(self, singleShot=True, interval=_AWAY)
+        self._away.timeout.connect(self._refresh)
+        self._here = True
         self._late = QTimer(self, singleShot=True, interval=300)
         self._late.timeout.connect(self._refresh)
         for signal, slot in (
@@ -61,7 +67,7 @@ class Desk(QObject):
             (self.held, self._refresh),
             (link.heard, self._on_event), (link.here, self._on_here), (window.canvas.resized, self._size.start),
             (window.bar.pressed, self._on_bar), (window.rail.pressed, self._on_rail), (window.typed, self._on_typed),
-            (window.page.pressed, self._on_page), (window.launcher.launch, self._launch),
+            (window.launcher.launch, self._launch),
             (window.launcher.left, self.leave_launcher), (window.launcher.other, self._on_other),
             (window.launcher.personal, lambda: self.wish(Side.PERSONAL)),
         ):  # fmt: skip
@@ -138,6 +144,9 @@ class Desk(QObject):
         self.say(agent=here)
         if here:
             self._link.ask("list", self._on_list)
+        elif self._here:
+            self._away.start()
+        self._here = here
         self._refresh()
 
     def _on_list(self, answer: dict[str, Any]) -> None:
@@ -149,21 +158,32 @@ class Desk(QObject):
         if kind == "workspace":
             self._on_card(event)
         elif kind == "operation":
-            session = self._sessions.get(str(event.get("workspace")))
-            if session:
-                running = event.get("state") in ("queued", "running")
-                session.progress = (
-                    (str(event.get("step", "")), int(event.get("done", 0)), int(event.get("total", 0)))
-                    if running
-                    else None
-                )
-                self._refresh()
+            self._on_operation(event)
         elif kind in ("window", "gone"):
             self._on_launched(str(event.get("launch")), str(kind))
         elif kind == "switch":
             self._on_switch(str(event.get("workspace") or ""))
         elif kind == "removed":
             self._on_removed(str(event.get("workspace")))
+
+    def _on_operation(self, event: dict[str, Any]) -> None:
+        session, verb, state = self._sessions.get(str(event.get("workspace"))), event.get("verb"), event.get("state")
+        if session is None:
+            return
+        running = state in ("queued", "running")
+        if verb == "backup":
+            try:
+                session.transfer = Transfer.from_wire(event)
+            except BadInputError:
+                return
+            if not running:
+                self._speaker.backed_up(session, from_wire(event["error"]) if event.get("error") else None)
+        else:
+            step = str(event.get("step", "")), int(event.get("done", 0)), int(event.get("total", 0))
+            session.progress = step if running else None
+            if verb in _LEAVES:
+                session.leaving = str(verb) if running or state == "done" else ""
+        self._refresh()
 
     def _on_launched(self, token: str, kind: str) -> None:
         app = self._launches.pop(token, "")
@@ -187,12 +207,12 @@ class Desk(QObject):
         if session is None:
             return
         session.detach()
+        others = next(iter(self._sessions), "")
+        self._speaker.left(session, in_front=name == self._current and not others)
         if name == self._current:
             self._current, self._window.canvas.session = "", None
-            others = next(iter(self._sessions), "")
             self.bring(others)
-            if not others:
-                self.wish(Side.PERSONAL)
+            self._window.launcher.hide()
         self._refresh()
 
     def _on_card(self, untrusted_card: object) -> None:
@@ -250,11 +270,8 @@ class Desk(QObject):
 
     def _resize(self) -> None:
         session, area = self.session, self._window.canvas.area()
-        bar = self._window.bar.spots.get("search")
-        if bar is not None:
-            at = self._window.bar.mapTo(self._window, bar.center())
-            ratio = self._window.devicePixelRatioF()
-            self.say(search=[round(self._window.x() + at.x() * ratio), round(self._window.y() + at.y() * ratio)])
+        if search := self._spots(self._window.bar).get("search"):
+            self.say(search=search)
         self.say(guest=[self._window.x() + area.x(), self._window.y() + area.y(), area.width(), area.height()])
         if session is None or session.display is None or area.isEmpty():
             return
@@ -279,7 +296,10 @@ class Desk(QObject):
 
     # -- the person -----------------------------------------------------------------------------------------------------
 
-    def _on_bar(self, _: str) -> None:
+    def _on_bar(self, name: str) -> None:
+        if name in ("server", "lease"):
+            (self._speaker.about_back_up if name == "server" else self._speaker.again)()
+            return
         self.wish(Side.WORK if self._window.launcher.isVisible() else Side.TYPING)
 
     def _on_rail(self, name: str) -> None:
@@ -342,16 +362,13 @@ class Desk(QObject):
         self._link.ask("launch", started, failed, workspace=session.card.name, app=app)
         self.leave_launcher()
 
-    def _on_page(self, verb: str) -> None:
-        if self.session is not None:
-            self._link.ask(verb, workspace=self.session.card.name)
-
     # -- the picture ----------------------------------------------------------------------------------------------------
 
     def _refresh(self) -> None:
         window, session = self._window, self.session
         card = session.card if session else None
-        window.wear(card)
+        away = not self._here and not self._away.isActive()
+        window.wear(card, session.transfer if session else None, away=away)
         window.rail.show_cards([each.card for each in self._sessions.values()], self._current)
         shown = self._side is not Side.PERSONAL
         live = bool(session and session.live and not session.booting and shown)
@@ -361,30 +378,16 @@ class Desk(QObject):
         self.say(
             live=live, launcher=window.launcher.isVisible(), workspace=self._current, run=str(card.run) if card else ""
         )
-        if session is None or card is None:
-            return
-        notice = words.notice(card)
-        if notice is None and session.booting:
-            notice = Notice(f"Starting {card.title}", "The desktop is coming up.", "", busy=True)
-        if notice is None and session.image is None and card.runs:
-            notice = Notice(f"Opening {card.title}", "", "", busy=True)
-        if notice is not None:
-            retained = session.image is not None and card.run not in (RunState.STARTING, RunState.RUNNING)
-            window.page.tell(card, notice, session.progress, covers=not retained)
-            self._mark(session if retained else None)
-        else:
-            window.page.hide()
-            self._mark(session if shown and not live and not self._late.isActive() else None)
+        self._speaker.launching = bool(self._launches)
+        self._speaker.show(session, shown=shown, live=live, settling=self._late.isActive())
+        banner = window.banner
+        self.say(banner=banner.told.head if banner.told else "", spots=self._spots(window.bar) | self._spots(banner))
 
-    def _mark(self, session: Session | None) -> None:
-        """Say of a picture that is not live since when it stands, and that keys wait."""
-        note = self._window.note
-        if session is not None and session.retained_at:
-            waiting = self._keys.waiting
-            held = f" · {waiting} {'key' if waiting == 1 else 'keys'} held" if waiting else " · input is held"
-            note.say(f"Picture of {time.strftime('%H:%M', time.localtime(session.retained_at))}{held}", look.BUSY)
-        elif note.isVisible() and not self._launches:
-            note.say("", look.BUSY)
+    def _spots(self, plate: Bar | Banner) -> dict[str, list[int]]:
+        """Where what can be pressed was drawn last, in device pixels of the screen."""
+        window, ratio = self._window, self._window.devicePixelRatioF()
+        at = {name: plate.mapTo(window, spot.center()) for name, spot in plate.spots.items() if plate.isVisible()}
+        return {name: [round(window.x() + p.x() * ratio), round(window.y() + p.y() * ratio)] for name, p in at.items()}
 
     def close(self) -> None:
         self._keys.aim(None, live=False)

@@ -7,8 +7,9 @@ from PySide6.QtGui import QColor, QMouseEvent, QPainter, QPaintEvent
 from PySide6.QtWidgets import QWidget
 
 from twofold.switcher import look
-from twofold.switcher.card import Card, Notice
+from twofold.switcher.card import Card
 from twofold.switcher.chrome import mark
+from twofold.switcher.notices import Notice
 
 
 class Page(QWidget):

@@ -16,7 +16,7 @@ from twofold.display.frame import R5G6B5, Frame
 from twofold.display.machine import Display
 from twofold.model.errors import TwofoldError
 from twofold.model.workspace import RunState
-from twofold.switcher.card import Card
+from twofold.switcher.card import Card, Transfer
 from twofold.switcher.xkeys import Locks
 
 _HELD: Final = 256
@@ -98,6 +98,8 @@ class Session(QObject):
         self.live = False
         self.retained_at = 0.0
         self.progress: tuple[str, int, int] | None = None
+        self.transfer: Transfer | None = None  # a back up under way
+        self.leaving = ""  # the verb by which it is about to leave this device
         self.asked = False  # a display was asked for and has not come yet
         self._frame: Frame | None = None
         self._serial = 0

@@ -7,8 +7,9 @@ from PySide6.QtGui import QColor, QGuiApplication, QKeyEvent, QPainter, QPaintEv
 from PySide6.QtWidgets import QWidget
 
 from twofold.switcher import look
+from twofold.switcher.banner import Banner
 from twofold.switcher.canvas import Canvas
-from twofold.switcher.card import Card
+from twofold.switcher.card import Card, Transfer
 from twofold.switcher.chrome import Bar, Rail
 from twofold.switcher.launcher import Launcher
 from twofold.switcher.page import Note, Page
@@ -32,16 +33,17 @@ class Window(QWidget):
         self.stage = QWidget(self)
         self.canvas = Canvas(self.stage, pointer_as_touch=pointer_as_touch)
         self.page = Page(self.stage)
+        self.banner = Banner(self.stage)
         self.launcher = Launcher(self.stage, metrics)
         self.note = Note(self.stage)
 
-    def wear(self, card: Card | None) -> None:
-        """Take a workspace's colour and facts."""
+    def wear(self, card: Card | None, transfer: Transfer | None = None, *, away: bool = False) -> None:
+        """Take a workspace's colour and facts; `away`: they are as the agent said them last, and it does not answer now."""
         colour = QColor(card.colour) if card else look.LINE
         if colour != self._colour:
             self._colour = colour
             self.update()
-        self.bar.show_card(card)
+        self.bar.show_card(card, transfer, away=away)
 
     def resizeEvent(self, event: object) -> None:
         metrics, width, height = self.metrics, self.width(), self.height()
@@ -53,6 +55,7 @@ class Window(QWidget):
         inside = QRect(0, 0, self.stage.width(), self.stage.height())
         for part in (self.canvas, self.page, self.launcher):
             part.setGeometry(inside)
+        self.banner.place()
 
     def paintEvent(self, event: QPaintEvent) -> None:
         painter = QPainter(self)
