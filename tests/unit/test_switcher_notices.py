@@ -78,7 +78,7 @@ def test_what_the_policy_does_not_let_a_person_do_has_no_button() -> None:
 def test_a_back_up_under_way_says_how_far_it_is() -> None:
     moving = Transfer.from_wire(MOVING)
     assert moving is not None
-    assert moving.words == "sending: 12.0 of 48.0 MB · 9 s left"
+    assert moving.words == "Sending: 12.0 of 48.0 MB · 9 s left"
     assert pills(card(), moving)[2].share == back_up(card(policy=POLICY), moving, ours=False).share == 0.25
     assert Transfer.from_wire(MOVING | {"state": "done"}) is None
     assert Transfer.from_wire(MOVING | {"verb": "start"}) is None
@@ -152,6 +152,9 @@ class Line:
         pass
 
 
+_ENDED: list[object] = []
+
+
 class Shown:
     """A switcher's window with Work in front; `line` is its agent."""
 
@@ -180,11 +183,10 @@ class Shown:
         self.desk._on_moved(Moved(Side.WORK, 0))
 
     def close(self) -> None:
-        """The desk first: its timers know the window."""
+        """All of it stays: what it has set itself to do later knows the window, as in a process that lasts."""
         self.desk.close()
-        self.desk.deleteLater()
-        self.qtbot.wait(10)
-        self.window.deleteLater()
+        self.window.hide()
+        _ENDED.append(self)
 
     def told(self) -> str:
         banner = self.window.banner.told

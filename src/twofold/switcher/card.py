@@ -122,9 +122,9 @@ class Transfer:
     @property
     def words(self) -> str:
         if self.total <= 0:
-            return self.step
+            return self.step.capitalize()
         rest = f" · {self.left} s left" if self.left else ""
-        return f"{self.step}: {self.done / 1e6:.1f} of {self.total / 1e6:.1f} MB{rest}"
+        return f"{self.step.capitalize()}: {self.done / 1e6:.1f} of {self.total / 1e6:.1f} MB{rest}"
 
 
 def ago(then: int, now: float | None = None) -> str:

@@ -33,13 +33,15 @@ class Notice:
 
 @dataclass(frozen=True)
 class Told:
-    """A banner. `buttons` are (text, verb); `share` is how much is done, of what is under way; `bad`: it is no mere remark."""
+    """A banner. `buttons` are (text, verb); `share` is how much is done, of what is under way. It `warns`
+    in time, or something is `bad` already; else it answers a question."""
 
     head: str
     text: str
     buttons: tuple[tuple[str, str], ...] = ()
     share: float | None = None
     bad: bool = False
+    warns: bool = False
 
 
 def notice(card: Card) -> Notice | None:
@@ -131,9 +133,8 @@ def farewell(card: Card, verb: str) -> Notice:
 def warned(card: Card) -> Told | None:
     """What a person must know of a workspace that runs; None where there is nothing."""
     if card.warning is not None and not card.shut:
-        return Told(
-            card.warning.happened, f"{card.warning.next}", (("OK", CLOSE),), bad=card.expires - time.time() < 3600
-        )
+        soon = card.expires - time.time() < 3600
+        return Told(card.warning.happened, card.warning.next, (("OK", CLOSE),), bad=soon, warns=True)
     if card.shut == "taken" and card.runs:
         return Told(
             f"{card.title} was taken back", "It is put to sleep; nothing of it is removed.", (("OK", CLOSE),), bad=True
