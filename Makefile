@@ -49,8 +49,8 @@ test-quick: setup s3 ## style, unit and golden tests alone: no VM, well under a 
 model: setup ## leases, fencing and commits in every state they can reach; its traces replayed against the real server
 	@$(PERSON) $(PY) -m pytest -q -rP tests/model -m "not root"
 
-.PHONY: bench bench-images bench-boot bench-busy bench-switch bench-resume bench-footprint bench-vault
-bench: bench-boot bench-resume bench-switch bench-footprint bench-busy bench-vault ## every bench; JSON, table and plot in out/bench/
+.PHONY: bench bench-images bench-boot bench-busy bench-switch bench-resume bench-footprint bench-vault bench-checkout
+bench: bench-boot bench-resume bench-switch bench-footprint bench-busy bench-vault bench-checkout ## every bench; JSON, table and plot in out/bench/
 bench-boot: image ## boot and resume against each other and against the same image under bare QEMU
 	@$(PERSON) $(PY) -m bench.boot
 bench-busy: image ## application launch on a busy host system, with and without our measures
@@ -67,7 +67,11 @@ bench-images: image ## bytes of a new version by layout and chunking, against ca
 	@$(PERSON) $(PY) -m bench.images
 
 bench-vault: image ## the vault over NBD against qemu-nbd and nbdkit, qcow2, LUKS and raw; SQLite in a guest (QUICK=1: a look, not figures)
-	@$(PERSON) $(PY) -m bench.vault $(if $(QUICK),--quick)
+	@$(PERSON) $(PY) -m bench.vault $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY))
+
+bench-checkout: image ## check-out, publishing, back ups and new versions against casync, zsync, rsync, restic, borg, QEMU (QUICK=1: a look)
+	@for each in casync zsyncmake restic borg rsync; do command -v $$each >/dev/null || { apt-get install -y -q casync zsync restic borgbackup rsync >/dev/null; break; }; done
+	@$(PERSON) $(PY) -m bench.checkout $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY))
 
 .PHONY: specification
 specification: ## write the last benches' figures into SPECIFICATION.md

@@ -17,7 +17,7 @@ def table(name: str, document: dict[str, Any]) -> str:
     machine = document["machine"]
     place = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_mib']} MiB, load {machine['load']}"
     lines = [
-        f"### `make bench-{name}`",
+        f"### `make bench-{name.replace('-', ' ONLY=')}`",
         f"Revision {document['revision']}; {place}.",
         "",
         "| figure | ours (lowest to highest, rounds) | peer | ratio | goal | met |",
@@ -33,11 +33,17 @@ def table(name: str, document: dict[str, Any]) -> str:
     return "\n".join([*lines, "", *document["notes"], ""])
 
 
+def counts(path: Path) -> bool:
+    """A part that was run alone counts until the whole is run again."""
+    whole = path.with_name(f"{path.stem.partition('-')[0]}.json")
+    return whole == path or not whole.exists() or path.stat().st_mtime > whole.stat().st_mtime
+
+
 def main() -> int:
     paper = PAPER.read_text()
     before, _, rest = paper.partition(BEGIN)
     _, _, after = rest.partition(END)
-    tables = [table(path.stem, json.loads(path.read_text())) for path in sorted(OUT.glob("*.json"))]
+    tables = [table(path.stem, json.loads(path.read_text())) for path in sorted(OUT.glob("*.json")) if counts(path)]
     PAPER.write_text("\n".join([before + BEGIN, *tables, END + after]))
     return 0
 
