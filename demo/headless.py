@@ -18,8 +18,9 @@ from rich.console import Console
 from rich.table import Table
 
 from demo.desk import Desk
+from demo.operations import Operations
 from demo.stage import TREE, WORKSPACE, Stage
-from demo.story import Story
+from demo.story import MOUSEPAD
 from tests.harness.screen import Pixels
 from twofold.model.errors import TwofoldError
 
@@ -36,11 +37,17 @@ def main() -> int:
     console.print("\n[bold]Twofold[/]: the whole path, on an X server of its own\n")
     try:
         with Stage(home, console) as stage:
-            _, _, client = stage.ready()
+            _, admin, client = stage.ready()
             with Desk(stage, OUT, 1280, 800, phone=False) as desk:
-                Person(stage, desk, client).desktop()
+                person = Person(stage, desk, client)
+                person.admin = admin
+                person.desktop()
+                person.after_check_out()
             with Desk(stage, OUT, 412, 915, phone=True) as desk:
-                Person(stage, desk, client).phone()
+                person = Person(stage, desk, client)
+                person.admin = admin
+                person.phone()
+                person.check_in()
             stage.write_times(OUT)
     except (TwofoldError, TimeoutError, AssertionError) as error:
         console.print(f"\n[red]The demo failed:[/] {error}\n  Logs: {home}\n  Pictures so far: {OUT}")
@@ -49,7 +56,7 @@ def main() -> int:
     return 0
 
 
-class Person(Story):
+class Person(Operations):
     """What the person does, step by step."""
 
     keys_in_work = 0
@@ -61,7 +68,7 @@ class Person(Story):
         self.times["switcher_window"] = round(desk.open_switcher(), 3)
         self.stage.say("Switcher stands behind the personal side", self.times["switcher_window"])
         self.boot()
-        self.launch("org.xfce.mousepad", by="keys")
+        self.launch(MOUSEPAD, by="keys")
         desk.hands.type("Dear team,\n\nthe figures for the third quarter are in the sheet.\n", 0.02)
         time.sleep(0.5)
         desk.shot("text-editor")
@@ -84,6 +91,7 @@ class Person(Story):
         desk.wait_said("live", True, 20)
         desk.wait_still(20)
         desk.shot("work")
+        self.launch_probe()
         self.launch("lxterminal", by="touch")
         desk.shot("terminal")
         self.keys_in_work = desk.wait_reading().presses
