@@ -38,6 +38,7 @@ mod pack;
 mod packing;
 mod proof;
 mod recover;
+mod renew;
 mod repair;
 mod resize;
 mod root;

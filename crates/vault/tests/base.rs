@@ -171,6 +171,11 @@ impl World {
                 self.vault.flush().unwrap();
                 self.lasts();
             }
+            16 => {
+                self.vault.renew("disk", SIZE as u64, false).unwrap();
+                self.now = self.base.bytes.clone();
+                self.lasts();
+            }
             _ => {}
         }
     }

@@ -6,7 +6,7 @@ mod support;
 use std::sync::Arc;
 
 use support::{check, content, made, open, options};
-use twofold_vault::{BLOCK, Base, Change, Cleaning, Error, Options, RangeKind, Vault};
+use twofold_vault::{BLOCK, Base, Change, Cleaning, DeviceSpec, Error, Options, RangeKind, Vault};
 
 const B: u64 = BLOCK as u64;
 
@@ -126,4 +126,54 @@ fn a_device_that_is_reverted_to_another_size_can_be_written_as_far_as_that() {
         assert!(matches!(disk.write(blocks * B, &[3; BLOCK]), Err(Error::OutOfRange)));
         assert_eq!(content(&vault).len() as u64, blocks * B);
     }
+}
+
+#[test]
+fn a_device_that_begins_again_is_its_base_and_no_other_device_is_touched() {
+    let (store, anchor, vault) = made(1200, over_sevens(64));
+    vault.add_device(&DeviceSpec { name: "user".into(), size: 40 * B }).unwrap();
+    let (disk, user) = (vault.device("disk").unwrap(), vault.device("user").unwrap());
+    disk.write(5 * B, &vec![1; 900 * BLOCK]).unwrap();
+    user.write(0, &vec![3; 40 * BLOCK]).unwrap();
+    let kept = vault.commit("before").unwrap().number;
+    // In a map that is stored, in deltas, and in neither.
+    disk.write(7 * B, &vec![2; 9 * BLOCK]).unwrap();
+    user.write(3 * B, &vec![4; BLOCK]).unwrap();
+    vault.checkpoint().unwrap();
+    disk.write(9 * B, &vec![2; BLOCK]).unwrap();
+    user.write(4 * B, &vec![5; BLOCK]).unwrap();
+    let before = vault.head();
+    for size in [0, 5] {
+        assert!(matches!(vault.renew("disk", size, false), Err(Error::Invalid(_))));
+    }
+    assert_eq!(vault.head(), before);
+    vault.renew("disk", 800 * B, true).unwrap();
+    assert_ne!(vault.head(), before, "memory of before fits no more");
+    let look = |vault: &Vault| {
+        let (disk, all) = (vault.device("disk").unwrap(), content(vault));
+        assert!(all.len() == 800 * BLOCK && all.iter().all(|byte| *byte == 7), "nothing is left of what was written");
+        assert!(matches!(disk.write(0, &[1; BLOCK]), Err(Error::ReadOnly)));
+        let mut theirs = vec![0; 40 * BLOCK];
+        vault.device("user").unwrap().read(0, &mut theirs).unwrap();
+        let of = |block: usize| theirs[block * BLOCK];
+        assert_eq!([of(0), of(3), of(4), of(5), of(39)], [3, 4, 5, 3, 3]);
+        assert!(disk.changed(kept, 0, 800 * B, 99).unwrap().iter().any(|one| one.offset <= 5 * B && one.changed));
+        assert!(check(vault).is_sound());
+    };
+    look(&vault);
+    look(&open(&Arc::new(store.cut(|_, _| 0)), &anchor, over_sevens(64)).unwrap());
+    vault.clean(Cleaning { least_dead: 0.1, most: u64::MAX }).unwrap();
+    vault.checkpoint().unwrap();
+    look(&vault);
+    vault.close().unwrap();
+    let vault = open(&store, &anchor, over_sevens(64)).unwrap();
+    look(&vault);
+    vault.renew("disk", 1300 * B, false).unwrap();
+    vault.device("disk").unwrap().write(1299 * B, &[9; BLOCK]).unwrap();
+    assert!(content(&vault)[..1299 * BLOCK].iter().all(|byte| *byte == 7), "over the base, also where it grew");
+    // What is kept stays as it was.
+    vault.revert(kept).unwrap();
+    let all = content(&vault);
+    assert!(all.len() == 1200 * BLOCK && all[5 * BLOCK] == 1 && all[904 * BLOCK] == 1 && all[0] == 7);
+    assert!(check(&vault).is_sound());
 }

@@ -240,14 +240,7 @@ impl Opened {
         if found.read_only() {
             return Err(Said::new(Code::Refused, format!("The device {device} can only be read.")).safe(UNCHANGED));
         }
-        if self.vault.streams().iter().any(|stream| stream.name == MEMORY && stream.current) {
-            return Err(Said::new(
-                Code::Conflict,
-                "The workspace is suspended, and its memory belongs to these disks.",
-            )
-            .safe(UNCHANGED)
-            .next("Start it, and shut it down."));
-        }
+        self.unsuspended()?;
         if size < found.size() {
             if !shrink {
                 let has = found.size();
@@ -257,6 +250,34 @@ impl Opened {
             self.unused()?;
         }
         Ok(self.vault.resize(device, size)?)
+    }
+
+    /// Give up all that was written to a device: it is its base again. One that there was not is made.
+    ///
+    /// # Errors
+    /// `Conflict`: memory is stored that is lost by it, or somebody is connected. `BadInput`: no device can have this size.
+    pub fn renew(&self, device: &str, size: u64, read_only: bool) -> Result<(), Said> {
+        self.unsuspended()?;
+        self.unused()?;
+        match self.vault.device(device) {
+            Err(vault::Error::Unknown(_)) => {
+                self.vault.add_device(&DeviceSpec { name: device.to_owned(), size })?;
+                if read_only { Ok(self.vault.freeze(device)?) } else { Ok(()) }
+            }
+            _ => Ok(self.vault.renew(device, size, read_only)?),
+        }
+    }
+
+    fn unsuspended(&self) -> Result<(), Said> {
+        if self.vault.streams().iter().any(|stream| stream.name == MEMORY && stream.current) {
+            return Err(Said::new(
+                Code::Conflict,
+                "The workspace is suspended, and its memory belongs to these disks.",
+            )
+            .safe(UNCHANGED)
+            .next("Start it, and shut it down."));
+        }
+        Ok(())
     }
 
     /// Somebody who is connected would have caches of another state.

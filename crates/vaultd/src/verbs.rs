@@ -92,6 +92,10 @@ fn opened(vault: &Opened, verb: &str, args: Value, fds: Vec<OwnedFd>, progress: 
             let Resizing { device, size, shrink } = parse(args)?;
             vault.resize(&device, size, shrink).map(|()| Answer::body(json!({})))
         }
+        "renew" => {
+            let Renewing { device, size, read_only } = parse(args)?;
+            vault.renew(&device, size, read_only).map(|()| Answer::body(json!({})))
+        }
         "flush" => none(args).and_then(|()| vault.flush()).map(|()| Answer::body(json!({}))),
         "clean" => none(args).and_then(|()| vault.clean()).map(Answer::body),
         "head" => none(args).and_then(|()| vault.head()).map(|head| Answer::body(json!({"head": head}))),
@@ -163,6 +167,14 @@ struct Resizing {
     size: u64,
     #[serde(default)]
     shrink: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Renewing {
+    device: String,
+    size: u64,
+    read_only: bool,
 }
 
 #[derive(Deserialize)]

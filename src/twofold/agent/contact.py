@@ -109,6 +109,7 @@ class Contact:
             "token": ws.lease.token,
             "run": ws.run,
             "verified": ws.record.verified,
+            "version": ws.image.version if ws.image is not None else 0,
             "transfer": _transfer(moving),
         }
         with suppress(TwofoldError):

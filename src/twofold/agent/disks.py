@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twofold.agent.operations import Operation
 from twofold.agent.store import VAULT
-from twofold.agent.workspace import Workspace
 from twofold.model.errors import ConflictError, UsageError
 from twofold.model.workspace import RunState
 from twofold.vault.seam import Inspected
+
+if TYPE_CHECKING:
+    from twofold.agent.workspace import Workspace
 
 
 async def info(ws: Workspace, op: Operation) -> dict[str, Any]:

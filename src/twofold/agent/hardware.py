@@ -38,7 +38,8 @@ def devices(image: ImageVersion) -> tuple[DeviceSpec, ...]:
 def settled(record: Record, image: ImageVersion) -> Record:
     """With what a machine gets on this device: fixed at check-out, since stored memory fits no other."""
     memory = 1024 if image.has_agent else 2048
-    return dataclasses.replace(record, memory_mib=memory, cpus=min(2, os.cpu_count() or 1))
+    cpus = min(2, os.cpu_count() or 1)
+    return dataclasses.replace(record, memory_mib=memory, cpus=cpus, version=image.version)
 
 
 def spec(lease: Lease, image: ImageVersion, record: Record, *, sound: bool) -> Spec:

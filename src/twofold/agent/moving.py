@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from twofold.agent import base, rights
+from twofold.agent.change import UNDO
 from twofold.agent.checkout import equip, first, founded, give_back, undone
 from twofold.agent.disks import at_hand
 from twofold.agent.operations import Operation
@@ -69,6 +70,8 @@ class _Export:
             known = former.files if former and ours else ()
             fresh = self._generation == 0
             wanted = None if fresh else self._generation
+            if wanted is not None and any((each.number, each.note) == (wanted, UNDO) for each in vault.generations()):
+                raise NotFoundError(f"Generation {wanted} stands on a former version.", safe="Nothing was copied.")
             for left in vault.generations() if fresh else ():
                 if left.note == _NOTE:  # by an export whose agent was killed
                     vault.forget(left.number)

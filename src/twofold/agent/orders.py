@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
-from twofold.agent import backup, leaving, power, rights
+from twofold.agent import backup, change, leaving, power, rights
 from twofold.agent.operations import AT_ONCE, TRANSFER, Operation, Operations, Work
 from twofold.agent.registry import Registry
 from twofold.agent.remote import Command
@@ -43,6 +44,16 @@ async def obey(registry: Registry, operations: Operations, command: Command) -> 
         case "discard":
             work = partial(_discarded, registry, ws, operations)
             return _words((await _done(operations, "discard", ws, {"why": backup.COMPANY}, work)).result["receipt"])
+        case "upgrade":
+            work = partial(_upgraded, registry, ws, operations, command.version)
+            done = (await _done(operations, "upgrade", ws, {"version": command.version}, work)).result
+            if "already" in done:
+                return f"It stands on version {done['version']}, and goes to no other."
+            return f"Version {done['version']} is there ({done['received']} bytes came); its next start takes it."
+        case "reset":
+            work = partial(change.reset, ws, yes=True, may="")
+            done = (await _done(operations, "reset", ws, {"why": backup.COMPANY}, work, lane="")).result
+            return f"Its next start drops {done['drops']}."
         case "replicate-discard":
             await _off(ws, operations)
             work = partial(_given_back, registry, ws, operations)
@@ -96,12 +107,18 @@ async def _discarded(registry: Registry, ws: Workspace, operations: Operations, 
     return await leaving.discard(registry, ws, op, operations.turn(ws.name), yes=True, may="")
 
 
+async def _upgraded(
+    registry: Registry, ws: Workspace, operations: Operations, version: int, op: Operation
+) -> dict[str, object]:
+    return await change.upgrade(registry, ws, op, operations.turn(ws.name), version=version)
+
+
 async def _given_back(registry: Registry, ws: Workspace, operations: Operations, op: Operation) -> dict[str, object]:
     return await leaving.check_in(registry, ws, op, operations.turn(ws.name), may="")
 
 
 async def _done(
-    operations: Operations, verb: str, ws: Workspace, args: dict[str, str], work: Work, lane: str = TRANSFER
+    operations: Operations, verb: str, ws: Workspace, args: dict[str, Any], work: Work, lane: str = TRANSFER
 ) -> Operation:
     operation = operations.submit(verb, ws.name, args, work, lane)
     await operation.wait(None)

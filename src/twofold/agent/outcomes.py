@@ -6,14 +6,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from twofold.agent.change import NOT_THE_IMAGE, PATIENCE
 from twofold.agent.operations import Operation
 
 if TYPE_CHECKING:
     from twofold.agent.workspace import Workspace
-
-PATIENCE = 180  # seconds from a start to a desktop, after which it has failed
-# These say something of the person, the policy or this machine, and nothing of the image.
-_NOT_THE_IMAGE = {"usage", "missing", "not-found", "refused", "conflict", "no-room", "unreachable"}
 
 
 @dataclass(frozen=True)
@@ -34,13 +31,16 @@ def outcomes(
         if operation.verb != "start" or not operation.over or operation.id in told or ws is None or ws.lease is None:
             continue
         good = _good(operation, ws, now)
-        if good is not None:
-            yield Outcome(operation.id, ws.lease.image, ws.lease.image_version, good)
+        if (failed := operation.result.get("gave_way")) is not None:
+            yield Outcome(operation.id, ws.lease.image, failed, good=False)
+        elif good is not None:
+            version = ws.image.version if ws.image is not None else ws.lease.image_version
+            yield Outcome(operation.id, ws.lease.image, version, good)
 
 
 def _good(operation: Operation, ws: Workspace, now: float) -> bool | None:
     if operation.state == "failed" and operation.error is not None:
-        return None if operation.error.code in _NOT_THE_IMAGE else False
+        return None if operation.error.code in NOT_THE_IMAGE else False
     if operation.state != "done" or "already" in operation.result or operation.result.get("resumed"):
         return None
     if ws.guest is not None and ws.guest.session_up:

@@ -9,7 +9,7 @@ import time
 from contextlib import AsyncExitStack, ExitStack
 from typing import Any
 
-from twofold.agent import hardware, parts, rights
+from twofold.agent import change, hardware, parts, rights
 from twofold.agent.operations import Operation
 from twofold.agent.workspace import Workspace
 from twofold.engine.seam import Machine
@@ -30,11 +30,22 @@ _LIVE = (RunState.RUNNING, RunState.PAUSED)
 
 
 async def start(ws: Workspace, op: Operation, *, boot: bool) -> dict[str, Any]:
-    """Resume where memory is stored and fits, else boot; `boot` boots even so, and discards the memory.
+    """Resume where memory is stored and fits, else boot; `boot` boots even so, and discards the memory. A new version of the
+    image that does not start gives way to the former one.
 
     Raises:
         ConflictError: memory is stored and does not fit, in words; nothing was started, `boot` is the way on.
     """
+    try:
+        return await _start(ws, op, boot=boot)
+    except TwofoldError as failed:
+        if not change.failed(ws, failed):
+            raise
+        new = ws.record.version
+        return await _start(ws, op, boot=True) | {"gave_way": new}
+
+
+async def _start(ws: Workspace, op: Operation, *, boot: bool) -> dict[str, Any]:
     lease, image = ws.whole()
     if ws.record.run in _LIVE:
         return {"already": ws.record.run}
@@ -48,6 +59,9 @@ async def start(ws: Workspace, op: Operation, *, boot: bool) -> dict[str, Any]:
     _require_room(ws)
     _require_memory(ws)
     began = time.monotonic()
+    if change.due(ws.record, boot=boot):
+        await change.apply(ws, op)
+        lease, image = ws.whole()
     resuming = ws.record.memory_stored and not boot
     ws.become(RunState.RESUMING if resuming else RunState.STARTING, error=None)
     try:

@@ -121,6 +121,7 @@ class Command:
     token: int
     verb: str
     by: str
+    version: int = 0
 
 
 @dataclass(frozen=True)
@@ -258,8 +259,9 @@ class Remote:
             if not all(type(each) is int for each in numbers) or not all(type(each) is str for each in text):
                 raise ValueError("another type")
             return Command(
-                said["command"], slug(said["workspace"], "a workspace"), said["token"], said["verb"], said["by"][:60]
-            )
+                said["command"], slug(said["workspace"], "a workspace"), said["token"], said["verb"], said["by"][:60],
+                int(said.get("version", 0)),
+            )  # fmt: skip
         except (KeyError, TypeError, ValueError) as off:
             raise BadInputError("The server's request cannot be read.", safe="It was not followed.") from off
 
@@ -292,15 +294,17 @@ class Remote:
         """A document of python-tuf's roles; not verified here."""
         return self.send("GET", f"device/roles/{name}", b"", limit)
 
-    def index(self, image: str, version: int, *, held: bool = False) -> ImageIndex:
-        """The image's index, as the publisher's newest targets name it: this version is on the device's channel or, where the
-        workspace on it is `held` here already, at least not retired.
+    def index(self, image: str, version: int, *, held: bool = False, given_out: bool = False) -> ImageIndex:
+        """The image's index, as the publisher's newest targets name it: this version is on the device's channel; or on some
+        channel (`given_out`), where an administrator chose it; or, where the workspace on it is `held` here already, at least
+        not retired.
 
         Raises:
             RefusedError: the publisher does not say so. NotFoundError: this device holds no lease on it.
         """
         listed = self.releases()
-        fit = [each for each in (listed if held else allowed(listed, image)) if each.path == f"{image}/{version}"]
+        some = [each for each in listed if each.channels] if given_out else listed if held else allowed(listed, image)
+        fit = [each for each in some if each.path == f"{image}/{version}"]
         if not fit:
             raise RefusedError(
                 f"Your company does not give out version {version} of {image}; the server does.",

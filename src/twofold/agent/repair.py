@@ -84,7 +84,7 @@ class _Repair:
             image, self._digest = parts.open_manifest(ws.rooms.identity.verify_key, ws.store.read(ws.name, IMAGE))
             return image
         except DamagedError:
-            index = self._published(lease.image, lease.image_version)
+            index = self._published(lease.image, ws.record.version or lease.image_version)
             # A vault that was filled at its check-out has no list of pieces.
             self._digest = base.plain(index)[1].sha256 if (ws.folder / parts.FOLDER / base.LIST).exists() else ""
             description = parts.seal_manifest(ws.rooms.identity.signing, index.manifest, self._digest)

@@ -35,7 +35,9 @@ class Record:
     lease is no more. `leaving`: the generation with which it is being checked in, or "discard" or "wipe": the server may have
     agreed already. `locked` by the company, `locked_by` one of its administrators. `backing_up` says why, while a back up is not
     ended; `backup_at` is when the newest one began, `verified` the newest generation whose files this device has read and found
-    as their digests say.
+    as their digests say. `version` is the image version that its disks stand on; `upgrade_to` the one that is being brought or
+    is ready, `change` what the next boot does (`twofold.agent.change`), `trial`: the version that is there has not come up yet,
+    and may give way to the former one, for which the vault keeps the generation `undo`.
     """
 
     custody: Custody = Custody.CHECKING_OUT
@@ -63,6 +65,11 @@ class Record:
     backup_at: int = 0
     verified: int = 0
     deferred_until: int = 0
+    version: int = 0
+    upgrade_to: int = 0
+    change: str = ""
+    trial: bool = False
+    undo: int = 0
     error: dict[str, str] | None = None
 
     def with_error(self, error: TwofoldError | None) -> Record:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from twofold.agent import rights
+from twofold.agent import change, rights
 from twofold.agent.workspace import Workspace
 from twofold.model.errors import NoRoomError, RefusedError, TimedOutError, TwofoldError, UnreachableError
 from twofold.model.workspace import RunState
@@ -49,6 +49,7 @@ class Supervision:
         self._workspaces, self._suspend, self._contact, self._stopped = workspaces, suspend, contact, stopped
         self._erase = erase
         self._stages: dict[str, int] = {}
+        self._versions: dict[str, int] = {}
         self._away = False  # the last try to reach the server failed
         self._no_room: set[str] = set()
         self._woken = asyncio.Event()
@@ -100,6 +101,9 @@ class Supervision:
         if (stage := rights.stage(ws.lease, ws.record)) != self._stages.get(ws.name, 0):
             self._stages[ws.name] = stage
             ws.tell()  # with or without a warning
+        if self._versions.setdefault(ws.name, ws.record.version) != ws.record.version:
+            self._versions[ws.name] = ws.record.version
+            self.beat_soon()  # the company wants to know which version it stands on
         # Only where the server was asked in vain just now: a wrong clock alone destroys nothing.
         if self._away and not ws.record.leaving and rights.erase_due(ws.lease, ws.record):
             log.warning("the company's time without contact is over: erasing", extra={"workspace": ws.name})
@@ -110,6 +114,7 @@ class Supervision:
         if slept and ws.guest is not None:
             ws.guest.set_time_when_up()
         await self._room(ws)
+        await change.judge(ws, int(time.time()))
         try:
             rights.require(ws.lease, ws.record)
         except RefusedError as ended:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twofold.agent import base
+from twofold.agent.change import FORMER, NEXT
 from twofold.agent.delivery import Delivery
 from twofold.agent.rooms import Rooms
 from twofold.agent.store import Store
@@ -149,7 +150,8 @@ class Supply:
                 return 0
 
     def _clear(self) -> int:
-        kept = {chunk.hex() for name in self._store.names() for chunk in base.pieces(self._store.folder(name)).stored}
+        folders = [self._store.folder(name) / where for name in self._store.names() for where in (".", NEXT, FORMER)]
+        kept = {chunk.hex() for folder in folders for chunk in base.pieces(folder).stored}
         freed = 0
         for file in self.cache.glob("??/*"):
             if len(file.name) == 64 and file.name not in kept:

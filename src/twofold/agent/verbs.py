@@ -44,6 +44,7 @@ def verbs(agent: Agent) -> dict[str, Verb]:
         "checkout": Verb(asked.checkout, _WORKSPACE | {"stick": (str, "")}),
         "start": Verb(asked.start, _WORKSPACE | {"boot": (bool, False)}),
         **{name: Verb(asked.operation(name, do), _WORKSPACE) for name, do in work.items()},
+        "reset": Verb(asked.reset, _WORKSPACE | {"yes": (bool, False)}),
         "remove": Verb(asked.remove, _WORKSPACE | {"yes": (bool, False)}),
         "backup": Verb(asked.backup, _WORKSPACE | {"key": (str, "")}),
         "defer": Verb(asked.defer, _WORKSPACE),
@@ -138,6 +139,12 @@ class _Asked:
         return self._submit(
             "remove", ws.name, {"yes": yes}, lambda op: leaving.remove(self._agent.registry, ws, op, yes=yes)
         )
+
+    async def reset(self, workspace: str, yes: bool) -> Answer:
+        from twofold.agent import change
+
+        ws = self._agent.registry.get(workspace)
+        return self._submit("reset", ws.name, {"yes": yes}, partial(change.reset, ws, yes=yes))
 
     async def backup(self, workspace: str, key: str) -> Answer:
         from twofold.agent import backup

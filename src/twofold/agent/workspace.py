@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from twofold.agent import base as stand
-from twofold.agent import rights
+from twofold.agent import change, hardware, rights
 from twofold.agent.guest import Guest
 from twofold.agent.parts import open_manifest
 from twofold.agent.rooms import Rooms
@@ -64,6 +64,8 @@ class Workspace:
             self._readable = True
             if self.record.custody is Custody.CHECKING_OUT:
                 return
+            if self.record.change == change.SWITCH:
+                self._switch()
             self.lease = self.rooms.lease(self.store.read(self.name, LEASE))
             self._require_known_form()
             description = self.store.read(self.name, IMAGE)
@@ -78,6 +80,13 @@ class Workspace:
                 wrong.happened, safe=wrong.safe or "Nothing was removed.",
                 next=f"Restore the file from a back-up of this computer, or remove the workspace:  twofold remove {self.name}",
             )  # fmt: skip
+
+    def _switch(self) -> None:
+        """Finish what the start that changed its version was doing, or a former agent."""
+        change.settle(self.folder, self.record)
+        image, _ = open_manifest(self.rooms.identity.verify_key, self.store.read(self.name, IMAGE))
+        self.record = dataclasses.replace(hardware.settled(self.record, image), change="")
+        self.store.save(self.name, self.record)
 
     @property
     def folder(self) -> Path:
@@ -190,7 +199,9 @@ class Workspace:
                 "on_server_at": record.on_server_at,
             },
             "image": lease.image if lease else "",
-            "version": lease.image_version if lease else 0,
+            "version": image.version if image else lease.image_version if lease else 0,
+            "pending": change.pending(record),
+            "system_holds": change.lost(self),
             "accelerator": record.accelerator if self.machine else "",
             "agent_up": self.guest is not None and self.guest.up,
             "session_up": self.guest is not None and self.guest.session_up,

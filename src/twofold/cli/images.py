@@ -148,7 +148,7 @@ def promote(image: Image_, version: Version_, channel: Channel_ = "stable") -> N
     """Let every device of a channel run this version; an older one too, which goes back."""
     _catalogue(lambda catalogue: catalogue.promote(image, version, channel))
     out.say(f"{image} version {version} is for every device of channel {channel}.")
-    out.note("A device takes it at its workspace's next start with the server in reach.")
+    out.note("New check-outs take it. What is out already goes to it with:  twofold workspace upgrade WORKSPACE")
 
 
 @app.command()

@@ -20,6 +20,7 @@ from twofold.cli import (
     server,
     session,
     users,
+    workspace,
     workspaces,
 )
 
@@ -52,6 +53,7 @@ for name, command in (
     ("backups", backups.backups),
     ("checkin", backups.checkin),
     ("discard", backups.discard),
+    ("reset", workspaces.reset),
     ("remove", workspaces.remove),
     ("doctor", machine.doctor),
     ("assurance", machine.assurance),
@@ -73,6 +75,7 @@ for name, noun in (
     ("grant", grants.app),
     ("device", device.app),
     ("key", keys.app),
+    ("workspace", workspace.app),
     ("lease", leases.app),
     ("policy", policies.app),
 ):

@@ -60,7 +60,7 @@ def info(workspace: ask.Workspace = "", output: out.Output = Form.TABLE) -> None
             "name": found["title"],
             "state": _state(found),
             "key": found["key"] or "none",
-            "image": f"{found['image']} version {found['version']}",
+            "image": f"{found['image']} version {found['version']}{_next(found['pending'])}",
             "runs on": found["accelerator"] or "nothing now",
             "guest agent": "answers"
             if found["agent_up"]
@@ -146,6 +146,26 @@ def off(workspace: ask.Workspace = "", yes: out.Yes = False, output: out.Output 
         out.say(f"{name} is off.")
 
 
+def reset(
+    workspace: Annotated[str, typer.Argument(help="Its name, always in full.")],
+    yes: out.Yes = False,
+    output: out.Output = Form.TABLE,
+) -> None:
+    """Let a workspace's system begin anew at its next start. Shows first what is lost."""
+    with ask.agent() as client:
+        found = client.call("info", workspace=workspace)
+        suspended = "; and what is suspended of it, now" if found["memory_stored"] and not found["pid"] else ""
+        out.confirm(
+            f"Reset the system of {workspace}?",
+            lost=f"{found['system_holds']}, at its next start{suspended}.",
+            safe="the user's own disk, all that was backed up, and everything that is yours on this computer.",
+            yes=yes,
+        )
+        ask.work(client, "reset", output, workspace=workspace, yes=True)
+    if output is Form.TABLE:
+        out.say(f"The system of {workspace} begins anew at its next start.")
+
+
 def remove(
     workspace: Annotated[str, typer.Argument(help="Its name, always in full.")],
     yes: out.Yes = False,
@@ -206,6 +226,16 @@ def _power(verb: str, workspace: str, output: Form, words: str) -> None:
     if output is Form.TABLE:
         seconds = done["result"].get("seconds")
         out.say(f"{name} {words}" + (f" ({seconds:.1f} s)." if seconds is not None else "."))
+
+
+def _next(pending: dict[str, Any] | None) -> str:
+    if pending is None:
+        return ""
+    return {
+        "upgrade": f", at the next boot version {pending['version']}, its system anew",
+        "fetch": f"; version {pending['version']} is being brought",
+        "reset": ", its system anew at the next boot",
+    }.get(pending["change"], ", the former one at the next boot")
 
 
 def _available(client: Any) -> list[dict[str, Any]]:

@@ -42,6 +42,7 @@ class Policy:
     checkout: bool = True  # may be taken to a device, and run there
     checkin: bool = True  # the person may give it back
     discard: bool = True  # the person may give it back without what is new
+    reset: bool = False  # the person may drop what was changed in the system
     replicate: bool = True  # the person may back up when they like
     replicate_seconds: int = 12 * 3600  # from start to start of backing up by itself
     replicate_metered: bool = False  # by itself also where the network is paid for by volume

@@ -135,6 +135,7 @@ class Told(Body):
     run: Annotated[str, Field(max_length=20)] = ""
     verified: Annotated[int, Field(ge=0, lt=1 << 53)] = 0
     transfer: Transfer | None = None
+    version: Annotated[int, Field(ge=0, lt=1 << 31)] = 0
     lease: dict[str, Any] | None = None
 
 
@@ -201,8 +202,11 @@ class Restore(Body):
 
 
 class Ask(Body):
-    verb: Literal["lock", "unlock", "wipe", "replicate", "discard", "replicate-discard"]
+    """`version` is where an upgrade goes to; 0: what its channel has."""
+
+    verb: Literal["lock", "unlock", "wipe", "replicate", "discard", "replicate-discard", "reset", "upgrade"]
     device: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = ""
+    version: Annotated[int, Field(ge=0, lt=1 << 31)] = 0
 
 
 class Said(Body):

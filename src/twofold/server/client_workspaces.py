@@ -20,8 +20,9 @@ class Workspaces(ABC):
     ) -> dict[str, Any]: ...
 
     def list_workspaces(self) -> list[dict[str, Any]]:
-        """View's columns: `[{"number", "user", "workspace", "title", "pool", "image", "version", "status", "paused", "transfer",
-        "run", "since", "device", "device_name", "contact", "offline_for", "backed_up", "verified", "lease_left", "token",
+        """View's columns: `[{"number", "user", "workspace", "title", "pool", "image", "version",
+        "next_version", "status", "paused", "transfer", "run", "since", "device", "device_name", "contact", "offline_for",
+        "backed_up", "verified", "lease_left", "token",
         "head", "branches", "asked", "ends"}]`; times in Unix seconds, spans in seconds."""
         rows: list[dict[str, Any]] = self._call("GET", "workspaces")["workspaces"]
         return rows
@@ -72,10 +73,12 @@ class Workspaces(ABC):
         body = {"generation": generation, "head": head}
         return str(self._call("POST", f"workspaces/{int(number)}/restore", body)["id"])
 
-    def ask(self, number: int, verb: str, device: str = "") -> dict[str, Any]:
-        """Ask the holder (or `device`) to `lock`, `unlock`, `wipe`, `replicate`, `discard` or `replicate-discard`. Returns
-        `{"command", "device", "verb", "state", "asked", "by", "given", "ended", "receipt"}`."""
-        return self._call("POST", f"workspaces/{int(number)}/commands", {"verb": verb, "device": device})
+    def ask(self, number: int, verb: str, device: str = "", version: int = 0) -> dict[str, Any]:
+        """Ask the holder (or `device`) to `lock`, `unlock`, `wipe`, `replicate`, `discard`, `replicate-discard`, `reset` or
+        `upgrade` (to `version`; 0: what its channel has; of what nobody has the next holder is asked: `command` is 0). Returns
+        `{"command", "device", "verb", "version", "state", "asked", "by", "given", "ended", "receipt"}`."""
+        body = {"verb": verb, "device": device} | ({"version": version} if version else {})
+        return self._call("POST", f"workspaces/{int(number)}/commands", body)
 
     def list_asked(self, number: int) -> list[dict[str, Any]]:
         """The last 200 requests, newest first, with their receipts."""

@@ -16,15 +16,16 @@ from twofold.model.errors import ConflictError
 from twofold.server import audit
 from twofold.server.context import Server, nothing
 from twofold.server.gate import Caller
-from twofold.server.tables import Command, Grant, Holder, Lease, Rules
+from twofold.server.tables import Command, Grant, Holder, Lease, Rules, Version
 from twofold.trust.signed import Context, sign
 
-VERBS = ("lock", "unlock", "wipe", "replicate", "discard", "replicate-discard")
+VERBS = ("lock", "unlock", "wipe", "replicate", "discard", "replicate-discard", "reset", "upgrade")
 OPEN = ("waiting", "given")
 
 
-def ask(session: Session, caller: Caller, lease: Lease, verb: str, device: str = "") -> Command:
-    """Ask a device for something: the holder, or one that held the lease before. Asking for what waits already changes nothing.
+def ask(session: Session, actor: str, lease: Lease, verb: str, device: str = "", version: int = 0) -> Command:
+    """Ask a device for something: the holder, or one that held the lease before. Asking for what waits already changes nothing;
+    of upgrades only the last counts.
 
     Raises:
         NotFoundError: it never held this workspace. ConflictError: nobody holds it and no device is named.
@@ -38,15 +39,17 @@ def ask(session: Session, caller: Caller, lease: Lease, verb: str, device: str =
         raise nothing("device")
     same = (Command.grant_id == grant.id, Command.device_id == holder.device_id, Command.verb == verb)
     there = session.scalar(select(Command).where(*same, Command.state.in_(OPEN)))
-    if there is not None:
+    if there is not None and there.version == version:
         return there
+    if there is not None:
+        there.state, there.ended = "withdrawn", int(time.time())
     made = Command(
-        grant_id=grant.id, device_id=holder.device_id, token=holder.token, verb=verb, state="waiting",
-        asked=int(time.time()), asked_by=caller.actor, given=0, ended=0, receipt="",
+        grant_id=grant.id, device_id=holder.device_id, token=holder.token, verb=verb, state="waiting", version=version,
+        asked=int(time.time()), asked_by=actor, given=0, ended=0, receipt="",
     )  # fmt: skip
     session.add(made)
     session.flush()
-    audit.record(session, caller.actor, f"ask {verb}", f"{grant.workspace} of {grant.user.name}, number {made.id}")
+    audit.record(session, actor, f"ask {verb}", f"{grant.workspace} of {grant.user.name}, number {made.id}")
     return made
 
 
@@ -69,7 +72,7 @@ def given(session: Session, server: Server, caller: Caller) -> list[dict[str, An
             "schema": "twofold-command-1", "command": row.id, "device": row.device_id,
             "workspace": session.get_one(Grant, row.grant_id).workspace, "token": row.token, "verb": row.verb,
             "asked": row.asked, "by": row.asked_by,
-        }  # fmt: skip
+        } | ({"version": row.version} if row.version else {})  # fmt: skip
         signed.append(sign(Context.COMMAND, said, server.home.signing))
     return signed
 
@@ -83,10 +86,15 @@ def receipt(session: Session, caller: Caller, number: int, result: str, detail: 
     row.receipt = canonical({"result": result, "detail": detail}).decode()
     grant = session.get_one(Grant, row.grant_id)
     audit.record(session, caller.actor, f"{row.verb}: {row.state}", f"{grant.workspace}, number {number}: {detail}")
+    if row.verb == "upgrade" and row.state == "failed":
+        wanted = (Lease.grant_id == row.grant_id, Version.version == row.version)
+        lease = session.scalar(select(Lease).join(Version, Lease.next_id == Version.id).where(*wanted))
+        if lease is not None:
+            lease.next_id = None
     if row.verb == "wipe" and row.state == "done":
         # Nothing of it is there any more: the lease is free. One statement, and only if it is that device's still.
         mine = (Lease.grant_id == row.grant_id, Lease.device_id == caller.device)
-        free = {"device_id": None, "version_id": None, "custody": "checked-in", "told": ""}
+        free = {"device_id": None, "version_id": None, "former_id": None, "custody": "checked-in", "told": ""}
         token = session.scalar(update(Lease).where(*mine).values(**free).returning(Lease.token))
         if token is not None:
             holder = session.get_one(Holder, (row.grant_id, token))
@@ -113,8 +121,8 @@ def withdraw(session: Session, caller: Caller, grant: Grant, number: int) -> Non
 
 def described(row: Command) -> dict[str, Any]:
     return {
-        "command": row.id, "device": row.device_id, "verb": row.verb, "state": row.state, "asked": row.asked,
-        "by": row.asked_by, "given": row.given, "ended": row.ended,
+        "command": row.id, "device": row.device_id, "verb": row.verb, "version": row.version, "state": row.state,
+        "asked": row.asked, "by": row.asked_by, "given": row.given, "ended": row.ended,
         "receipt": json.loads(row.receipt) if row.receipt else None,
     }  # fmt: skip
 

@@ -36,9 +36,11 @@ def granted(caller: Caller) -> Any:
 
 
 def leased_versions(caller: Caller) -> Any:
-    """The image versions that a device holds a lease on."""
-    held = select(Lease.version_id).join(Grant).where(Lease.device_id == caller.device, alive())
-    return select(Version.id).join(Image).where(Version.id.in_(held))
+    """The image versions that a device holds a lease on, and those that it goes to or may go back to."""
+    mine = (Lease.device_id == caller.device, alive())
+    columns = (Lease.version_id, Lease.next_id, Lease.former_id)
+    held = (Version.id.in_(select(column).join(Grant, Grant.id == Lease.grant_id).where(*mine)) for column in columns)
+    return select(Version.id).join(Image).where(or_(*held))
 
 
 def take(session: Session, caller: Caller, workspace: str, *, speaks: bool) -> Lease:
@@ -194,7 +196,7 @@ def leave(session: Session, caller: Caller, found: Held, how: str, head: str | N
         state = move(CUSTODY_MOVES, state, Custody.CHECKING_IN, grant.title)
     move(CUSTODY_MOVES, state, Custody.CHECKED_IN, grant.title)
     _ended(session, lease, how)
-    free = {"device_id": None, "version_id": None, "custody": Custody.CHECKED_IN, "told": ""}
+    free = {"device_id": None, "version_id": None, "former_id": None, "custody": Custody.CHECKED_IN, "told": ""}
     if session.scalar(update(Lease).where(*mine).values(**free).returning(Lease.token)) is None:
         raise ConflictError(
             f"The newest back up of '{grant.title}' on the server is {lease.head or 'none'}, not what this device has.",
@@ -237,7 +239,7 @@ def broken(session: Session, caller: Caller, lease: Lease, agreed: str, why: str
     device, token = lease.device_id, lease.token
     _ended(session, lease, "broken")
     mine = (Lease.grant_id == lease.grant_id, Lease.token == token, Lease.device_id == device)
-    free = {"device_id": None, "version_id": None, "custody": Custody.CHECKED_IN, "told": ""}
+    free = {"device_id": None, "version_id": None, "former_id": None, "custody": Custody.CHECKED_IN, "told": ""}
     session.execute(update(Lease).where(*mine).values(**free))
     session.refresh(lease)
     what = f"{lease.grant.workspace} of {lease.grant.user.name}, token {token}, device {device[:16]}: {why}"
@@ -263,6 +265,7 @@ def row(session: Session, lease: Lease) -> dict[str, Any]:
         "pool": grant.pool,
         "image": grant.image.name,
         "version": lease.version.version if lease.version else 0,
+        "next_version": lease.next.version if lease.next else 0,
         "status": lease.custody,
         "paused": transfer.get("state") == "paused",
         "transfer": transfer,

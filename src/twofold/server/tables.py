@@ -168,7 +168,8 @@ class Nonce(Base):
 class Lease(Base):
     """Who holds a grant's workspace. `token` grows with each new holder and never shrinks (fencing). `head` is the newest
     generation of its one line of history, `epoch` that line's highest key epoch, `keys` the wrapped keys that open it (JSON).
-    `seen` is the holder's last heartbeat, `told` what it said then (JSON), `since` when it took the lease."""
+    `seen` is the holder's last heartbeat, `told` what it said then (JSON), `since` when it took the lease. Its disks stand on
+    `version`; `next` is what an administrator wants them to go to, `former` what they may still go back to."""
 
     __tablename__ = "leases"
     grant_id: Mapped[int] = mapped_column(ForeignKey("grants.id"), primary_key=True)
@@ -176,6 +177,8 @@ class Lease(Base):
     token: Mapped[int]
     device_id: Mapped[str | None] = mapped_column(ForeignKey("devices.id"))
     version_id: Mapped[int | None] = mapped_column(ForeignKey("versions.id"))
+    next_id: Mapped[int | None] = mapped_column(ForeignKey("versions.id"))
+    former_id: Mapped[int | None] = mapped_column(ForeignKey("versions.id"))
     issued: Mapped[int]
     head: Mapped[str | None] = mapped_column(String(64))
     epoch: Mapped[int]
@@ -185,7 +188,9 @@ class Lease(Base):
     told: Mapped[str] = mapped_column(Text)
     grant: Mapped[Grant] = relationship(lazy="joined")
     device: Mapped[Device | None] = relationship(lazy="joined")
-    version: Mapped[Version | None] = relationship(lazy="joined")
+    version: Mapped[Version | None] = relationship(lazy="joined", foreign_keys=[version_id])
+    next: Mapped[Version | None] = relationship(foreign_keys=[next_id])
+    former: Mapped[Version | None] = relationship(foreign_keys=[former_id])
 
 
 class Holder(Base):
@@ -248,7 +253,8 @@ class Needed(Base):
 
 
 class Command(Base):
-    """What an administrator asked of a device. `state`: `waiting`, `given`, `done`, `failed`, `withdrawn`; `receipt` is JSON."""
+    """What an administrator asked of a device. `state`: `waiting`, `given`, `done`, `failed`, `withdrawn`; `receipt` is JSON.
+    `version` is an upgrade's, 0 for all others."""
 
     __tablename__ = "commands"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -256,6 +262,7 @@ class Command(Base):
     device_id: Mapped[str] = mapped_column(ForeignKey("devices.id"), index=True)
     token: Mapped[int]
     verb: Mapped[str] = mapped_column(String(20))
+    version: Mapped[int]
     state: Mapped[str] = mapped_column(String(10))
     asked: Mapped[int]
     asked_by: Mapped[str] = mapped_column(String(80))

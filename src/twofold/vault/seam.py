@@ -188,6 +188,17 @@ class Inspected(Parts, Generations, Protocol):
             changed.
         """
 
+    def begin_anew(self, device: str, size: int, *, read_only: bool) -> None:
+        """Give up all that was written to a device, durably and at once or not at all: it is its base again, of this size.
+
+        Raises:
+            ConflictError: memory is stored, or somebody is connected. UsageError: no device can have this size. Nothing was
+            changed.
+        """
+
+    def consume_memory(self) -> None:
+        """Durably forget the stored memory. Called before the guest's first instruction: memory never runs twice."""
+
     def check(self, data: bool, progress: Progress) -> dict[str, Any]:
         """Go through all devices and the stored memory, `data`: open each block. What is lost is in the answer (docs/protocol.md,
         chapter 4, `check`), and no error."""
@@ -246,9 +257,6 @@ class OpenVault(Inspected, Protocol):
 
     def touched(self) -> list[tuple[str, int, int]]:
         """What was read of the base since the opening, in the order of the first time: device, offset and length in bytes."""
-
-    def consume_memory(self) -> None:
-        """Durably forget the stored memory. Called before the guest's first instruction: memory never runs twice."""
 
     def renew(self, term: Term) -> None:
         """From now on the keys may be held as long as this.

@@ -153,6 +153,12 @@ class _Inspected(_Parts, Generations):
     def resize(self, device: str, size: int, *, shrink: bool = False) -> None:
         self._talk.call("resize", {"device": device, "size": size, "shrink": shrink})
 
+    def begin_anew(self, device: str, size: int, *, read_only: bool) -> None:
+        self._talk.call("renew", {"device": device, "size": size, "read_only": read_only})
+
+    def consume_memory(self) -> None:
+        self._talk.call("consume_memory")
+
     def check(self, data: bool, progress: Progress) -> dict[str, Any]:
         return self._talk.call("check", {"data": data}, progress=progress, step="reading")[0]
 
@@ -203,9 +209,6 @@ class _Open(_Inspected, Supplied):
 
     def open_memory(self, memory: int, progress: Progress) -> None:
         self._talk.call("open_memory", fds=[memory], progress=progress, step="Opening memory")
-
-    def consume_memory(self) -> None:
-        self._talk.call("consume_memory")
 
     def renew(self, term: Term) -> None:
         self._talk.call("lease", term.to_wire())

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from twofold.model.canonical import canonical
 from twofold.model.errors import RefusedError, TwofoldError
 from twofold.model.workspace import CUSTODY_MOVES, Custody, move
-from twofold.server import commands, leases, policies, roles
+from twofold.server import changes, commands, leases, policies, roles
 from twofold.server.bodies import CheckOut, Discard, Heartbeat, Leave, Told, Wait
 from twofold.server.context import Server, TheCaller, TheServer, nothing
 from twofold.server.gate import Caller
@@ -55,6 +55,7 @@ def checkout(body: CheckOut, caller: TheCaller, server: TheServer) -> dict[str, 
     speaks = EXTENSION in body.speaks
     with server.database.write() as session:
         lease = leases.take(session, caller, body.workspace, speaks=speaks)
+        changes.taken(session, lease)
         answer = {"lease": leases.signed(session, server, lease, speaks=speaks)}
         return answer | documents(session, lease) if speaks else answer
 
@@ -145,6 +146,8 @@ def _heard(session: Session, server: Server, caller: Caller, told: Told) -> dict
     lease = found.lease
     here = {"run": told.run, "verified": told.verified}
     lease.told = canonical(here | {"transfer": told.transfer.model_dump() if told.transfer else None}).decode()
+    if told.version:
+        changes.stands(session, lease, told.version)
     verb = told.transfer.verb if told.transfer else ""
     state, title = Custody(lease.custody), found.grant.title
     if state is Custody.CHECKING_OUT and verb != "check-out":

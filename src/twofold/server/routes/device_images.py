@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Response
 from sqlalchemy import func, select
 
-from twofold.server import leases, roles
+from twofold.server import changes, leases, roles
 from twofold.server.bodies import FewIds, Started
 from twofold.server.context import Server, TheCaller, TheServer, nothing
 from twofold.server.gate import Caller
@@ -40,6 +40,8 @@ def start(body: Started, caller: TheCaller, server: TheServer) -> dict[str, Any]
         if version is None:
             raise nothing("image")
         roles.started(session, version, caller.device, good=body.good)
+        if not body.good:
+            changes.failed(session, caller, version)
     return {}
 
 

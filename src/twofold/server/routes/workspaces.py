@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from twofold.model.names import slug
 from twofold.model.policy import Scope
-from twofold.server import audit, commands, history, leases, policies
+from twofold.server import audit, changes, commands, history, leases, policies
 from twofold.server.bodies import Ask, Break, Restore, Said, Wraps
 from twofold.server.context import TheCaller, TheServer, nothing
 from twofold.server.once import TheOnce
@@ -119,12 +119,19 @@ def asked(number: Number, server: TheServer) -> dict[str, Any]:
 
 @router.post("/workspaces/{number}/commands", status_code=201)
 def ask(number: Number, body: Ask, caller: TheCaller, server: TheServer, once: TheOnce) -> dict[str, Any]:
-    """Ask the holder, or a device that held it before, for something."""
+    """Ask the holder, or a device that held it before, for something. An upgrade of what nobody has is asked of the next holder:
+    then the answer's `command` is 0."""
     with server.database.write() as session:
         if (former := once.former(session)) is not None:
             return dict(former)
-        row = commands.ask(session, caller, _lease(session, number), body.verb, body.device)
-        device, answer = row.device_id, once.keep(session, commands.described(row))
+        lease = _lease(session, number)
+        if body.verb == "upgrade":
+            row = changes.upgrade(session, caller.actor, lease, body.version)
+        else:
+            row = commands.ask(session, caller.actor, lease, body.verb, body.device)
+        device = row.device_id if row is not None else None
+        later = {"command": 0, "device": "", "verb": body.verb, "state": "waiting"}
+        answer = once.keep(session, later if row is None else commands.described(row))
     server.bell.ring([device])
     return answer
 
