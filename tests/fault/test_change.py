@@ -173,7 +173,7 @@ def test_an_upgrade_of_what_runs_takes_effect_at_its_next_start(
     done = asked(company, user, "upgrade", 2)
     assert done["state"] == "done", done
     came = next(each for each in client.call("jobs")["operations"] if each["verb"] == "upgrade")["result"]
-    assert 4096 <= came["received"] < came["image"] // 10, "the changed pieces alone"
+    assert 0 < came["received"] < came["image"] // 10, "the changed pieces alone"
     assert info(client)["version"] == 1
     assert info(client)["pending"] == {"change": "upgrade", "version": 2}
     # Its memory belongs to what is there, and is offered as long as that is.

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from twofold.agent.change import PATIENCE
 from twofold.agent.operations import Operation
-from twofold.agent.outcomes import PATIENCE, Outcome, outcomes
+from twofold.agent.outcomes import Outcome, outcomes
 from twofold.model.errors import ConflictError, DamagedError, NoRoomError, RefusedError, TwofoldError
 
 NOW = 1_000_000
@@ -30,7 +31,7 @@ def start(
 def told(operation: Operation, *, up: bool = False, runs: bool = True, has_agent: bool = True) -> bool | None:
     ws: Any = SimpleNamespace(
         lease=SimpleNamespace(image="office", image_version=3),
-        image=SimpleNamespace(has_agent=has_agent),
+        image=SimpleNamespace(has_agent=has_agent, version=3),
         guest=SimpleNamespace(session_up=up),
         machine=object() if runs else None,
     )

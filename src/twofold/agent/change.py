@@ -120,6 +120,7 @@ def _require_alike(ws: Workspace, now: ImageVersion, then: ImageVersion) -> None
 
 
 def _bring(registry: Registry, ws: Workspace, index: ImageIndex, op: Operation) -> int:
+    from twofold.image import patches
     from twofold.image.fetch import fetch, lacking
 
     shutil.rmtree(ws.folder / NEXT, ignore_errors=True)
@@ -135,8 +136,9 @@ def _bring(registry: Registry, ws: Workspace, index: ImageIndex, op: Operation) 
             safe="The version that is here goes on.",
             next="Free some space on this disk; it goes on by itself.",
         )
-    op.whole = sum(index.ids.values())
-    return fetch(index.ids, ws.rooms.remote(), cache, op.progress).sent
+    op.whole, remote = sum(index.ids.values()), ws.rooms.remote()
+    patched = patches.bring(index, remote, cache, op.progress)
+    return patched + fetch(index.ids, remote, cache, op.progress).sent
 
 
 def _seal(registry: Registry, ws: Workspace, index: ImageIndex, op: Operation) -> str:

@@ -23,6 +23,9 @@ async def obey(registry: Registry, operations: Operations, command: Command) -> 
     Raises:
         UnreachableError, TimedOutError: the server went away; it asks again. TwofoldError: it can't be done, and why.
     """
+    for each in operations.under_way(command.workspace, "") if command.verb != leaving.WIPE else ():
+        if each.verb == "checkout":  # asked of a workspace that is not here yet
+            await each.wait(None)
     ws = registry.find(command.workspace)
     here = ws is not None and (ws.lease is None or ws.lease.token == command.token)
     if ws is None or not here:
