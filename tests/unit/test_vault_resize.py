@@ -100,19 +100,19 @@ def test_a_device_begins_anew_while_nobody_uses_it_and_no_memory_fits(place: Pla
     place.write(vault, b"mine" * 1024)
     place.suspend(vault)
     with pytest.raises(ConflictError, match="suspended"):
-        vault.renew("user", 16 << 20, read_only=False)
+        vault.begin_anew("user", 16 << 20, read_only=False)
     vault.consume_memory()
     with vault.connect("system") as stream:
         nbd.Client(stream, "system")
         with pytest.raises(ConflictError, match="in use"):
-            vault.renew("user", 16 << 20, read_only=False)
+            vault.begin_anew("user", 16 << 20, read_only=False)
     unused(vault)
     with pytest.raises(UsageError):
-        vault.renew("user", 16 << 20 | 1, read_only=False)
+        vault.begin_anew("user", 16 << 20 | 1, read_only=False)
     assert place.read(vault) == b"mine" * 1024
     unused(vault)
-    vault.renew("user", 20 << 20, read_only=True)
-    vault.renew("more", 8 << 20, read_only=False)
+    vault.begin_anew("user", 20 << 20, read_only=True)
+    vault.begin_anew("more", 8 << 20, read_only=False)
     vault.close()
     vault = place.open()
     found = {each["name"]: (each["size"], each["read_only"]) for each in vault.status()["vault"]["devices"]}
