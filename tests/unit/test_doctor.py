@@ -74,8 +74,8 @@ def test_doctor_says_the_same_to_people_and_to_scripts(device: Device) -> None:
     body = json.loads(scripts.stdout)
     assert body["schema"] == "twofold-checks-1"
     assert [check["name"] for check in body["checks"]] == [
-        "accelerator", "engine", "memory", "disk", "swap", "core dumps", "processor share", "sound", "device key", "server",
-        "desktop",
+        "accelerator", "engine", "network", "memory", "disk", "swap", "core dumps", "processor share", "sound", "device key",
+        "server", "desktop",
     ]  # fmt: skip
     folded = " ".join(people.stdout.split())
     for check in body["checks"]:

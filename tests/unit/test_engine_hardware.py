@@ -26,7 +26,7 @@ OURS = Spec(
 THEIRS = Spec(
     "windows", Arch.AMD64, Firmware.UEFI, 4096, 2, (Disk("disk", "sda", 1 << 35, read_only=False),), agent_channel=False
 )
-HANDED = Handed(10, 11, 19, {"system": 12, "user": 13, "disk": 14}, 15, 16, 17, 18)
+HANDED = Handed(10, 11, 19, {"system": 12, "user": 13, "disk": 14}, 15, 16, 17, 18, Path("/run/n.sock"))
 TCG = Options(Accelerator.TCG)
 
 CASES = {
@@ -38,6 +38,8 @@ CASES = {
     "silent": (dataclasses.replace(OURS, sound=False, width=412, height=915), TCG),
     "uefi-amd64": (THEIRS, TCG),
     "uefi-arm64": (dataclasses.replace(THEIRS, arch=Arch.ARM64), TCG),
+    "network-direct-amd64": (dataclasses.replace(OURS, network=True), TCG),
+    "network-bios-amd64": (dataclasses.replace(THEIRS, firmware=Firmware.BIOS, network=True), TCG),
     "bios-amd64": (dataclasses.replace(THEIRS, firmware=Firmware.BIOS), TCG),
 }
 
@@ -63,8 +65,10 @@ def test_every_guest_is_confined(name: str) -> None:
     text = " ".join(argv)
     assert argv[argv.index("-sandbox") + 1].startswith("on,obsolete=deny,elevateprivileges=deny,spawn=deny")
     assert {"-nodefaults", "-no-user-config"} < set(argv)
-    assert argv[argv.index("-nic") + 1] == "none"
-    assert not any(word in text for word in ("virtio-net", "e1000", "-netdev", "vnc", "tcp:", "unix:", "hostfwd"))
+    outside = [argv[at + 1] for at, word in enumerate(argv) if word in ("-nic", "-netdev", "-net")]
+    to_us = "stream,id=outside,server=off,addr.type=unix,addr.path=/run/n.sock,reconnect-ms=500"
+    assert outside == [to_us if CASES[name][0].network else "none"], "the network process or nothing"
+    assert not any(word in text for word in ("vnc", "tcp:", "unix:", "hostfwd", "netdev=user"))
     machine = argv[argv.index("-machine") + 1]
     assert machine.startswith(machine_type(CASES[name][0]) + ",")
     assert "dump-guest-core=off" in machine
@@ -83,6 +87,8 @@ def test_what_is_missing_is_said() -> None:
         command(OURS, dataclasses.replace(HANDED, kernel=None), TCG)
     with pytest.raises(UsageError, match="firmware"):
         command(THEIRS, dataclasses.replace(HANDED, firmware_vars=None), TCG)
+    with pytest.raises(UsageError, match="network process"):
+        command(CASES["network-direct-amd64"][0], dataclasses.replace(HANDED, network=None), TCG)
     with pytest.raises(UsageError, match="socket"):
         command(OURS, dataclasses.replace(HANDED, agent=None), TCG)
 
@@ -94,7 +100,7 @@ def test_cpu_models() -> None:
     assert cpu(dataclasses.replace(OURS, arch=Arch.ARM64), Accelerator.KVM) == "host"
 
 
-@pytest.mark.parametrize("name", ["silent", "bios-amd64", "direct-arm64"])
+@pytest.mark.parametrize("name", ["silent", "bios-amd64", "direct-arm64", "network-direct-amd64", "network-bios-amd64"])
 def test_the_real_qemu_takes_every_word(name: str, tmp_path: Path) -> None:
     """All of it but the descriptors: QEMU is asked to build the board and stop before the first instruction."""
     if shutil.which(QEMU[CASES[name][0].arch]) is None:

@@ -12,10 +12,12 @@ from pathlib import Path
 
 from twofold.agent.rooms import ENROLMENT, Rooms
 from twofold.agent.workspace import Workspace
+from twofold.engine import network
 from twofold.model.errors import TwofoldError
 from twofold.model.machine import Accelerator
 from twofold.platform import memory
 from twofold.platform.dirs import Dirs
+from twofold.platform.run import run
 
 GOOD, POOR, BAD = "good", "poor", "bad"
 _MEMORY = 1536 << 20  # bytes: one workspace with its machine
@@ -36,6 +38,7 @@ async def checks(dirs: Dirs, rooms: Rooms, workspaces: Sequence[Workspace]) -> l
     """All of them, each by looking or by running something; none changes anything."""
     return [
         *await _engine(rooms),
+        _network(),
         _memory(),
         _disk(dirs),
         _swap(),
@@ -59,6 +62,15 @@ async def _engine(rooms: Rooms) -> list[Check]:
         Check("accelerator", GOOD if fast else POOR, able.accelerator_reason, "" if fast else slow),
         Check("engine", GOOD, f"QEMU {able.version}, sandboxed, handed descriptors instead of paths."),
     ]
+
+
+def _network() -> Check:
+    """Only workspaces whose policy allows a network need it."""
+    try:
+        said = run([network.program(), "--version"], timeout=5).stdout.decode(errors="replace").strip()
+    except TwofoldError as lacking:
+        return Check("network", BAD, lacking.happened, lacking.next)
+    return Check("network", GOOD, f"{said}: a guest's network ends there, and reaches what its policy lists.")
 
 
 def _memory() -> Check:

@@ -42,8 +42,9 @@ def settled(record: Record, image: ImageVersion) -> Record:
     return dataclasses.replace(record, memory_mib=memory, cpus=cpus, version=image.version)
 
 
-def spec(lease: Lease, image: ImageVersion, record: Record, *, sound: bool) -> Spec:
-    """What decides the guest's hardware: the image, the settings of the check-out, and the policy of the launch (`sound`)."""
+def spec(lease: Lease, image: ImageVersion, record: Record, *, sound: bool, network: bool) -> Spec:
+    """What decides the guest's hardware: the image, the settings of the check-out, and the policy of the launch (`sound`,
+    `network`)."""
     disks = tuple(
         Disk(device.name, f"vd{'abcdef'[place]}", device.size, read_only=device.base)
         for place, device in enumerate(devices(image))
@@ -58,6 +59,7 @@ def spec(lease: Lease, image: ImageVersion, record: Record, *, sound: bool) -> S
         cmdline=image.cmdline if image.firmware is Firmware.DIRECT else "",
         agent_channel=image.has_agent,
         sound=sound,
+        network=network,
     )
 
 
@@ -72,7 +74,7 @@ def identity(spec: Spec, image: ImageVersion, engine: Engine, able: Capabilities
         engine_version=able.version,
         machine_type=engine.machine_type(spec),
         cpu_model=engine.cpu_model(spec),
-        spec=hashlib.sha256(canonical(dataclasses.asdict(spec))).hexdigest(),
+        spec=hashlib.sha256(canonical(spec.to_wire())).hexdigest(),
     )
 
 

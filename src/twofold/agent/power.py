@@ -16,6 +16,7 @@ from twofold.engine.seam import Machine
 from twofold.model.errors import ConflictError, NoRoomError, TimedOutError, TwofoldError
 from twofold.model.image import Firmware, ImageVersion
 from twofold.model.machine import MemoryIdentity, Spec, misfits
+from twofold.model.reach import NONE
 from twofold.model.workspace import Custody, RunState
 from twofold.platform import memory
 from twofold.platform.clock import boot_id
@@ -102,9 +103,11 @@ async def _power_on(
     engine = ws.rooms.engine
     able = await engine.capabilities()
     sound = lease.policy.sound_out or lease.policy.sound_in
-    spec = hardware.spec(lease, image, ws.record, sound=sound)
     saved = None if boot else await asyncio.to_thread(vault.memory_identity)
     resuming = saved is not None
+    # Memory has the card that it was launched with. What can be reached through it is not the card's to say.
+    network = ws.record.network if resuming else lease.policy.network != NONE
+    spec = hardware.spec(lease, image, ws.record, sound=sound, network=network)
     if saved is not None:
         _require_fit(ws, saved, hardware.identity(spec, image, engine, able, await asyncio.to_thread(vault.head)))
     elif ws.record.run is RunState.RESUMING:
@@ -118,6 +121,7 @@ async def _power_on(
         always.callback(os.close, memory)
         loaded = asyncio.ensure_future(asyncio.to_thread(vault.open_memory, memory, op.progress))
         always.push_async_callback(asyncio.wait, {loaded})
+    undo.push_async_callback(ws.network.close)
     machine = await op.or_cancelled(_launch(ws, spec, vault, files, memory, loaded))
     # From here on it is the workspace's, so that who watches can have its screen before its first instruction.
     undo.pop_all()
@@ -138,6 +142,7 @@ async def _power_on(
         accelerator=able.accelerator,
         boot=boot_id(),
         sound=sound,
+        network=network,
         error=None,
     )
     if resuming and ws.guest is not None:
@@ -187,7 +192,8 @@ async def _launch(
     opened = await asyncio.shield(files)
     promise = None if loaded is None else asyncio.shield(loaded)
     disks = {disk.device: vault.socket for disk in spec.disks}
-    return await ws.rooms.engine.start(spec, disks, opened, ws.runtime, memory, promise, paused=True)
+    network = await ws.network.open() if spec.network else None
+    return await ws.rooms.engine.start(spec, disks, opened, ws.runtime, memory, promise, paused=True, network=network)
 
 
 async def suspend(ws: Workspace, op: Operation) -> dict[str, Any]:
@@ -214,7 +220,7 @@ async def _seal(ws: Workspace, op: Operation, machine: Machine, vault: OpenVault
     lease, image = ws.whole()
     op.progress("taking the memory", 0, 0)
     # What was launched decides what the memory belongs to; where the policy has changed since, it will not fit.
-    spec = hardware.spec(lease, image, ws.record, sound=ws.record.sound)
+    spec = hardware.spec(lease, image, ws.record, sound=ws.record.sound, network=ws.record.network)
     able = await ws.rooms.engine.capabilities()
     memory = await machine.suspend()
     try:

@@ -30,14 +30,15 @@ class Record:
     """`state.json`: what the agent must still know after its death or the computer's. Times are Unix seconds, 0 for never.
 
     `contacted_at` is the last time the server answered, `seen_at` what the time is known to have been at the least when the
-    boot `seen_in` was `seen_boot` seconds old, so that turning the clock back gains nothing. `boot` is the kernel's boot id when
-    the machine last started, `sound` whether it was given a sound card then. `taken`: the server has said that this device's
-    lease is no more. `leaving`: the generation with which it is being checked in, or "discard" or "wipe": the server may have
-    agreed already. `locked` by the company, `locked_by` one of its administrators. `backing_up` says why, while a back up is not
-    ended; `backup_at` is when the newest one began, `verified` the newest generation whose files this device has read and found
-    as their digests say. `version` is the image version that its disks stand on; `upgrade_to` the one that is being brought or
-    is ready, `change` what the next boot does (`twofold.agent.change`), `trial`: the version that is there has not come up yet,
-    and may give way to the former one, for which the vault keeps the generation `undo`.
+    boot `seen_in` was `seen_boot` seconds old, so that turning the clock back gains nothing. `boot` is the kernel's boot id
+    when the machine last started, `sound` whether it was given a sound card then, `network` whether a network card. `taken`:
+    the server has said that this device's lease is no more. `leaving`: the generation with which it is being checked in, or
+    "discard" or "wipe": the server may have agreed already. `locked` by the company, `locked_by` one of its administrators.
+    `backing_up` says why, while a back up is not ended; `backup_at` is when the newest one began, `verified` the newest
+    generation whose files this device has read and found as their digests say. `version` is the image version that its disks
+    stand on; `upgrade_to` the one that is being brought or is ready, `change` what the next boot does
+    (`twofold.agent.change`), `trial`: the version that is there has not come up yet, and may give way to the former one, for
+    which the vault keeps the generation `undo`.
     """
 
     custody: Custody = Custody.CHECKING_OUT
@@ -57,6 +58,7 @@ class Record:
     accelerator: str = ""
     boot: str = ""
     sound: bool = False
+    network: bool = False
     taken: bool = False
     leaving: str = ""
     locked: bool = False

@@ -114,6 +114,7 @@ class Supervision:
         if slept and ws.guest is not None:
             ws.guest.set_time_when_up()
         await self._room(ws)
+        await ws.network.follow()
         await change.judge(ws, int(time.time()))
         try:
             rights.require(ws.lease, ws.record)

@@ -86,6 +86,7 @@ async def _both(ws: Workspace, machine: Machine, vault: OpenVault) -> None:
         status = "running"
     log.info("took over a machine", extra={"workspace": ws.name, "pid": machine.pid})
     ws.hold_machine(machine)
+    await ws.network.take_over(card=ws.record.network)
     _is(ws, RunState.RUNNING if status == "running" else RunState.PAUSED, memory_stored=False)
 
 

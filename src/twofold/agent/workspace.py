@@ -13,6 +13,7 @@ from typing import Any
 from twofold.agent import base as stand
 from twofold.agent import change, hardware, rights
 from twofold.agent.guest import Guest
+from twofold.agent.network import Outside
 from twofold.agent.parts import open_manifest
 from twofold.agent.rooms import Rooms
 from twofold.agent.store import IMAGE, KEY, LEASE, VAULT, Record, Store, as_json
@@ -55,6 +56,7 @@ class Workspace:
         self._killed = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._pidfd = -1
+        self.network = Outside(name, lambda: self.lease, lambda: self.runtime, self._go)
 
     def load(self) -> None:
         """Read and verify the workspace's files; one that can't be read is broken, listed, and says so."""
@@ -298,6 +300,7 @@ class Workspace:
         if ended is not None:
             await asyncio.wait({ended}, timeout=10)
         await self._drop_machine(machine)
+        await self.network.close()
 
     async def _wait(self, machine: Machine, ended: asyncio.Future[str]) -> None:
         why = await machine.wait()
@@ -311,6 +314,7 @@ class Workspace:
         """The machine ended without our doing: close its vault, and say what happened."""
         if self.machine is not None:
             await self._drop_machine(self.machine)
+        await self.network.close()
         error = self._why(why)
         try:
             await self.close_vault()
@@ -360,6 +364,7 @@ class Workspace:
     async def let_go(self) -> None:
         """The agent ends; the machine and its vault go on, for the next agent to take over."""
         self._unwatch_vault()
+        self.network.let_go()
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 RECONNECT = 30  # seconds that requests wait for a store that went away
+GUEST_ADDRESS = "52:54:00:74:66:02"  # hardware address of the guest's card: the same for all, no two share a network
 AGENT_PORT = "org.twofold.agent.0"  # docs/protocol.md, 1. Guest channel
 
 
@@ -110,6 +111,21 @@ class Sound(Device):
 
 
 @dataclass(frozen=True)
+class Card(Device):
+    """A network card whose frames go to the network process's socket and nowhere else; where that process was started anew, QEMU
+    connects again."""
+
+    driver: str
+    server: Path
+
+    def argv(self) -> Iterator[str]:
+        server: dict[str, str | int | bool] = {"addr.type": "unix", "addr.path": str(self.server), "reconnect-ms": 500}
+        yield from ("-netdev", words("stream", id="outside", server=False, **server))
+        card = words(self.driver, id="network", netdev="outside", mac=GUEST_ADDRESS, romfile="")
+        yield from ("-device", card)
+
+
+@dataclass(frozen=True)
 class Flash(Device):
     """UEFI code (read-only) and its variables, each from an fdset made of a handed descriptor."""
 
@@ -140,7 +156,8 @@ class DirectBoot(Device):
 
 @dataclass(frozen=True)
 class Handed:
-    """The descriptors QEMU is started with, by number. `disks` maps a device's name to its NBD stream or the store's socket."""
+    """The descriptors QEMU is started with, by number. `disks` maps a device's name to its NBD stream or the store's socket;
+    `network` is the network process's."""
 
     qmp: int
     agent: int | None
@@ -150,3 +167,4 @@ class Handed:
     initrd: int | None = None
     firmware_code: int | None = None
     firmware_vars: int | None = None
+    network: Path | None = None

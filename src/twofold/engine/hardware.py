@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from twofold.engine.devices import (
     AgentChannel,
+    Card,
     Device,
     DirectBoot,
     Flash,
@@ -91,6 +92,10 @@ def devices(spec: Spec, handed: Handed) -> Iterator[Device]:
         yield AgentChannel(handed.agent)
     if spec.sound:
         yield Sound("sound0")
+    if spec.network:
+        if handed.network is None:
+            raise UsageError("A network card needs the network process's socket.")
+        yield Card("virtio-net-pci" if ours or spec.arch is Arch.ARM64 else "e1000e", handed.network)
 
 
 def _screen_and_input(spec: Spec, *, ours: bool) -> Iterator[Device]:
@@ -112,7 +117,8 @@ def _process(spec: Spec, options: Options) -> Iterator[str]:
     yield from ("-display", words("dbus", p2p="yes", audiodev="sound0" if spec.sound else None))
     if spec.sound:
         yield from ("-audiodev", words("dbus", id="sound0"))
-    yield from ("-nic", "none")
+    if not spec.network:
+        yield from ("-nic", "none")
     if options.lock:
         yield from ("-overcommit", "mem-lock=on-fault")
     if options.stopped or options.incoming:

@@ -95,6 +95,7 @@ class HostedEngine:
         memory: int | None = None,
         loaded: Awaitable[None] | None = None,
         paused: bool = False,
+        network: Path | None = None,
     ) -> HostedMachine:
         await asyncio.to_thread(self.version, spec.arch)
         accelerator = (await asyncio.to_thread(self.answer, spec.arch)).accelerator
@@ -103,7 +104,7 @@ class HostedEngine:
             raise DamagedError("The suspended memory is cut off.", safe="The disks are safe.", next="Boot instead.")
         options = hardware.Options(accelerator, _lock(spec), stopped=True, incoming=memory is not None)
         async with contextlib.AsyncExitStack() as undo:
-            machine = await _launch(spec, disks, parts, runtime, memory, options, undo)
+            machine = await _launch(spec, disks, parts, runtime, memory, options, undo, network)
             if memory is not None:
                 if loaded is not None:
                     await loaded  # QEMU has started meanwhile
@@ -143,6 +144,7 @@ async def _launch(
     memory: int | None,
     options: hardware.Options,
     undo: contextlib.AsyncExitStack,
+    network: Path | None,
 ) -> HostedMachine:
     """Start QEMU and connect to it. What must be undone if a later step fails is left on `undo`."""
     with contextlib.ExitStack() as ours:  # descriptors that only QEMU needs once it runs
@@ -165,6 +167,7 @@ async def _launch(
             parts.get("initrd"),
             code,
             variables,
+            network,
         )
         argv = hardware.command(spec, handed, options)
         streams = [disk for disk in handed.disks.values() if isinstance(disk, int)]

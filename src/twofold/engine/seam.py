@@ -82,13 +82,14 @@ class Engine(Protocol):
         memory: int | None = None,
         loaded: Awaitable[None] | None = None,
         paused: bool = False,
+        network: Path | None = None,
     ) -> Machine:
-        """Start a VM. `disks` maps a spec disk's device to a connected NBD stream, or to the store's
-        socket where the VM is to reach it again after the store was started anew; `parts` holds descriptors of `kernel` and
-        `initrd` for a direct boot; `memory` is a file as `suspend` gave it, which the machine lives in from now on, and
-        `loaded` the promise that it is, where it is still being unsealed while the VM starts (the machine is then still
-        paused, and `resume` starts it). Sockets and the pid file lie in the private folder `runtime`. Everything is undone on
-        failure.
+        """Start a VM. `disks` maps a spec disk's device to a connected NBD stream, or to the store's socket where the VM is
+        to reach it again after the store was started anew; `parts` holds descriptors of `kernel` and `initrd` for a direct
+        boot; `memory` is a file as `suspend` gave it, which the machine lives in from now on, and `loaded` the promise that
+        it is, where it is still being unsealed while the VM starts (the machine is then still paused, and `resume` starts
+        it); `network` the socket of the network process, where the spec has a card. Sockets and the pid file lie in the
+        private folder `runtime`. Everything is undone on failure.
 
         Raises:
             MissingError: QEMU is not there or too old. NoRoomError: not enough free memory. DamagedError: `memory` does not load.

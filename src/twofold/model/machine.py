@@ -58,6 +58,12 @@ class Spec:
     sound: bool = True
     width: int = 1280
     height: int = 800
+    network: bool = False
+
+    def to_wire(self) -> dict[str, Any]:
+        """What suspended memory names. A card is in it where there is one: memory from before there were any still fits."""
+        wire = dataclasses.asdict(self)
+        return wire if self.network else {name: value for name, value in wire.items() if name != "network"}
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from twofold.model.errors import BadInputError
+from twofold.model.reach import reach
 
 DEFER_SECONDS = 2 * 3600  # how long one "later" lasts, as in View
 _FIRST = frozenset(  # what version 0.1 knows
@@ -65,7 +66,7 @@ class Policy:
     files_from_work: bool = False
     usb: bool = False
     screenshots: bool = False
-    network: str = "none"  # only "none" until the network process exists
+    network: str = "none"  # what the guest may reach: `twofold.model.reach`
 
     def to_wire(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -83,11 +84,8 @@ class Policy:
     def from_wire(cls, untrusted_policy: object) -> Policy:
         """Validate a policy document. Anything not understood refuses the whole: a rule that is ignored protects nobody."""
         policy = cls(**rules(untrusted_policy))
+        reach(policy.network)
         for off, why in (
-            (
-                policy.network != "none",
-                "it asks for a network, which this version cannot confine: set network to 'none'",
-            ),
             (
                 not 60 <= policy.heartbeat_seconds <= policy.offline_seconds,
                 "heartbeat_seconds must lie between 60 and offline_seconds",

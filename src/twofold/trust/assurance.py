@@ -76,7 +76,8 @@ def _promises(found: Facts) -> Iterator[Promise]:
     )
     yield _held(
         "a web page; a program inside Work",
-        "Finds no port, no network, no shared folder and no clipboard. A flaw in QEMU or the kernel could still let it out.",
+        "Finds no port, no network but what your company lists, no shared folder, no clipboard. "
+        "A flaw in QEMU or the kernel could still let it out.",
     )
     yield _held("your company", "Sees nothing of your own side; it can lock or end Work, and nothing else.")
     thief = "a thief of this machine, switched off"
