@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.company import Device
+from tests.harness.company import Company, Device
 from twofold.agent.client import Client
+from twofold.model.policy import Policy
 
 pytestmark = pytest.mark.vm
 
@@ -35,6 +36,14 @@ def documented() -> dict[str, dict[str, int]]:
                 path = re.sub(r"\b(NAME|KEY|HASH|ID|ARCH|ab)\b", "*", path)
                 found[section][path] = int(cells[4].strip() or "0", 8)
     return found
+
+
+@pytest.fixture
+def user(company: Company) -> str:
+    """Somebody whose workspace has everything that makes files, a network too."""
+    name = company.user("everything")
+    company.grant(name, "tiny", "work", "blue", Policy(network="all"))
+    return name
 
 
 def test_every_file_is_documented_with_its_mode_and_each_documented_one_is_there(
