@@ -358,3 +358,52 @@ def test_strays_of_a_kill_are_found(server: Local, mine: Device, tmp_path: Path)
     assert collected(server).strays == 0, "it may belong to an upload of this moment"
     assert collected(server, time.time() + 2 * 86400).strays == 1
     assert [row["here"] for row in server.call("GET", f"workspaces/1/generations/{kept}").json()["files"]] == [True]
+
+
+def test_who_could_open_the_line_where_a_branch_parted_opens_the_branch(
+    server: Local, mine: Device, tmp_path: Path
+) -> None:
+    """The late one wraps for itself alone; whoever was given the same key before must not be shut out of what is restored."""
+    own, given = ({"epoch": 1, "for": "device", "id": name * 64, "sealed": "00"} for name in "ab")
+    mine.write()
+    mine.upload()
+    assert mine.commit(keys=keys(1, wraps=(own, given))).status_code == 201
+    broken(server)
+    other = device(server, tmp_path / "b")
+    assert other.check_out().status_code == 200
+    other.vault, other.number, other.files = mine.vault, 1, {}
+    new = {"epoch": 2, "for": "device", "id": "b" * 64, "sealed": "02"}
+    other.write()
+    other.upload()
+    assert other.commit(keys=keys(1, 2, wraps=(new,))).status_code == 201
+    mine.write()
+    mine.upload()
+    branch = mine.commit(keys=keys(1, wraps=(own,))).json()
+    assert branch["kind"] == "branch"
+    broken(server)
+    body = {"generation": branch["id"], "head": other.head}
+    assert server.call("POST", "workspaces/1/restore", body).status_code == 201
+    found = other.check_out().json()["keys"]
+    assert found["epochs"] == keys(1)["epochs"]
+    assert sorted(wrap["id"][0] for wrap in found["wraps"]) == ["a", "b"]
+    assert all(wrap["epoch"] == 1 for wrap in found["wraps"]), "the line's own key stays with the line"
+
+
+def test_a_new_holder_may_begin_from_an_older_copy_and_one_holder_may_not_go_back(
+    server: Local, mine: Device, tmp_path: Path
+) -> None:
+    for _ in range(3):
+        mine.back_up()
+    mine.number = 0
+    mine.write()
+    mine.upload()
+    assert mine.commit().status_code == 400, "one holder only goes on"
+    broken(server)
+    other = device(server, tmp_path / "b")
+    assert other.check_out().status_code == 200
+    other.vault, other.number, other.files = mine.vault, 1, {}
+    assert other.epoch > 1
+    brought = other.back_up()
+    rows = {row["id"]: row for row in server.call("GET", "workspaces/1/generations").json()["generations"]}
+    assert (rows[brought]["kind"], rows[brought]["number"]) == ("line", 2)
+    assert rows[brought]["parent"] == mine.head, "what was newest stays behind it"

@@ -6,16 +6,16 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import DataError
+from sqlalchemy.exc import DataError, OperationalError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from twofold import __version__
-from twofold.model.errors import BadInputError, NotFoundError, RefusedError, TwofoldError, UnknownError
+from twofold.model.errors import BadInputError, NoRoomError, NotFoundError, RefusedError, TwofoldError, UnknownError
 from twofold.server.accounts import Limiter
 from twofold.server.commands import Bell
 from twofold.server.context import Server
-from twofold.server.database import Database
+from twofold.server.database import Database, is_full
 from twofold.server.gate import STATUS, Gate
 from twofold.server.home import Home
 from twofold.server.objects import opened
@@ -44,6 +44,8 @@ def routes() -> FastAPI:
     app.add_exception_handler(RequestValidationError, _malformed)
     for kind in (DataError, UnicodeEncodeError, OverflowError):
         app.add_exception_handler(kind, _unstorable)
+    app.add_exception_handler(OSError, _full)
+    app.add_exception_handler(OperationalError, _full)
     app.add_exception_handler(HTTPException, _other)
     app.add_exception_handler(Exception, _unforeseen)
     return app
@@ -77,6 +79,19 @@ async def _malformed(_request: Request, error: Exception) -> JSONResponse:
 async def _unstorable(_request: Request, _error: Exception) -> JSONResponse:
     # Text with characters, or numbers of a size, that a database has no room for: nothing is called that.
     return _answer(BadInputError("The request has characters or numbers that cannot be stored."))
+
+
+async def _full(request: Request, error: Exception) -> JSONResponse:
+    if not is_full(error):
+        return await _unforeseen(request, error)
+    _log.error("the disk is full", kind=type(error).__name__)
+    return _answer(
+        NoRoomError(
+            "The disk of your company's server is full.",
+            safe="Nothing was changed there, and what it had before is not affected.",
+            next="Your administrator has to make room; then do the same again.",
+        )
+    )
 
 
 async def _other(_request: Request, error: Exception) -> JSONResponse:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from sqlalchemy.orm import Session
 from twofold.model.errors import BadInputError, DamagedError
 from twofold.server.tables import Base
 
+_FULL = ("SQLITE_FULL", "53100")  # SQLite's name of it; PostgreSQL's state `disk_full`
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _WRITER = 0x74776F666F6C6431  # the name of the writers' lock in PostgreSQL: "twofold1"
 
@@ -43,6 +45,14 @@ def locate(where: Path | str) -> URL:
             next="It looks like postgresql+psycopg://user@host/database; without one the server keeps a file.",
         )
     return url
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether a disk of the server's or of its database's had no room."""
+    if isinstance(error, DatabaseError):
+        cause = error.orig
+        return getattr(cause, "sqlite_errorname", getattr(cause, "sqlstate", "")) in _FULL
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 class Database:

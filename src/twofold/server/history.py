@@ -180,7 +180,9 @@ def _on_line(session: Session, found: Held, made: Manifest, head: str, keys: dic
             f"The generation was written under key epoch {made.epoch}; this lease begins at {found.holder.epoch}.",
             safe="Nothing was changed.",
         )
-    if before is not None and before.vault == made.vault and made.generation <= before.number:
+    # Who holds it in one epoch only goes on. A new holder may begin from an older copy, brought in a folder.
+    same = before is not None and (before.vault, before.epoch) == (made.vault, made.epoch)
+    if before is not None and same and made.generation <= before.number:
         raise BadInputError(f"Generation {made.generation} cannot follow {before.number}.", safe="Nothing was changed.")
     values: dict[str, Any] = {"head": made.id, "epoch": max(lease.epoch, made.epoch)}
     if keys is not None:
@@ -204,8 +206,13 @@ def _opening(session: Session, lease: Lease, chosen: Generation) -> str:
     if not chosen.keys or not lease.keys:
         return chosen.keys or lease.keys
     newest, own = json.loads(lease.keys), json.loads(chosen.keys)
-    one_line = head is not None and head.vault == chosen.vault and chosen.kind != BRANCH
-    return lease.keys if one_line and all(row in newest["epochs"] for row in own["epochs"]) else chosen.keys
+    if head is None or head.vault != chosen.vault:
+        return chosen.keys
+    if chosen.kind != BRANCH and all(row in newest["epochs"] for row in own["epochs"]):
+        return lease.keys
+    # A branch came with wraps for the device that sent it. Who was given a key of both before opens it as well.
+    both = {row["epoch"] for row in own["epochs"] if row in newest["epochs"]}
+    return canonical(merged(own, [wrap for wrap in newest["wraps"] if wrap["epoch"] in both])).decode()
 
 
 def _all_here(session: Session, grant_id: int, sizes: Mapping[str, int]) -> None:
