@@ -224,7 +224,11 @@ class Https:
                 next="Try from another network. If your company set up a new server, ask for a new invitation.",
             ) from off
         except TimeoutError as late:
-            raise TimedOutError(f"{self.where.origin} did not answer in time.", next="Try again later.") from late
+            raise TimedOutError(
+                f"{self.where.origin} did not answer in time.",
+                safe="Nothing on this device is lost.",
+                next="Try again later.",
+            ) from late
         except (OSError, http.client.HTTPException) as away:
             raise self._away() from away
 
@@ -259,7 +263,9 @@ class Https:
 
     def _away(self) -> UnreachableError:
         return UnreachableError(
-            f"{self.where.origin} cannot be reached.", next="Check the network and that the server runs."
+            f"{self.where.origin} cannot be reached.",
+            safe="Nothing on this device is lost.",
+            next="Check the network and that the server runs, then try again.",
         )
 
     def close(self) -> None:
@@ -312,6 +318,8 @@ def _error(status: int, untrusted_body: bytes) -> TwofoldError:
         return UnknownError(told.happened, safe=told.safe, next=told.next) if status == 401 else told
     if status >= 500:  # not our application's words: a server that is just ending, or a proxy without one behind it
         return UnreachableError(
-            f"The server answered with status {status}.", next="Try again; if it stays so, look at the server's log."
+            f"The server answered with status {status}.",
+            safe="Nothing on this device is lost.",
+            next="Try again; if it stays so, look at the server's log.",
         )
     return TwofoldError(f"The server answered with status {status}.", next="Look at the server's log.")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import json
 import os
 import sys
@@ -17,7 +18,15 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from twofold.model.canonical import canonical
-from twofold.model.errors import DamagedError, NotFoundError, RefusedError, TimedOutError, TwofoldError, from_wire
+from twofold.model.errors import (
+    DamagedError,
+    NoRoomError,
+    NotFoundError,
+    RefusedError,
+    TimedOutError,
+    TwofoldError,
+    from_wire,
+)
 from twofold.model.release import Release
 from twofold.platform.dirs import private
 from twofold.platform.run import spawn
@@ -56,7 +65,11 @@ def refresh(folder: Path, root: bytes, feed: Feed) -> tuple[Release, ...]:
         _send(child.stdin, {"folder": str(private(folder)), "root": base64.b64encode(root).decode()})
         return _serve(child.stdin, child.stdout, feed)
     except (BrokenPipeError, ValueError, KeyError, TypeError) as off:
-        raise DamagedError("The check of the company's images failed.", safe="Nothing new was used.") from off
+        raise DamagedError(
+            "The check of the company's images failed.",
+            safe="Nothing new was used; what is on this device goes on running.",
+            next="Try again; if it stays so, look at the agent's log:  twofold log",
+        ) from off
     finally:
         child.kill()
         child.wait()
@@ -199,6 +212,15 @@ def main() -> None:
         found = update(Path(asked["folder"]), base64.b64decode(asked["root"]), get)
     except TwofoldError as no:
         _send(said, {"error": no.to_wire()})
+    except OSError as full:
+        if full.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        short = NoRoomError(
+            "The disk is full: what was seen of the company's images was not kept.",
+            safe="Nothing new was used; what is on this device goes on running.",
+            next=f"Free some space on the disk that holds {asked['folder']}, then try again.",
+        )
+        _send(said, {"error": short.to_wire()})
     else:
         _send(said, {"releases": [release.to_wire() for release in found]})
 
