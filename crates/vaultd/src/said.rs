@@ -69,10 +69,18 @@ impl fmt::Display for Said {
     }
 }
 
+fn full() -> Said {
+    Said::new(Code::NoRoom, "The disk that holds the workspace is too full.")
+        .safe("Nothing is lost.")
+        .next("Free some space on this disk, then try again.")
+}
+
 impl From<std::io::Error> for Said {
     fn from(failed: std::io::Error) -> Self {
-        let full = matches!(failed.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded);
-        Self::new(if full { Code::NoRoom } else { Code::Failed }, format!("The system said: {failed}."))
+        if matches!(failed.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded) {
+            return full();
+        }
+        Self::new(Code::Failed, format!("The system said: {failed}."))
     }
 }
 
@@ -88,9 +96,7 @@ impl From<twofold_vault::Error> for Said {
         const RESTORE: &str = "Restore the vault's folder from a backup, or roll back to the server's copy.";
         let text = failed.to_string();
         match failed {
-            Error::NoSpace => Self::new(Code::NoRoom, "The disk that holds the workspace is too full.")
-                .safe("Nothing is lost.")
-                .next("Free some space on this disk, then try again."),
+            Error::NoSpace => full(),
             Error::Busy => Self::new(Code::Conflict, "The workspace's store is open already.")
                 .safe("It was left as it is.")
                 .next("Stop the workspace first."),
