@@ -167,3 +167,10 @@ class Kept:
 def test_backing_up_by_itself_is_due(policy: Policy, record: Record, metered: bool, due: bool) -> None:
     lease = dataclasses.replace(SECOND, policy=policy)
     assert backup.due(Kept(lease, record), NOW, metered=metered) is due  # type: ignore[arg-type]
+
+
+def test_what_may_not_be_taken_out_any_more_does_not_run_and_may_be_given_back() -> None:
+    lease = dataclasses.replace(SECOND, policy=Policy(checkout=False))
+    said = rights.refusal(lease, HERE)
+    assert said is not None
+    assert "checkin" in said["next"], "nobody is stranded"

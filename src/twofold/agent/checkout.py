@@ -18,7 +18,7 @@ from twofold.agent.past import Past
 from twofold.agent.registry import Registry
 from twofold.agent.remote import Remote, SignedLease
 from twofold.agent.repair import empty, repair
-from twofold.agent.rooms import Rooms
+from twofold.agent.rooms import give_back
 from twofold.agent.store import IMAGE, KEY, LEASE, VAULT, Record, free_look
 from twofold.agent.workspace import Workspace
 from twofold.image import patches
@@ -26,7 +26,7 @@ from twofold.image import stick as carried
 from twofold.image.chunks import ImageIndex
 from twofold.image.fetch import fetch, open_part
 from twofold.model.canonical import canonical
-from twofold.model.errors import NoRoomError, TwofoldError
+from twofold.model.errors import NoRoomError
 from twofold.model.image import Firmware, ImageVersion
 from twofold.model.workspace import Custody
 from twofold.platform.clock import boottime
@@ -169,11 +169,3 @@ async def undone(registry: Registry, ws: Workspace) -> None:
     ws.record = Record(custody=Custody.CHECKING_OUT)
     registry.drop(ws)
     await asyncio.to_thread(ws.store.destroy, ws.name)
-
-
-async def give_back(rooms: Rooms, name: str) -> None:
-    try:
-        await asyncio.to_thread(rooms.remote().checkin, name)
-    except TwofoldError as away:
-        # This device still holds the lease, and asking again gives it again: nothing is lost by leaving it.
-        log.info("the lease was not given back: %s", away.code, extra={"workspace": name})

@@ -16,6 +16,7 @@ from twofold.agent import rights
 from twofold.agent.operations import AT_ONCE, TRANSFER, Operation, Operations
 from twofold.agent.outcomes import outcomes
 from twofold.agent.registry import Registry
+from twofold.agent.rooms import give_back
 from twofold.agent.store import LEASE, as_json
 from twofold.agent.workspace import Workspace
 from twofold.model.canonical import canonical
@@ -68,6 +69,7 @@ class Contact:
         del self._receipts[: len(receipts)]
         self._doing -= {each["command"] for each in receipts}
         await self._hold(here, beat)
+        await self._give_back(beat)
         for command in beat.commands:
             if command.number not in self._doing:
                 self._doing.add(command.number)
@@ -98,6 +100,16 @@ class Contact:
                 await ws.renew()
             if ws.record.taken:
                 ws.note(taken=False, error=None)
+
+    async def _give_back(self, beat: Beat) -> None:
+        """A lease of what is not here: it was removed, or its check-out undone, while the server could not be told."""
+        busy = {each.workspace for each in self._operations.all() if not each.over}
+        for name in (each.lease.workspace for each in beat.leases):
+            if name in busy or self._registry.find(name) is not None:
+                continue
+            async with self._operations.turn(name):  # a check-out that is asked for now waits, and takes it anew
+                log.info("giving back the lease of what is not here", extra={"workspace": name})
+                await give_back(self._registry.rooms, name)
 
     def _told(self, ws: Workspace) -> dict[str, Any]:
         """docs/protocol.md, *Heartbeat*: how one workspace is. By its lease a server that was restored from a backup takes this
@@ -134,6 +146,7 @@ class Contact:
         """Finish what a former agent was in the middle of, and listen from now on."""
         for ws in self._registry.all():
             self._finish(ws)
+        self._soon()  # a former agent may have left the server in doubt
         threading.Thread(target=self._listen, args=(asyncio.get_running_loop(),), daemon=True, name="listen").start()
 
     def _finish(self, ws: Workspace) -> bool:

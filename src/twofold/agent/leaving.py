@@ -11,11 +11,11 @@ from contextlib import AsyncExitStack, nullcontext, suppress
 from typing import Any
 
 from twofold.agent import backup
-from twofold.agent.checkout import give_back
 from twofold.agent.disks import at_hand
 from twofold.agent.operations import CancelledByPersonError, Operation
 from twofold.agent.past import LINE, Kept, Past
 from twofold.agent.registry import Registry
+from twofold.agent.rooms import give_back
 from twofold.agent.store import KEY, VAULT
 from twofold.agent.workspace import Workspace
 from twofold.model.errors import (
@@ -72,7 +72,7 @@ async def _given_back(ws: Workspace, op: Operation) -> dict[str, Any]:
         if result["kind"] != LINE:
             raise backup.branched(ws.title)
         op.commit(f"{ws.title} is on the server already, and is about to leave this device.")
-        ws.note(leaving=result["id"])
+        ws.keep(leaving=result["id"])
     op.progress("giving it back", 0, 0)
     try:
         past = await asyncio.to_thread(lambda: Past(ws.rooms.remote()))
@@ -89,7 +89,7 @@ def _stays(ws: Workspace, failed: TwofoldError) -> None:
         ws.fail(failed)
         return
     quiet = isinstance(failed, CancelledByPersonError)
-    ws.hold(Custody.CHECKED_OUT, leaving="", error=None if quiet else failed.to_wire())
+    ws.note(custody=Custody.CHECKED_OUT, leaving="", error=None if quiet else failed.to_wire())
 
 
 def _require_off(ws: Workspace) -> None:
@@ -152,7 +152,7 @@ async def discard(
         ws.whole()
         op.commit("The server has been told already.")
         op.progress("telling the server", 0, 0)
-        ws.note(leaving=DISCARD)
+        ws.keep(leaving=DISCARD)
         try:
             past = await asyncio.to_thread(lambda: Past(ws.rooms.remote()))
             await asyncio.to_thread(past.discard, backup.holding(ws))

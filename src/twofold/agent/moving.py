@@ -14,12 +14,13 @@ from typing import Any
 
 from twofold.agent import base, rights
 from twofold.agent.change import UNDO
-from twofold.agent.checkout import equip, first, founded, give_back, undone
+from twofold.agent.checkout import equip, first, founded, undone
 from twofold.agent.disks import at_hand
 from twofold.agent.operations import Operation
 from twofold.agent.registry import Registry
 from twofold.agent.remote import Remote
 from twofold.agent.repair import empty
+from twofold.agent.rooms import give_back
 from twofold.agent.store import KEY, LEASE, VAULT
 from twofold.agent.workspace import Workspace
 from twofold.image.chunks import ImageIndex

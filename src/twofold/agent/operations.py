@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
+from twofold.agent.store import no_room
 from twofold.model.errors import ConflictError, NotFoundError, TwofoldError
 
 log = logging.getLogger(__name__)
@@ -144,6 +145,9 @@ class Operation:
             self.error = TwofoldError("The agent ended while this was under way.", next="Do it again.")
             raise
         except Exception as unforeseen:
+            if (full := no_room(unforeseen)) is not None:
+                self.state, self.error = "failed", full
+                return
             log.exception("operation failed", extra={"verb": self.verb, "workspace": self.workspace})
             self.state = "failed"
             self.error = TwofoldError(

@@ -42,6 +42,12 @@ def require(lease: Lease, record: Record) -> None:
         raise taken(lease)
     if record.locked:
         raise locked(lease, record.locked_by)
+    if not lease.policy.checkout:
+        raise RefusedError(
+            f"Your company does not let {lease.title} be used on a device of yours any more.",
+            safe="Your work is on this disk, sealed; nothing was removed.",
+            next=f"Give it back with all that is in it:  twofold checkin {lease.workspace}   or ask your administrator.",
+        )
     if lease.expires and at >= lease.expires and not _by_contact(lease):
         raise RefusedError(
             f"Your right to use {lease.title} on this device ended on {_day(lease.expires)}.",

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twofold.engine.seam import Engine
-from twofold.model.errors import DamagedError
+from twofold.model.errors import DamagedError, TwofoldError
 from twofold.model.lease import Lease
 from twofold.platform.dirs import Dirs
 from twofold.vault.seam import Vault
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from twofold.agent.remote import Enrolment, Remote
     from twofold.trust.device import Identity
 
+log = logging.getLogger(__name__)
 ENROLMENT = Path("device/enrolment.json")
 
 
@@ -83,3 +86,11 @@ class Rooms:
 
 
 RoomsFactory = Callable[[Dirs], Rooms]
+
+
+async def give_back(rooms: Rooms, name: str) -> None:
+    try:
+        await asyncio.to_thread(rooms.remote().checkin, name)
+    except TwofoldError as away:
+        # This device still holds the lease, and asking again gives it again: nothing is lost by leaving it.
+        log.info("the lease was not given back: %s", away.code, extra={"workspace": name})

@@ -7,6 +7,7 @@ one or the new one. A workspace that cannot be read is still listed, with what i
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -22,7 +23,6 @@ from twofold.model.workspace import Custody, RunState
 SCHEMA = "twofold-state-1"
 LEASE, IMAGE, KEY, STATE, VAULT = "lease.json", "image.json", "key.wrapped", "state.json", "vault"
 _GONE = ".gone"
-_ENOSPC, _EDQUOT = 28, 122
 
 
 @dataclass(frozen=True)
@@ -221,14 +221,24 @@ def write_durably(path: Path, data: bytes) -> None:
         temporary.replace(path)
     except OSError as failed:
         temporary.unlink(missing_ok=True)
-        if failed.errno in (_ENOSPC, _EDQUOT):
+        if (full := no_room(failed)) is not None:
             raise NoRoomError(
-                f"The disk is full: {path.name} was not written.",
-                safe="The former file is untouched.",
-                next=f"Free some space on the disk that holds {path.parent}, then try again.",
+                f"The disk is full: {path.name} was not written.", safe="The former file is untouched.", next=full.next
             ) from failed
         raise
     sync_folder(path.parent)
+
+
+def no_room(failed: BaseException) -> NoRoomError | None:
+    """The same in words where a disk of this device had no room; else None."""
+    if not isinstance(failed, OSError) or failed.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return None
+    where = f" that holds {Path(os.fsdecode(failed.filename)).parent}" if failed.filename else ""
+    return NoRoomError(
+        f"The disk{where} is full.",
+        safe="What was saved before is untouched.",
+        next="Free some space on that disk, then try again.",
+    )
 
 
 def sync_folder(folder: Path) -> None:

@@ -80,12 +80,12 @@ class Supervision:
         if any(ws.machine is not None for ws in self._workspaces()):
             await asyncio.sleep(TICK)
             return
-        self._woken.clear()
         try:
             async with asyncio.timeout(IDLE):
                 await self._woken.wait()
         except TimeoutError:
             pass  # nothing has changed; the heartbeat may be due
+        self._woken.clear()  # not before: what woke us while we looked is still to be looked at
 
     def _after_sleep(self) -> bool:
         """CLOCK_BOOTTIME counts while the host system sleeps, CLOCK_MONOTONIC does not (clock_gettime(2))."""

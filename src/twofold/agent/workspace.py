@@ -19,7 +19,7 @@ from twofold.agent.rooms import Rooms
 from twofold.agent.store import IMAGE, KEY, LEASE, VAULT, Record, Store, as_json
 from twofold.agent.supply import Stock, Supply, wire
 from twofold.engine.seam import Machine
-from twofold.model.errors import ConflictError, DamagedError, TwofoldError, from_wire
+from twofold.model.errors import ConflictError, DamagedError, NoRoomError, TwofoldError, from_wire
 from twofold.model.image import ImageVersion
 from twofold.model.lease import Lease
 from twofold.model.names import PALETTE
@@ -160,18 +160,25 @@ class Workspace:
 
     def hold(self, then: Custody, **changes: Any) -> None:
         move(CUSTODY_MOVES, self.record.custody, then, self.title)
-        self.note(custody=then, **changes)
+        self.keep(custody=then, **changes)
 
     def note(self, **changes: Any) -> None:
-        """Change the record: durable, then told."""
-        self.record = dataclasses.replace(self.record, **changes)
+        """Change the record: durable where there is room, then told."""
         try:
-            # A file that can't be read is left for a person or a newer version: what we don't know must not replace it.
-            if self._readable:
-                self.store.save(self.name, self.record)
-        except TwofoldError as full:
+            self.keep(**changes)
+        except NoRoomError as full:
             # A full disk must not keep a machine from being paused or let go; the state is read off the processes again.
             log.warning("the state file was not written", extra={"workspace": self.name, "error": full.code})
+            self.record = dataclasses.replace(self.record, **changes)
+            self.tell()
+
+    def keep(self, **changes: Any) -> None:
+        """Change the record: durable, then told. Raises: NoRoomError: it is as it was."""
+        changed = dataclasses.replace(self.record, **changes)
+        # A file that can't be read is left for a person or a newer version: what we don't know must not replace it.
+        if self._readable:
+            self.store.save(self.name, changed)
+        self.record = changed
         self.tell()
 
     def stocked(self, stock: Stock) -> None:
