@@ -75,22 +75,28 @@ def tiny(folder: Path, name: str, *, has_agent: bool = False, direct: bool = Fal
 class Company:
     """A server in a process of its own. `invite` and `grant` are what its administrator does."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, host: str = "127.0.0.1") -> None:
+        self.folder, self.host = folder, host
         self._undo = ExitStack()
 
     def __enter__(self) -> Self:
-        password, home = secrets.token_urlsafe(18), self.folder / "server"
+        self.password, home = secrets.token_urlsafe(18), self.folder / "server"
         words = [sys.executable, "-m", "twofold.server", "--home", str(home)]
-        env = dict(os.environ) | {"PYTHONPATH": str(TREE / "src"), "TWOFOLD_PASSWORD": password}
-        subprocess.run([*words, "init", "--company", "Acme"], env=env, check=True, capture_output=True, timeout=60)
-        port = _free_port()
-        self._run = [*words, "run", "--port", str(port)], env
+        env = dict(os.environ) | {"PYTHONPATH": str(TREE / "src"), "TWOFOLD_PASSWORD": self.password}
+        subprocess.run(
+            [*words, "init", "--company", "Acme", "--name", self.host],
+            env=env,
+            check=True,
+            capture_output=True,
+            timeout=60,
+        )
+        self.port = _free_port()
+        self._run = self._program(home, self.port), env | self._environment()
         self.mend()
         self._undo.callback(self.cut)
-        self.admin = Admin(f"https://127.0.0.1:{port}", saved_pin(home))
+        self.admin = Admin(f"https://{self.host}:{self.port}", saved_pin(home))
         self.admin.wait_ready(30)
-        self.admin.login("admin", password)
+        self.admin.login("admin", self.password)
         self._undo.callback(self.admin.close)
         self.publisher = publisher(self.folder / "publisher")
         self.admin.add_publisher(self.publisher)
@@ -100,6 +106,13 @@ class Company:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._undo.close()
+
+    def _program(self, home: Path, port: int) -> list[str]:
+        words = [sys.executable, "-m", "twofold.server", "--home", str(home), "run"]
+        return [*words, "--host", self.host, "--port", str(port)]
+
+    def _environment(self) -> dict[str, str]:
+        return {}
 
     def cut(self) -> None:
         """The server is gone, for whoever asks."""
@@ -172,8 +185,11 @@ class Device:
     def start(self, **environment: str) -> Client:
         """Start the agent and return a client of it."""
         env = dict(os.environ) | {"PYTHONPATH": str(TREE / "src"), "TWOFOLD_HOME": str(self.home)} | environment
-        self.process = subprocess.Popen([sys.executable, "-m", "twofold.agent"], env=env)
+        self.process = subprocess.Popen(self._program(), env=env)
         return self.client()
+
+    def _program(self) -> list[str]:
+        return [sys.executable, "-m", "twofold.agent"]
 
     def client(self) -> Client:
         deadline = time.monotonic() + 30

@@ -3,7 +3,6 @@ done again, and history is one line."""
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -13,6 +12,8 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from tests.harness.company import TREE
+from tests.harness.mortal import Hand
 from tests.unit.company_kit import company
 from tests.unit.server_kit import Backend, Local, free_port
 from tests.unit.vault_kit import Device, device
@@ -39,60 +40,34 @@ STEPS = [
     "twofold.server.audit:record",
 ]
 
-# The process kills itself there, once, when the file says so: nothing is flushed, closed or rolled back by anybody.
-_MORTAL = """
-import functools, importlib, os, signal, sys
-from pathlib import Path
-where, flag, home, port = sys.argv[1:]
-module, _, name = where.rstrip("-").partition(":")
-owner = importlib.import_module(module)
-*outer, last = name.split(".")
-for part in outer:
-    owner = getattr(owner, part)
-real = getattr(owner, last)
-def die():
-    if Path(flag).exists():
-        Path(flag).unlink()
-        os.kill(os.getpid(), signal.SIGKILL)
-@functools.wraps(real)
-def mortal(*a, **k):
-    if where.endswith("-"):
-        die()
-    done = real(*a, **k)
-    die()
-    return done
-setattr(owner, last, mortal)
-for other in list(sys.modules.values()):
-    if getattr(other, "__name__", "").startswith("twofold.server") and getattr(other, last, None) is real:
-        setattr(other, last, mortal)
-import asyncio
-from granian.server.embed import Server
-from granian.constants import Interfaces
-from twofold.server.run import worker
-app = worker(home)
-for other in list(sys.modules.values()):
-    if getattr(other, "__name__", "").startswith("twofold.server") and getattr(other, last, None) is real:
-        setattr(other, last, mortal)
-server = Server(app, address="127.0.0.1", port=int(port), interface=Interfaces.ASGI, log_enabled=False,
-    ssl_cert=Path(home) / "tls.crt", ssl_key=Path(home) / "tls.key")
-asyncio.run(server.serve())
-"""
-
 
 class Mortal:
-    """A server in a process of its own that dies when it is told to, and can be started again."""
+    """A server in a process of its own that is killed at a step when it is told so, and can be started again."""
 
     def __init__(self, local: Local, where: str, folder: Path) -> None:
-        self.local, self.where, self.flag, self.log = local, where, folder / "die", folder / "log"
+        self.local, self.where, self.log = local, where, folder / "log"
+        self.hand = Hand(folder / "hand")
+        self.hand.__enter__()
         self.port = free_port()
         self.process: Any = None
         self.start()
 
+    def arm(self) -> None:
+        """The next time that it comes there it dies: nothing is flushed, closed or rolled back by anybody."""
+        self.hand.begin(f"{self.where} #1", lambda: self.process.kill())
+
     def start(self) -> None:
-        argv = [sys.executable, "-c", _MORTAL, self.where, str(self.flag), str(self.local.home.folder), str(self.port)]
-        environment = {"PYTHONPATH": str(Path(__file__).parents[2] / "src")}
+        argv = [
+            sys.executable,
+            "-m",
+            "tests.harness.mortal",
+            str(self.hand.path),
+            "server",
+            str(self.local.home.folder),
+        ]
+        environment = {"PYTHONPATH": f"{TREE / 'src'}:{TREE}"}
         with self.log.open("ab") as out:
-            self.process = spawn(argv, env=environment, stderr=out)
+            self.process = spawn([*argv, str(self.port), self.where], env=environment, stderr=out)
         self.client = https.pinned(https.Place("127.0.0.1", self.port), self.local.home.authority, timeout=20)
         deadline = time.monotonic() + 30
         while True:
@@ -106,8 +81,9 @@ class Mortal:
 
     def end(self) -> None:
         self.client.close()
-        self.process.send_signal(signal.SIGKILL)
+        self.process.kill()
         self.process.wait(10)
+        self.hand.__exit__(None, None, None)
 
 
 class Wire:
@@ -208,7 +184,7 @@ def life(mine: Device, mortal: Mortal) -> list[str]:
 
     def arm(now: bool) -> None:
         if now:
-            mortal.flag.touch()
+            mortal.arm()
 
     early = any(name in mortal.where for name in ("take", "record"))
     arm(early)
