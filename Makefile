@@ -45,6 +45,10 @@ test: image image-arm64 s3 ## every test: style, unit, golden, then those that b
 test-quick: setup s3 ## style, unit and golden tests alone: no VM, well under a minute
 	@$(PERSON) $(PY) -m pytest -q tests/unit tests/golden -m "not root"
 
+.PHONY: test-matrix-full
+test-matrix-full: setup ## every step of every operation meets every failure (hours); prints its share, writes out/matrix.json
+	@$(PERSON) $(PY) -m pytest -q -rP tests/matrix/test_matrix.py --soak -k all
+
 .PHONY: model
 model: setup ## leases, fencing and commits in every state they can reach; its traces replayed against the real server
 	@$(PERSON) $(PY) -m pytest -q -rP tests/model -m "not root"

@@ -134,7 +134,8 @@ class Contact:
         try:
             result, detail = "done", await obey(self._registry, self._operations, command)
         except (UnreachableError, TimedOutError):
-            self._doing.discard(command.number)  # it is given out again
+            self._doing.discard(command.number)  # it is given out again, soon where only the vault process had gone
+            asyncio.get_running_loop().call_later(_AGAIN, self._soon)
             return
         except TwofoldError as failed:
             result, detail = "failed", failed.happened

@@ -69,6 +69,8 @@ def shut(lease: Lease, record: Record) -> str:
     at = now(record)
     if record.taken or record.locked:
         return "taken" if record.taken else "locked"
+    if not lease.policy.checkout:
+        return "ended"
     if lease.expires and at >= lease.expires and not _by_contact(lease):
         return "ended"
     return "away" if at >= runs_until(lease, record) else ""

@@ -1,0 +1,244 @@
+"""The matrix: every step of every operation, met by every failure. Steps are found by doing the operation once and listening."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.harness.tape import Cut
+from tests.matrix.deeds import Deed, Ended, attempt, looked
+from tests.matrix.stage import Stage, until
+from twofold.model.errors import TwofoldError
+
+_LASTS = 0.7  # seconds that a failure lasts where the operation does not end of it
+_LIMIT = 75.0
+_TRIES = 4
+
+
+@dataclass(frozen=True)
+class Failure:
+    """`strike` happens at the step, while the operation waits there; `heal` later, so that it may go on."""
+
+    name: str
+    strike: Callable[[Stage, str], None]
+    heal: Callable[[Stage], None]
+
+
+def _server_killed(stage: Stage, _: str) -> None:
+    stage.company.kill()
+
+
+def _full(stage: Stage, step: str) -> None:
+    (stage.company.tape if on_server(step) else stage.device.tape).fill()
+
+
+def _free(stage: Stage) -> None:
+    stage.company.tape.free()
+    stage.device.tape.free()
+
+
+def _power(stage: Stage, step: str) -> None:
+    dice = random.Random(step)
+    stage.device.lose_power(dice.choice(list(Cut)), dice)
+
+
+FAILURES = (
+    Failure("server killed", _server_killed, lambda stage: stage.company.mend()),
+    Failure("agent killed", lambda stage, _: stage.device.kill(), lambda stage: stage.again()),
+    Failure("vaultd killed", lambda stage, _: _none(stage.device.kill_vaultds()), lambda _: None),
+    Failure("network cut", lambda stage, _: stage.relay.cut(), lambda stage: stage.relay.mend()),
+    Failure("disk full", _full, _free),
+    Failure("power cut", _power, lambda stage: stage.again()),
+)
+
+
+def _none(_: object) -> None:
+    return
+
+
+def on_server(step: str) -> bool:
+    return step.startswith(("server: asked", "server: answers", "server: kept", "server: about"))
+
+
+@dataclass(frozen=True)
+class Step:
+    name: str
+    vaultds: int  # that live then
+
+
+@dataclass(frozen=True)
+class Cell:
+    deed: str
+    step: Step
+    failure: Failure
+
+    @property
+    def key(self) -> str:
+        return f"{self.deed} | {self.step.name} | {self.failure.name}"
+
+    def skipped(self) -> str:
+        """Why it can't be."""
+        if self.failure.name == "vaultd killed" and not self.step.vaultds:
+            return "no vault process lives at that step"
+        return ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """result: `by itself`, `asked again`, `skipped` or `FAILED`."""
+
+    deed: str
+    step: str
+    failure: str
+    result: str
+    why: str = ""
+    seconds: float = 0.0
+
+
+def discovered(deed: Deed, stage: Stage) -> list[Step]:
+    """Do it once, undisturbed."""
+    found: list[Step] = []
+    deed.before(stage)
+    stage.hear_beats(on=deed.beats)
+    stage.hand.begin(see=lambda step: found.append(Step(step, len(stage.device.vaultds()))))
+    _, ended = _through(deed, stage, None)
+    stage.hand.begin()
+    assert deed.done(stage, ended), (deed.name, ended)
+    deed.after(stage)
+    return thinned(found)
+
+
+def thinned(steps: Sequence[Step]) -> list[Step]:
+    """Of a step that comes often, the first and the last."""
+    often = Counter(step.name.rpartition(" #")[0] for step in steps)
+
+    def kept(step: Step) -> bool:
+        name, _, nth = step.name.rpartition(" #")
+        return int(nth) == 1 or int(nth) == often[name]
+
+    return [step for step in steps if kept(step)]
+
+
+def cells(deed: Deed, steps: Iterable[Step]) -> list[Cell]:
+    return [Cell(deed.name, step, failure) for step in steps for failure in FAILURES]
+
+
+def _through(deed: Deed, stage: Stage, failure: Failure | None) -> tuple[bool, Ended]:
+    """Ask for it and wait for its end; the failure is healed on the way. Returns whether that was so."""
+    number, ended = attempt(deed, stage)
+    healed, began, struck = False, time.monotonic(), 0.0
+    while ended is None:
+        ended = looked(deed, stage, number)
+        if ended is not None:
+            stage.hand.wait()
+        now = time.monotonic()
+        if failure is not None and stage.hand.struck.is_set() and not healed:
+            struck = struck or now
+            if now - struck > _LASTS or ended is not None:
+                failure.heal(stage)
+                healed = True
+        assert now - began < _LIMIT, f"{deed.name} has not ended after {_LIMIT:g} s"
+    return healed, ended
+
+
+def run(deed: Deed, stage: Stage, cell: Cell) -> Outcome:
+    """One cell. Raises AssertionError where something is lost, stuck or unsaid."""
+    began = time.monotonic()
+
+    def outcome(result: str, why: str = "") -> Outcome:
+        seconds = round(time.monotonic() - began, 2)
+        return Outcome(cell.deed, cell.step.name, cell.failure.name, result, why, seconds)
+
+    if why := cell.skipped():
+        return outcome("skipped", why)
+    deed.before(stage)
+    stage.hear_beats(on=deed.beats)
+    if cell.failure.name == "power cut":
+        stage.device.tape.begin()
+    stage.hand.begin(cell.step.name, lambda: cell.failure.strike(stage, cell.step.name))
+    healed, ended = _through(deed, stage, cell.failure)
+    struck, failed = stage.hand.wait(), list(stage.hand.failed)
+    stage.hand.begin()
+    if struck and not healed:
+        cell.failure.heal(stage)
+    stage.device.tape.end()
+    assert not failed, failed
+    stage.again()
+    stage.settled()
+    how = "by itself"
+    if not until(lambda: deed.done(stage, ended), 0 if ended.state == "failed" else 1.5, 0.1):
+        how = "asked again"
+        if ended.state == "failed":
+            _said(ended.error)
+        _again(deed, stage)
+    _history(deed, stage)
+    deed.after(stage)
+    assert not stage.device.vaultds(), "a vault process is left"
+    if not struck:
+        return outcome("skipped", "the step did not come this time")
+    said = f"{ended.error.code}: {ended.error.happened}" if ended.error is not None and how != "by itself" else ""
+    return outcome(how, said)
+
+
+def _said(error: TwofoldError | None) -> None:
+    assert error is not None and error.happened, "it failed without a word"
+    assert error.code != "failed", f"nobody foresaw this: {error}"
+    assert error.safe, f"it does not say what is safe: {error}"
+    assert error.next, f"it does not say what to do: {error}"
+
+
+def _again(deed: Deed, stage: Stage) -> None:
+    """Whoever asks again gets it."""
+    said: list[str] = []
+    for _ in range(_TRIES):
+        number, ended = attempt(deed, stage)
+        while ended is None:
+            ended = looked(deed, stage, number)
+        stage.settled()
+        if until(lambda ended=ended: deed.done(stage, ended), 1.0, 0.1):  # type: ignore[misc]
+            return
+        said.append(f"{ended.state} {ended.error}")
+    raise AssertionError(f"asked again, it still is not done: {said}")
+
+
+def _history(deed: Deed, stage: Stage) -> None:
+    """There is one line, and nothing beside it but what came late."""
+    rows = stage.company.admin.list_generations(stage.number)
+    by_id = {row["id"]: row for row in rows}
+    at, line = stage.row()["head"], []
+    while at:
+        line.append(at)
+        at = by_id[at]["parent"]
+    beside = [row for row in rows if row["id"] not in line]
+    assert {row["kind"] for row in beside} <= {"branch"}, "two lines"
+    assert len(beside) == deed.branches(stage), "a generation beside the line"
+
+
+def written(path: Path, revision: str, outcomes: Sequence[Outcome], total: int) -> None:
+    """`out/matrix.json`, and a table beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    counted = Counter(outcome.result for outcome in outcomes)
+    rows = [dataclasses.asdict(outcome) for outcome in outcomes]
+    path.write_text(json.dumps({"revision": revision, "cells": total, "counted": counted, "rows": rows}, indent=1))
+    path.with_suffix(".md").write_text(table(outcomes))
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """Operations by failures: cells that ended by themselves, when asked again, not; and those skipped, with the reasons."""
+    names = [failure.name for failure in FAILURES]
+    lines = ["| operation | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    for deed in dict.fromkeys(outcome.deed for outcome in outcomes):
+        counts = []
+        for name in names:
+            found = Counter(each.result for each in outcomes if (each.deed, each.failure) == (deed, name))
+            counts.append(", ".join(f"{number} {result}" for result, number in sorted(found.items())) or "-")
+        lines.append(f"| {deed} | " + " | ".join(counts) + " |")
+    why = Counter(outcome.why for outcome in outcomes if outcome.result == "skipped")
+    lines += ["", *(f"- skipped, {number}: {reason}" for reason, number in why.items()), ""]
+    return "\n".join(lines)

@@ -1,0 +1,232 @@
+"""A company, a device and what can go wrong between them, at any step."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tests.fault.test_moving import Vault
+from tests.harness.company import TREE, Company, Device
+from tests.harness.mortal import Hand
+from tests.harness.relay import Relay
+from tests.harness.tape import Cut, Tape, library
+from twofold.agent.client import Client
+from twofold.model.errors import NotFoundError, TwofoldError
+from twofold.model.policy import Policy
+
+BUILT = TREE / "out" / "cache" / "tape"
+# Nothing of an operation's: they come by the clock.
+BESIDE = r"device/(wait|hello|roles|starts|grants)\b|server: (asked|answers) (GET|(?!\w+ device/))"
+BEATS = r"|device/heartbeat"
+
+
+class Watched(Company):
+    """A server that says where it is, on a disk that can be full."""
+
+    def __init__(self, folder: Path, hand: Hand) -> None:
+        super().__init__(folder)
+        self._hand = hand
+        self.tape = Tape(folder / "server", folder / "server-tape", BUILT)
+
+    def _program(self, home: Path, port: int) -> list[str]:
+        return [sys.executable, "-m", "tests.harness.mortal", str(self._hand.path), "server", str(home), str(port)]
+
+    def _environment(self) -> dict[str, str]:
+        return {"PYTHONPATH": f"{TREE / 'src'}:{TREE}"} | self.tape.environment
+
+
+class Laptop(Device):
+    """A device whose agent says where it is, behind a network that can be cut, on a disk that can be full or lose its power."""
+
+    def __init__(self, home: Path, hand: Hand, relay: Relay) -> None:
+        super().__init__(home)
+        self._hand, self.relay = hand, relay
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.tape = Tape(home, home.parent / f"{home.name}-tape", BUILT)
+
+    def _program(self) -> list[str]:
+        return [sys.executable, "-m", "tests.harness.mortal", str(self._hand.path), "agent"]
+
+    def start(self, **environment: str) -> Client:
+        return super().start(PYTHONPATH=f"{TREE / 'src'}:{TREE}", **self.tape.environment, **environment)
+
+    def enrol(self, client: Client, company: Company, user: str, name: str) -> None:
+        url = company.admin.invite_device(user).replace(f":{company.port}/", f":{self.relay.port}/")
+        client.call("enrol", url=url, name=name)
+
+    def vaultds(self) -> list[int]:
+        """The vault processes of this device: its agent's children, and those that an agent left."""
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError, IndexError):
+                if (entry / "comm").read_text().strip() == "twofold-vaultd":
+                    fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                    parent = int(fields[1])
+                    if fields[0] not in "ZX" and (self.process is None or parent in (self.process.pid, os.getpid())):
+                        found.append(int(entry.name))
+        return found
+
+    def kill_vaultds(self) -> int:
+        killed = 0
+        for pid in self.vaultds():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                killed += 1
+        return killed
+
+    def lose_power(self, how: Cut, dice: random.Random) -> None:
+        self.kill()
+        self.kill_vaultds()
+        deadline = time.monotonic() + 10
+        while self.vaultds() and time.monotonic() < deadline:
+            time.sleep(0.005)
+        self.tape.cut(how, dice)
+        shutil.rmtree(self.dirs.runtime, ignore_errors=True)
+
+
+class Stage:
+    """One company; a device in hand, `spare` beside it. `client` is always a live agent's."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self._undo = folder, ExitStack()
+        self._users = 0
+
+    def __enter__(self) -> Self:
+        library(BUILT)
+        self.hand = self._undo.enter_context(Hand(self.folder / "hand", BESIDE + BEATS))
+        self.company = self._undo.enter_context(Watched(self.folder / "company", self.hand))
+        self.relay = self._undo.enter_context(Relay(self.company.port))
+        self.company.publish("tiny")
+        self._people = self._undo.enter_context(ExitStack())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._undo.close()
+
+    def hear_beats(self, *, on: bool) -> None:
+        """Whether heartbeats are steps of what is done: where the company asks for something they carry it."""
+        self.hand.without(BESIDE if on else BESIDE + BEATS)
+
+    def mend(self) -> None:
+        """Whatever a cell that failed has left broken."""
+        self.hand.begin()
+        self.relay.mend()
+        self.company.tape.free()
+        if self.company.process.poll() is not None:
+            self.company.mend()
+
+    def people(self) -> None:
+        """A new person with two new devices, and nothing of the former one's."""
+        self._people.close()
+        self._users += 1
+        self.user = self.company.user(f"person{self._users}")
+        self.number = self.company.grant(self.user, "tiny", "work", "blue", Policy(keys_leave=True))
+        home = self.folder / f"p{self._users}"
+        home.mkdir(mode=0o700)
+        self.device, self.spare = (
+            Laptop(home / "device", self.hand, self.relay),
+            Laptop(home / "spare", self.hand, self.relay),
+        )
+        self._people.callback(self._ended)
+        self.client = self.device.start()
+        self.device.enrol(self.client, self.company, self.user, "laptop")
+        runtime = home / "r"
+        self.vault = Vault(self.device, runtime)
+        self.stick = home / "stick"
+        self.second: Client | None = None
+        self.facts: dict[str, Any] = {}
+
+    def _ended(self) -> None:
+        for client, device in ((self.client, self.device), (self.second, self.spare)):
+            if client is not None:
+                client.close()
+                device.kill()
+                device.kill_vaultds()
+        shutil.rmtree(self.device.home.parent, ignore_errors=True)
+
+    def other(self) -> Client:
+        """The other device's agent."""
+        if self.second is None:
+            self.second = self.spare.start()
+            self.spare.enrol(self.second, self.company, self.user, "desk")
+        return self.second
+
+    def again(self) -> None:
+        """The agent lives."""
+        assert self.device.process is not None
+        if self.device.process.poll() is not None:
+            self.client.close()
+            self.client = self.device.start()
+
+    def row(self) -> dict[str, Any]:
+        return self.company.admin.workspace(self.number)
+
+    def here(self) -> bool:
+        return any(each["custody"] == "checked-out" for each in self.client.call("list")["workspaces"])
+
+    def listed(self) -> bool:
+        return bool(self.client.call("list")["workspaces"])
+
+    def backup(self) -> str:
+        return str(self.client.finish("backup", workspace="work", limit=60)["result"]["id"])
+
+    def checkout(self) -> None:
+        """Whatever the state, it is checked out here now."""
+        if not self.here():
+            self.client.finish("checkout", workspace="work", limit=60)
+        self.whole()
+
+    def whole(self, seconds: float = 20) -> None:
+        """All of its image is here: nothing is fetched in the background any more."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            base = self.client.call("info", workspace="work")["base"]
+            if base and base["here"] == base["of"]:
+                return
+            time.sleep(0.02)
+
+    def discard(self) -> None:
+        if self.listed():
+            self.client.finish("discard", workspace="work", yes=True, limit=60)
+
+    def settled(self, seconds: float = 60) -> None:
+        """Nothing is under way on the device."""
+        until(lambda: not self.busy(), seconds)
+
+    def busy(self) -> bool:
+        return any(each["state"] in ("queued", "running") for each in self.client.call("jobs")["operations"])
+
+    def lease(self) -> str:
+        return str(self.row()["device"])
+
+
+def until(what: Callable[[], bool], seconds: float, every: float = 0.02) -> bool:
+    deadline = time.monotonic() + seconds
+    while not what():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(every)
+    return True
+
+
+def quiet(work: Callable[[], Any]) -> TwofoldError | None:
+    """What it said when it failed."""
+    try:
+        work()
+    except NotFoundError as gone:
+        return gone
+    except TwofoldError as failed:
+        return failed
+    return None

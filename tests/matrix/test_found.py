@@ -1,0 +1,59 @@
+"""Cells that once were red, each with what it had found; and what the same search found beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.matrix.cells import FAILURES, Cell, Step, run
+from tests.matrix.deeds import DEEDS, Remove
+from tests.matrix.stage import Stage, until
+
+pytestmark = pytest.mark.matrix
+
+
+@pytest.fixture(scope="module")
+def company(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    with Stage(tmp_path_factory.mktemp("found")) as made:
+        yield made
+
+
+@pytest.fixture
+def stage(company: Stage) -> Stage:
+    company.mend()
+    company.people()
+    return company
+
+
+FOUND = {
+    "no folder can be made": ("check out a back up", "server: GET device/images/tiny/N #1", "disk full"),
+    "what was seen of images is not kept": ("check out a back up", "server: GET device/devices #1", "disk full"),
+    "its last word is not durable": ("check out", "no way back #1", "disk full"),
+    "the sealed index does not fit": ("check out", "vaultd: ask seal_part #1", "disk full"),
+    "the server keeps a file": ("back up", "server: kept a file #1", "disk full"),
+    "nobody else could have it": ("remove", "remove the folder #1", "network cut"),
+    "nobody else could have it, the agent gone too": ("remove", "server: POST device/checkin #1", "agent killed"),
+}
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("what", FOUND)
+def test_a_cell_that_once_was_red(stage: Stage, what: str) -> None:
+    deed_name, step, failure_name = FOUND[what]
+    (deed,) = [made for each in DEEDS if (made := each()).name == deed_name]
+    (failure,) = [each for each in FAILURES if each.name == failure_name]
+    outcome = run(deed, stage, Cell(deed.name, Step(step, 1), failure))
+    assert outcome.result in ("by itself", "asked again"), outcome
+    print(outcome)
+
+
+@pytest.mark.timeout(240)
+def test_what_is_removed_while_the_server_is_away_is_free_for_another_device(stage: Stage) -> None:
+    deed = Remove()
+    deed.before(stage)
+    stage.relay.cut()
+    stage.client.finish("remove", workspace="work", yes=True, limit=60)
+    assert stage.lease(), "the server could not be told"
+    stage.relay.mend()
+    assert until(lambda: stage.lease() == "", 90), "it says so at the next contact"
