@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 from rich.console import Console
 
+from demo.prompt import HELP, Prompt
 from demo.stage import TITLE, WORKSPACE, Stage
 from twofold.agent.client import Client
 from twofold.model.errors import TwofoldError
@@ -37,7 +38,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with Stage(home, console) as stage:
-            _, _, client = stage.ready()
+            _, admin, client = stage.ready()
             before = client.call("info", workspace=WORKSPACE)
             job = client.call("start", workspace=WORKSPACE)
             switcher, said = open_switcher(stage, client)
@@ -53,6 +54,8 @@ def main() -> int:
             console.print(
                 f"\n  Press [bold]Pause[/] to go to {TITLE} and back. [bold]Ctrl-C[/] here suspends it and ends the demo.\n"
             )
+            console.print(HELP)
+            Prompt(stage, admin).start()
             switcher.wait()
             console.print("  The switcher was closed.")
     except KeyboardInterrupt:

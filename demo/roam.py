@@ -40,6 +40,7 @@ from twofold.model.policy import Policy
 from twofold.platform.peers import peer
 from twofold.vault.process import RECORD
 
+_MOMENT = 4.0  # seconds in which the server answers, where a device reaches it
 OUT = TREE / "out" / "demo-roam"
 SAVED = "Dear team,\n\nthe figures for the third quarter are in the sheet.\n"
 LATE = "What was written on the train, where there is no network.\n"
@@ -129,9 +130,10 @@ class Roam:
 
     def _lose(self, a: Device) -> None:
         story, desk = a.story, a.story.desk
+        a.client.call("backups", workspace=WORKSPACE, deadline=_MOMENT)
         a.line.cut()
         try:
-            a.client.call("backups", workspace=WORKSPACE, deadline=90)
+            a.client.call("backups", workspace=WORKSPACE, deadline=_MOMENT)
             raise AssertionError("A still reaches the server")
         except TwofoldError as away:
             self._say(f"A: its network is gone ({away.code})")

@@ -34,8 +34,9 @@ def demo(server: XServer, home: Path, said: Path) -> Iterator[subprocess.Popen[b
     environment = keep | {"DISPLAY": server.name, "XDG_STATE_HOME": str(home), "PYTHONPATH": f"{TREE / 'src'}:{TREE}"}
     with said.open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "demo"], cwd=TREE, env=environment, stdout=log, stderr=log, start_new_session=True
-        )
+            [sys.executable, "-m", "demo"], cwd=TREE, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log,
+            start_new_session=True,
+        )  # fmt: skip
     try:
         deadline = time.monotonic() + 120
         while "Ctrl-C" not in said.read_text():
@@ -44,6 +45,8 @@ def demo(server: XServer, home: Path, said: Path) -> Iterator[subprocess.Popen[b
             time.sleep(0.1)
         yield process
     finally:
+        if process.stdin is not None:
+            process.stdin.close()
         end(process, 60)
 
 
@@ -86,9 +89,25 @@ def test_ctrl_c_suspends_and_the_next_run_resumes(tmp_path: Path, monkeypatch: p
             assert re.search(r"resumed\s+\d", (tmp_path / "second").read_text())
             hands.key("Pause", hold=0.05)
             screen.wait(lambda now: float(np.mean(now[80:, 60:] != before[80:, 60:])) < 0.01, 20)
+            # What a person types at its terminal.
+            for letter, words in (
+                ("b", "Backed up: "),
+                ("l", "Locked. "),
+                ("s", "has locked Acme"),
+                ("u", "Unlocked and woken. "),
+            ):
+                typed(second, letter, tmp_path / "second", words)
             second.send_signal(signal.SIGINT)
             assert second.wait(60) == 130, (tmp_path / "second").read_text()
         hands.close()
+
+
+def typed(process: subprocess.Popen[bytes], letter: str, said: Path, words: str) -> None:
+    """Type a letter and Return, and wait for what it says then."""
+    assert process.stdin is not None
+    process.stdin.write(letter.encode() + b"\n")
+    process.stdin.flush()
+    until(lambda: words in said.read_text(), 60)
 
 
 def until(seen: Callable[[], object], seconds: float) -> None:

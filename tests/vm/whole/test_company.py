@@ -33,7 +33,7 @@ def test_a_lock_takes_the_screen_at_once_and_says_why(whole: Whole, desk: Sight)
     asked = whole.ask("lock")
     desk.wait_said("live", False, 10)
     print(f"\nasked to a screen that takes nothing: {time.monotonic() - began:.2f} s")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30, "far below the five minutes between two heartbeats"
     receipt = whole.receipt(asked)
     assert receipt["result"] == "done" and "suspended" in receipt["detail"]
     time.sleep(0.5)
