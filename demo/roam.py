@@ -147,7 +147,7 @@ class Roam:
         a.client.close()
         until(lambda: gone(agent) and gone(machine) and gone(vault))
         assert (a.workspace / KEY).read_bytes() == key
-        time.sleep(1)
+        time.sleep(2.2)  # the switcher gives its agent a moment before it speaks of it
         desk.shot("battery-empty")
         self._say("A: worked on offline, saved; then its battery ended")
 
@@ -240,6 +240,10 @@ class Roam:
         assert not b.workspace.exists()
         time.sleep(1)
         desk.shot("wiped")
+        desk.switch()
+        desk.wait_said("shown", False, 10)
+        time.sleep(0.5)
+        desk.shot("and-its-owners-own")
         assert belongings(b.owner) == before == b.found, "something of the owner's was changed"
         self._say("B: wiped while it ran; receipt with the company", self._times["wipe_to_receipt"])
         self._say(f"Nothing of its owner's changed: {len(before)} files, same bytes, times and rights")
