@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "guest": set(),
     "display": {"model", "platform"},
     "switcher": {"model", "platform", "display", "agent.client"},
-    "agent": {"model", "platform", "trust", "image", "vault", "engine"},
+    "agent": {"model", "platform", "trust", "image", "vault", "engine", "display.rfb"},
     "server": {"model", "platform", "trust", "image", "_core"},
     "metal": {"model", "platform", "image"},
     "cli": {"model", "platform", "trust", "image", "vault", "engine", "agent", "server", "switcher"},

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from twofold.agent import rights
+from twofold.agent import rights, sharing
 from twofold.agent.disks import at_hand
 from twofold.agent.operations import Operation
 from twofold.agent.past import BRANCH, GoneError, Holding, Kept, Past
@@ -270,6 +270,7 @@ class _Sending:
     def __init__(self, ws: Workspace, op: Operation, past: Past, manifest: Manifest) -> None:
         self._ws, self._op, self._past, self._manifest = ws, op, past, manifest
         self._holding = holding(ws)
+        self._keys = b""
         self._done = self._total = 0
         self._moved = time.monotonic()
 
@@ -340,13 +341,14 @@ class _Sending:
         ws, identity = self._ws, self._ws.rooms.identity
         lease, _ = ws.whole()
         onto, tries = base(ws, lease), 0
+        self._keys = self._keys or sharing.keys(ws)
         self._moved = time.monotonic()
         while tries < _TRIES:
             self._op.progress("committing", self._done, self._total)
             signed = sign(Context.GENERATION, self._manifest.to_wire(), identity.signing)
             try:
                 try:
-                    kind = self._past.commit(self._holding, onto.head, signed, ws.keys().wrapped)
+                    kind = self._past.commit(self._holding, onto.head, signed, self._keys)
                 except ConflictError as other:
                     tries += 1
                     onto = self._look(onto, other)

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from twofold.agent import base, hardware, parts, rights
+from twofold.agent import base, handover, hardware, parts, rights
 from twofold.agent.arrival import Beginning, beginning, bring
 from twofold.agent.operations import Operation
 from twofold.agent.past import Past
@@ -29,7 +29,6 @@ from twofold.model.canonical import canonical
 from twofold.model.errors import NoRoomError
 from twofold.model.image import Firmware, ImageVersion
 from twofold.model.workspace import Custody
-from twofold.platform.clock import boottime
 from twofold.vault.seam import Parts
 
 log = logging.getLogger(__name__)
@@ -49,8 +48,7 @@ async def checkout(registry: Registry, name: str, op: Operation, stick: str = ""
     began = time.monotonic()
     op.progress("asking the server", 0, 0)
     remote = await asyncio.to_thread(rooms.remote)
-    sent = boottime()
-    signed = await asyncio.to_thread(remote.checkout, name)
+    signed, sent = await handover.take(remote, name, op)
     async with AsyncExitStack() as undo:
         undo.push_async_callback(give_back, rooms, name)
         op.check()

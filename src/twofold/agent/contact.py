@@ -7,7 +7,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -32,14 +32,18 @@ log = logging.getLogger(__name__)
 WAIT = 25  # seconds that the server may take to say that there is news
 _PACE, _AGAIN = 1.0, 5.0
 _VERBS = {"backup": "replicate", "checkin": "check-in", "discard": "check-in"}
+Seat = Callable[["Command"], Awaitable[str]]  # what a node does when the server asks for a user's seat
 _HELD = (Custody.CHECKED_OUT, Custody.CHECKING_IN)
 
 
 class Contact:
     """`soon` asks for a heartbeat now."""
 
-    def __init__(self, registry: Registry, operations: Operations, soon: Callable[[], None]) -> None:
-        self._registry, self._operations, self._soon = registry, operations, soon
+    def __init__(
+        self, registry: Registry, operations: Operations, soon: Callable[[], None], seat: Seat | None = None
+    ) -> None:
+        self._registry, self._operations, self._soon, self._seat = registry, operations, soon, seat
+        self._vouched: object = None
         self._told_starts: set[str] = set()
         self._doing: set[int] = set()
         self._receipts: list[dict[str, Any]] = []
@@ -76,6 +80,7 @@ class Contact:
                 self._go(self._obey(command))
         await self._tell_starts()
         await self._send_due()
+        await self._vouch()
         if beat.time:
             self._since = beat.time
             self._connected.set()
@@ -132,13 +137,16 @@ class Contact:
         from twofold.agent.orders import obey
 
         try:
-            result, detail = "done", await obey(self._registry, self._operations, command)
+            if command.verb == "seat" and self._seat is not None:
+                result, detail = "done", await self._seat(command)
+            else:
+                result, detail = "done", await obey(self._registry, self._operations, command)
         except (UnreachableError, TimedOutError):
             self._doing.discard(command.number)  # it is given out again, soon where only the vault process had gone
             asyncio.get_running_loop().call_later(_AGAIN, self._soon)
             return
         except TwofoldError as failed:
-            result, detail = "failed", failed.happened
+            result, detail = "failed", "\n".join((failed.happened, failed.safe, failed.next))
         log.info("the company asked for %s: %s", command.verb, result, extra={"workspace": command.workspace})
         self._receipts.append({"command": command.number, "result": result, "detail": detail[:2000]})
         self._soon()
@@ -183,6 +191,14 @@ class Contact:
                 why, left_only = backup.SCHEDULE, False
             work = partial(backup.wanted, ws, turn=turn, why=why, left_only=left_only)
             self._operations.submit("backup", ws.name, {"why": why}, work, TRANSFER)
+
+    async def _vouch(self) -> None:
+        """Once for each enrolment: say which wrapping key is this machine's, in a way that others can check."""
+        rooms = self._registry.rooms
+        remote = await asyncio.to_thread(rooms.remote)
+        if self._vouched is not remote:
+            await asyncio.to_thread(rooms.vouch)
+            self._vouched = remote
 
     async def _tell_starts(self) -> None:
         remote = await asyncio.to_thread(self._registry.rooms.remote)

@@ -7,8 +7,8 @@ import fcntl
 import logging
 import os
 import signal
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any
 
 from twofold.agent import power
 from twofold.agent.api import Listener
@@ -20,12 +20,18 @@ from twofold.agent.supervision import Supervision
 from twofold.agent.takeover import take_over
 from twofold.agent.verbs import verbs
 from twofold.agent.workspace import Workspace
-from twofold.model.errors import ConflictError
+from twofold.model.errors import ConflictError, RefusedError
 from twofold.model.workspace import RunState
 from twofold.platform.dirs import Dirs
 from twofold.platform.memory import give_back
 
+if TYPE_CHECKING:
+    from twofold.agent.node import Node
+    from twofold.agent.remote import Command
+
 log = logging.getLogger(__name__)
+_TOLD = ("running", "paused", "suspended", "off", "broken")
+_NODE_RETRY = 3.0
 _SETTLE = 60.0  # seconds that operations under way get when the agent ends
 
 
@@ -35,15 +41,23 @@ class Agent:
         self.registry = Registry(dirs, self.rooms, self._tell)
         self.operations = Operations(self._operation_changed)
         self._listener: Listener | None = None
-        self._contact = Contact(self.registry, self.operations, self._beat_soon)
+        self._contact = Contact(self.registry, self.operations, self._beat_soon, self._seat)
         self._supervision = Supervision(
             self.registry.all, self._suspend, self._contact, self.registry.supply.stopped, self._erase
         )
         self._over = asyncio.Event()
+        self._extra: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        self._node: Node | None = None
+        self._runs: dict[str, str] = {}
+
+    def extra(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Something that runs as long as this agent does."""
+        self._extra.append(work)
 
     def _tell(self, event: Mapping[str, Any]) -> None:
         if event.get("event") == "workspace":
             self._supervision.wake()
+            self._seen_at_server(event)
         if self._listener is not None:
             self._listener.tell(event)
 
@@ -65,7 +79,15 @@ class Agent:
             asyncio.get_running_loop().call_later(0.2, give_back)
         self._tell({"event": "operation"} | operation.to_wire())
 
-    async def run(self) -> None:
+    def _seen_at_server(self, event: Mapping[str, Any]) -> None:
+        """In a seat, whose person looks through the server: it hears at once how a workspace is."""
+        name, run = str(event["workspace"]), str(event["run"])
+        if self._extra and self._runs.get(name) != run:
+            self._runs[name] = run
+            if run in _TOLD:
+                self._beat_soon()
+
+    async def run(self, *, signals: bool = True) -> None:
         """Until `quit`, SIGTERM or SIGINT. Machines that run go on running.
 
         Raises:
@@ -74,7 +96,7 @@ class Agent:
         lock = claim(self.dirs)
         try:
             loop = asyncio.get_running_loop()
-            for stop in (signal.SIGTERM, signal.SIGINT):
+            for stop in (signal.SIGTERM, signal.SIGINT) if signals else ():
                 loop.add_signal_handler(stop, self._over.set)
             await asyncio.to_thread(self.registry.load)
             for ws in self.registry.all():
@@ -84,13 +106,21 @@ class Agent:
             self._listener = Listener(self.dirs.agent_socket, verbs(self))
             self._contact.begin()
             log.info("agent ready", extra={"workspaces": len(self.registry.all())})
-            work = (self._listener.serve(), self._supervision.run(), self.registry.supply.run())
+            if await asyncio.to_thread(self.rooms.is_node):
+                self._seats().begin()
+            work = [self._listener.serve(), self._supervision.run(), self.registry.supply.run()]
+            work += [each() for each in self._extra]
+            if self._extra:
+                self._supervision.retry = _NODE_RETRY
+                loop.call_later(0.2, self._beat_soon)  # somebody waits for what it was made for
             tasks = {loop.create_task(each) for each in work}
             over = loop.create_task(self._over.wait())
-            done, _ = await asyncio.wait({*tasks, over}, return_when=asyncio.FIRST_COMPLETED)
-            for task in {*tasks, over}:
-                task.cancel()
-            await asyncio.wait({*tasks, over}, timeout=5)
+            try:
+                done, _ = await asyncio.wait({*tasks, over}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in {*tasks, over}:
+                    task.cancel()
+                await asyncio.wait({*tasks, over}, timeout=5)
             for task in done - {over}:
                 task.result()
         finally:
@@ -98,6 +128,8 @@ class Agent:
             os.close(lock)
 
     async def _end(self) -> None:
+        if self._node is not None:
+            await self._node.close()
         await self.operations.settle(_SETTLE)
         if self._listener is not None:
             await self._listener.close()
@@ -115,6 +147,23 @@ class Agent:
                 if operation.error is not None and ws.machine is not None:
                     raise operation.error
         asyncio.get_running_loop().call_later(0.05, self._over.set)  # after the answer is out
+
+    def _seats(self) -> Node:
+        from twofold.agent.node import Node
+
+        if self._node is None:
+            self._node = Node(self)
+            self._supervision.retry = _NODE_RETRY
+        return self._node
+
+    async def _seat(self, command: Command) -> str:
+        if not await asyncio.to_thread(self.rooms.is_node):
+            raise RefusedError("This machine is no node.", safe="Nothing was changed.")
+        return await self._seats().seat(command)
+
+    def end(self) -> None:
+        """As SIGTERM does."""
+        self._over.set()
 
     def _beat_soon(self) -> None:
         self._supervision.beat_soon()

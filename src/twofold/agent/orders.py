@@ -23,13 +23,15 @@ async def obey(registry: Registry, operations: Operations, command: Command) -> 
     Raises:
         UnreachableError, TimedOutError: the server went away; it asks again. TwofoldError: it can't be done, and why.
     """
+    if command.verb == "open":
+        return await _open(registry, operations, command.workspace)
     for each in operations.under_way(command.workspace, "") if command.verb != leaving.WIPE else ():
         if each.verb == "checkout":  # asked of a workspace that is not here yet
             await each.wait(None)
     ws = registry.find(command.workspace)
     here = ws is not None and (ws.lease is None or ws.lease.token == command.token)
     if ws is None or not here:
-        if command.verb in (leaving.WIPE, "discard", "replicate-discard"):
+        if command.verb in (leaving.WIPE, "discard", "replicate-discard", "release"):
             return _NOTHING
         raise NotFoundError(_NOTHING)
     match command.verb:
@@ -57,11 +59,31 @@ async def obey(registry: Registry, operations: Operations, command: Command) -> 
             work = partial(change.reset, ws, yes=True, may="")
             done = (await _done(operations, "reset", ws, {"why": backup.COMPANY}, work, lane="")).result
             return f"Its next start drops {done['drops']}."
-        case "replicate-discard":
+        case "replicate-discard" | "release":
+            if (
+                command.verb == "release" and ws.record.run is RunState.SUSPENDED
+            ):  # what is open is the person's, not ours to give up
+                await _end(operations.submit("start", ws.name, {"boot": False}, partial(power.start, ws, boot=False)))
             await _off(ws, operations)
             work = partial(_given_back, registry, ws, operations)
             return _words((await _done(operations, "checkin", ws, {"why": backup.COMPANY}, work)).result["receipt"])
     raise BadInputError(f"This version does not know how to {command.verb[:40]!r}.")
+
+
+async def _open(registry: Registry, operations: Operations, name: str) -> str:
+    """On a node: bring it here where it is not, and start it where it does not run."""
+    from twofold.agent.checkout import checkout
+    from twofold.agent.repair import empty
+
+    ws = registry.find(name)
+    if ws is None or empty(ws):
+        await _end(operations.submit("checkout", name, {}, lambda op: checkout(registry, name, op)))
+        ws = registry.get(name)
+    if ws.record.run is RunState.PAUSED:
+        await _end(operations.submit("resume", name, {}, partial(power.resume, ws)))
+    else:
+        await _end(operations.submit("start", name, {"boot": False}, partial(power.start, ws, boot=False)))
+    return "It runs."
 
 
 async def wipe(registry: Registry, operations: Operations, ws: Workspace) -> str:
@@ -123,7 +145,10 @@ async def _given_back(registry: Registry, ws: Workspace, operations: Operations,
 async def _done(
     operations: Operations, verb: str, ws: Workspace, args: dict[str, Any], work: Work, lane: str = TRANSFER
 ) -> Operation:
-    operation = operations.submit(verb, ws.name, args, work, lane)
+    return await _end(operations.submit(verb, ws.name, args, work, lane))
+
+
+async def _end(operation: Operation) -> Operation:
     await operation.wait(None)
     if operation.error is not None:
         raise operation.error

@@ -21,11 +21,13 @@ from twofold.model.release import Release, allowed
 from twofold.trust import https, request
 from twofold.trust.device import Identity
 from twofold.trust.keys import VerifyKey, hex_bytes, write_private
+from twofold.trust.publisher import Anchor
 from twofold.trust.signed import Context, verify
 from twofold.trust.updater import refresh
+from twofold.trust.vouch import DEVICE, NODE, vouch
 
 SCHEMA = "twofold-enrolment-2"
-EXTENSION = "generations-1"
+EXTENSION, ONLINE = "generations-1", "online-1"
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Enrolment:
     server_key: VerifyKey
     root: bytes
     reading: bytes
+    kind: str = "device"  # or "node", or "seat": a user's place on a node
 
     def save(self, path: Path) -> None:
         """Write as JSON, for this user alone, durable on return."""
@@ -55,6 +58,7 @@ class Enrolment:
             "server_key": self.server_key.public.hex(),
             "root": base64.b64encode(self.root).decode(),
             "reading": self.reading.hex(),
+            "kind": self.kind,
         }
         write_private(path, canonical(body))
 
@@ -77,6 +81,7 @@ class Enrolment:
                 server_key=VerifyKey.from_hex(held["server_key"]),
                 root=base64.b64decode(held["root"], validate=True),
                 reading=hex_bytes(held["reading"], 32, "a reading key"),
+                kind=str(held.get("kind", "device")),
             )
         except FileNotFoundError as none:
             raise NotFoundError(
@@ -110,6 +115,14 @@ class SignedLease:
     document: dict[str, Any]
     lease: Lease
     begin: dict[str, Any] = field(default_factory=dict, compare=False)
+
+
+@dataclass(frozen=True)
+class Coming:
+    """A node has it, and is asked for it: `request` is what to wait for, `place` the node's name."""
+
+    request: int
+    place: str
 
 
 @dataclass(frozen=True)
@@ -166,6 +179,7 @@ def enrol(untrusted_url: str, name: str, identity: Identity, wrap_public: bytes)
             server_key=VerifyKey.from_hex(answer["server_key"]),
             root=_pinned_root(answer["roots"], invited.anchor.root),
             reading=invited.anchor.reading,
+            kind=str(answer.get("kind", "device")),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as off:
         raise BadInputError("The server's answer to the enrolment cannot be read.") from off
@@ -193,7 +207,7 @@ class Remote:
         self._identity = identity
         self._seen, self._one = seen, threading.Lock()
         self._client = https.pinned(enrolment.place, enrolment.authority)
-        self._speaks = False
+        self._extensions: frozenset[str] = frozenset()
 
     @property
     def identity(self) -> Identity:
@@ -205,13 +219,39 @@ class Remote:
 
     def speaks(self) -> bool:
         """Whether the server has generations (docs/protocol.md, chapter 3); asked again while it has not."""
-        if not self._speaks:
+        return EXTENSION in self._known()
+
+    def online(self) -> bool:
+        """Whether it has nodes."""
+        return ONLINE in self._known()
+
+    def _known(self) -> frozenset[str]:
+        if EXTENSION not in self._extensions:
             try:
                 found = self.call("GET", "device/hello").get("extensions")
             except NotFoundError:
-                return False
-            self._speaks = isinstance(found, list) and EXTENSION in found
-        return self._speaks
+                return frozenset()
+            self._extensions = frozenset(map(str, found)) if isinstance(found, list) else frozenset()
+        return self._extensions
+
+    def anchor(self) -> Anchor:
+        """What an invitation of this company carries for the device alone."""
+        return Anchor(hashlib.sha256(self.enrolment.root).hexdigest(), self.enrolment.reading)
+
+    def vouch(self, wrap_public: bytes) -> None:
+        """Tell the server, for others to check, that `wrap_public` is this machine's (`trust.vouch`)."""
+        kind = self.enrolment.kind
+        if kind in (DEVICE, NODE):
+            user, wrap = self.enrolment.user if kind == DEVICE else "", wrap_public.hex()
+            said = vouch(self.enrolment.reading, kind, user, self._identity.device, wrap)
+            self.call("POST", "device/vouch", {"vouch": said})
+
+    def machines(self) -> list[dict[str, Any]]:
+        """The user's devices and the company's nodes, as the server says; not verified."""
+        rows = self.call("GET", "device/devices").get("devices")
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise BadInputError("The server's list of devices cannot be read.")
+        return rows
 
     def grants(self) -> tuple[Grant, ...]:
         """What this device's user may check out."""
@@ -224,10 +264,26 @@ class Remote:
         """Take the lease of a workspace, or get it again where this device holds it already.
 
         Raises:
-            NotFoundError: no such grant. ConflictError: another device holds it; nothing was changed.
+            NotFoundError: no such grant. ConflictError: another device holds it, or a node; nothing was changed.
         """
-        speaks = {"speaks": [EXTENSION]} if self.speaks() else {}
+        found = self._checkout(workspace, {"speaks": [EXTENSION]} if self.speaks() else {})
+        assert isinstance(found, SignedLease)  # who does not wait is told no
+        return found
+
+    def wanted(self, workspace: str, request: int) -> SignedLease | Coming:
+        """As `checkout`; where a node has it, that is asked to give it back, and this is to be asked again with the `request` of
+        the answer, 0 at first."""
+        if not self.online():
+            return self.checkout(workspace)
+        return self._checkout(workspace, {"speaks": [EXTENSION, ONLINE], "request": request})
+
+    def _checkout(self, workspace: str, speaks: dict[str, Any]) -> SignedLease | Coming:
         answer = self.call("POST", "device/checkout", {"workspace": slug(workspace, "a workspace")} | speaks)
+        if "coming" in answer and ONLINE in speaks.get("speaks", ()):
+            try:
+                return Coming(int(answer["coming"]["request"]), title(answer["coming"]["place"], "a node"))
+            except (KeyError, TypeError, ValueError) as off:
+                raise BadInputError("The server's answer to the check-out cannot be read.") from off
         signed = self.lease(answer.get("lease"), workspace)
         return replace(signed, begin={name: answer.get(name) for name in ("keys", "head", "content")})
 

@@ -62,6 +62,10 @@ class Rooms:
     def enrolled(self) -> bool:
         return (self._dirs.state / ENROLMENT).exists()
 
+    def is_node(self) -> bool:
+        """Whether it was enrolled as a node. Raises: DamagedError."""
+        return self.enrolled() and self.remote().enrolment.kind == "node"
+
     def enrol(self, untrusted_url: str, name: str) -> Enrolment:
         from twofold.agent.remote import enrol
 
@@ -70,11 +74,21 @@ class Rooms:
         former, self._remote = self._remote, None
         if former is not None:
             former.close()
+        try:
+            self.vouch()
+        except TwofoldError as away:  # with the next heartbeat
+            log.info("the server was not told of this machine's key: %s", away.code)
         return enrolment
 
     def server(self) -> str:
         """The public key (hex) by which this device knows its company's server. Raises: NotFoundError: it is not enrolled."""
         return self.remote().enrolment.server_key.public.hex()
+
+    def vouch(self) -> None:
+        """Say which wrapping key is this machine's, in a way that others can check, where the server passes that on."""
+        remote = self.remote()
+        if remote.online():
+            remote.vouch(self.vault.device_key())
 
     def lease(self, untrusted_document: bytes) -> Lease:
         """A kept lease, verified again: the pinned server's, for this device."""

@@ -21,7 +21,7 @@ IDLE = 10.0  # and while nothing does
 PAUSE_BELOW = 96 << 20  # bytes free on the vault's disk; a suspend's memory would still be refused before it starts
 RESUME_ABOVE = 256 << 20  # the store takes its next segment in advance, and keeps some for its cleaner
 _SLEPT = 2.0  # seconds that the two clocks may drift apart between two ticks
-_RETRY = 60.0  # seconds between two tries to reach a server that is away
+_RETRY = 60.0  # seconds; a node, on which people wait, tries sooner
 _SEEN_EVERY = 600
 _ALONE = 300  # seconds between two heartbeats of a device without a workspace
 
@@ -48,6 +48,7 @@ class Supervision:
     ) -> None:
         self._workspaces, self._suspend, self._contact, self._stopped = workspaces, suspend, contact, stopped
         self._erase = erase
+        self.retry = _RETRY  # seconds between two tries to reach a server that is away
         self._stages: dict[str, int] = {}
         self._versions: dict[str, int] = {}
         self._away = False  # the last try to reach the server failed
@@ -147,7 +148,7 @@ class Supervision:
         leased = [ws for ws in self._workspaces() if ws.lease is not None and ws.wrong is None]
         if time.monotonic() < self._next_beat or not self._contact.wanted:
             return
-        self._next_beat = time.monotonic() + _RETRY
+        self._next_beat = time.monotonic() + self.retry
         try:
             at = await self._contact.beat()
         except TwofoldError as away:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from twofold.agent.daemon import Agent
 
 API = 1
-EXTENSIONS = ("removed-event", "time", "icons", "switch", "disk-moves", "backup")
+EXTENSIONS = ("removed-event", "time", "icons", "switch", "disk-moves", "backup", "online")
 
 _WORKSPACE = {"workspace": (str, ...)}
 _WAIT_LIMIT = 300.0
@@ -64,6 +64,7 @@ def verbs(agent: Agent) -> dict[str, Verb]:
         "device": Verb(asked.device),
         "disk_touched": Verb(asked.operation("disk_touched", base.touched), _WORKSPACE),
         "display": Verb(asked.display, _WORKSPACE),
+        "online": Verb(asked.online, _WORKSPACE),
         "apps": Verb(asked.guest("apps"), _WORKSPACE),
         "windows": Verb(asked.guest("windows"), _WORKSPACE),
         "icon": Verb(asked.guest("icon"), _WORKSPACE | {"icon": (str, ...)}),
@@ -240,6 +241,19 @@ class _Asked:
         if ws.machine is None:
             raise ConflictError(f"{ws.title} is {ws.run}.", next=f"Start it:  twofold start {ws.name}")
         return Answer({}, give=(await ws.machine.display(),))
+
+    async def online(self, workspace: str) -> Answer:
+        """The page on which a workspace is shown in a browser; it may be on no device at all."""
+        name = slug(workspace, "a workspace")
+        ws = self._agent.registry.find(name)
+        if ws is not None and ws.lease is not None:
+            raise ConflictError(
+                f"{ws.title} is on this device.",
+                safe="Nothing was changed.",
+                next=f"Open it here:  twofold open {name}   or check it in first:  twofold checkin {name}",
+            )
+        remote = await asyncio.to_thread(self._agent.rooms.remote)
+        return Answer({"url": f"{remote.enrolment.place.origin}/online/desktop/{name}"})
 
     def guest(self, verb: str) -> Callable[..., Awaitable[Answer]]:
         async def asked(workspace: str, **args: Any) -> Answer:

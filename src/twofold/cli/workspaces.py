@@ -188,10 +188,21 @@ def remove(
         out.fields(output, "receipt", done["result"]["receipt"])
 
 
-def open_(workspace: ask.Workspace = "", boot: Boot = False) -> None:
-    """Start a workspace and open its window."""
-    from twofold.cli import switcher
+def open_(
+    workspace: ask.Workspace = "",
+    boot: Boot = False,
+    online: Annotated[
+        bool, typer.Option("--online", help="In a browser, run by a node of the company; not on this device.")
+    ] = False,
+    print_: Annotated[bool, typer.Option("--print", help="With --online: print the address and open nothing.")] = False,
+) -> None:
+    """Start a workspace and open its window, or show it in a browser where it runs online."""
+    from twofold.cli import browser, switcher
 
+    if online or print_:
+        with ask.agent() as client:
+            browser.show(client.call("online", workspace=workspace or _only_grant(client))["url"], only_print=print_)
+        return
     with ask.agent() as client:
         name = ask.named(client, workspace)
         ask.work(client, "start", workspace=name, boot=boot)

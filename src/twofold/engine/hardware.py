@@ -33,12 +33,13 @@ SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=de
 @dataclass(frozen=True)
 class Options:
     """What this machine, not the guest, decides. `lock` keeps touched guest memory out of swap; `stopped` starts paused;
-    `incoming` waits for suspended memory."""
+    `incoming` waits for suspended memory; `screen`: there is an RFB screen too, which listens nowhere."""
 
     accelerator: Accelerator
     lock: bool = False
     stopped: bool = False
     incoming: bool = False
+    screen: bool = False
 
 
 def machine_type(spec: Spec) -> str:
@@ -115,6 +116,8 @@ def _process(spec: Spec, options: Options) -> Iterator[str]:
     yield from ("-name", words(f"guest={spec.workspace}", debug_threads=True))
     yield from ("-nodefaults", "-no-user-config", "-sandbox", SANDBOX)
     yield from ("-display", words("dbus", p2p="yes", audiodev="sound0" if spec.sound else None))
+    if options.screen:
+        yield from ("-vnc", "none")
     if spec.sound:
         yield from ("-audiodev", words("dbus", id="sound0"))
     if not spec.network:

@@ -36,10 +36,10 @@ _VERSION = re.compile(rb"QEMU emulator version (\d+)\.(\d+)\.(\d+)([^\n]*)")
 
 
 class HostedEngine:
-    """`cache` is the folder where probe answers are kept."""
+    """`cache` is the folder where probe answers are kept. With `screens` its machines have an RFB screen (`Machine.screen`)."""
 
-    def __init__(self, cache: Path, arch: Arch | None = None) -> None:
-        self._cache, self._arch = cache, arch or native() or Arch.AMD64
+    def __init__(self, cache: Path, arch: Arch | None = None, *, screens: bool = False) -> None:
+        self._cache, self._arch, self._screens = cache, arch or native() or Arch.AMD64, screens
         self._answers: dict[Arch, Answer] = {}
         self._versions: dict[tuple[str, int], str] = {}
 
@@ -102,7 +102,9 @@ class HostedEngine:
         _require(spec, disks, runtime)
         if memory is not None and os.fstat(memory).st_size < spec.memory_mib << 20:
             raise DamagedError("The suspended memory is cut off.", safe="The disks are safe.", next="Boot instead.")
-        options = hardware.Options(accelerator, _lock(spec), stopped=True, incoming=memory is not None)
+        options = hardware.Options(
+            accelerator, _lock(spec), stopped=True, incoming=memory is not None, screen=self._screens
+        )
         async with contextlib.AsyncExitStack() as undo:
             machine = await _launch(spec, disks, parts, runtime, memory, options, undo, network)
             if memory is not None:

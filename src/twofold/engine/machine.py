@@ -128,10 +128,16 @@ class HostedMachine:
         await self._monitor.run("system_powerdown")
 
     async def display(self) -> socket.socket:
+        return await self._client("@dbus-display")
+
+    async def screen(self) -> socket.socket:
+        return await self._client("vnc")
+
+    async def _client(self, protocol: str) -> socket.socket:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             await self._monitor.run("getfd", fd=theirs.fileno(), fdname="display")
-            await self._monitor.run("add_client", protocol="@dbus-display", fdname="display", tls=False, skipauth=False)
+            await self._monitor.run("add_client", protocol=protocol, fdname="display", tls=False, skipauth=False)
         except BaseException:
             ours.close()
             raise

@@ -47,6 +47,10 @@ class Machine(Protocol):
         """A private stream on which the guest's screen, input and sound are reached (hosted: QEMU's D-Bus display, on which
         the holder authenticates as a client). Hand it to one process; closing it ends that viewer alone."""
 
+    async def screen(self) -> socket.socket:
+        """A private stream that speaks RFB 3.8 without a password, for one viewer; several may be open. Only of machines whose
+        engine was made with screens, on a node."""
+
     async def kill(self) -> None:
         """End the VM at once; disks stay as after a power cut. Idempotent."""
 

@@ -17,8 +17,10 @@ from twofold.server.commands import Bell
 from twofold.server.context import Server
 from twofold.server.database import Database, is_full
 from twofold.server.gate import STATUS, Gate
+from twofold.server.gateway import Gateway
 from twofold.server.home import Home
 from twofold.server.objects import opened
+from twofold.server.pages import Pages
 from twofold.server.routes import (
     accounts,
     device,
@@ -30,6 +32,7 @@ from twofold.server.routes import (
     vaults,
     workspaces,
 )
+from twofold.server.screens import Screens
 from twofold.trust.https import API
 
 _log = structlog.get_logger("twofold.server")
@@ -54,10 +57,17 @@ def routes() -> FastAPI:
 def application(home: Home, database: Database) -> ASGIApp:
     """The whole server."""
     app = routes()
-    app.state.twofold = Server(
-        home, database, opened(home.objects), Bell(), guesses=Limiter(5), guesses_from=Limiter(30)
+    server = Server(
+        home,
+        database,
+        opened(home.objects),
+        Bell(),
+        guesses=Limiter(5),
+        guesses_from=Limiter(30),
+        gateway=Gateway(),
     )
-    return Gate(app, home, database)
+    app.state.twofold = server
+    return Gate(app, home, database, Pages(server).app(), Screens(server))
 
 
 def _answer(error: TwofoldError) -> JSONResponse:

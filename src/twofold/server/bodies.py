@@ -74,7 +74,10 @@ class NewGrant(Body):
 
 
 class NewInvitation(Body):
+    """`kind` is `node` for a machine in the data centre that holds workspaces for their users."""
+
     user: Name
+    kind: Literal["device", "node"] = "device"
     hours: Annotated[int, Field(ge=1, le=24 * 14)] = 24
 
 
@@ -103,7 +106,18 @@ class Speaks(Body):
 
 
 class CheckOut(Speaks):
+    """`request`: what the device waits for, as an earlier answer said."""
+
     workspace: Name
+    request: Annotated[int, Field(ge=0, lt=1 << 53)] = 0
+
+
+class Vouch(Body):
+    vouch: Hex32
+
+
+class SeatFor(Body):
+    command: Annotated[int, Field(ge=1, lt=1 << 53)]
 
 
 Token = Annotated[int, Field(ge=1, lt=1 << 53)]

@@ -151,9 +151,9 @@ class Admin(Workspaces):
         """`[{"grant", "user", "image", "workspace", "title", "colour", "pool", "policy", "ends"}]`"""
         return self._rows("grants")
 
-    def invite_device(self, user: str, hours: int = 24) -> str:
-        """A new invitation's URL for one device of `user`; it carries a one-time code and the key that opens the company's
-        images, so hand it over like a password.
+    def invite_device(self, user: str, hours: int = 24, kind: str = "device") -> str:
+        """A new invitation's URL for one device of `user`, or for a node (`kind` is `node`) that `user` answers for; it carries a
+        one-time code and the key that opens the company's images, so hand it over like a password.
 
         Raises:
             MissingError: no publisher's keys were shown to this object (`add_publisher`).
@@ -163,11 +163,12 @@ class Admin(Workspaces):
                 "An invitation carries the company's root of images and the key that opens them; they are not here.",
                 next="Invite from the machine that images are published from.",
             )
-        code = str(self._call("POST", "invitations", {"user": user, "hours": hours})["code"])
+        body = {"user": user, "hours": hours} | ({"kind": kind} if kind != "device" else {})
+        code = str(self._call("POST", "invitations", body)["code"])
         return Invitation(self.place, code, self.pin, self._anchor).url
 
     def list_devices(self) -> list[dict[str, Any]]:
-        """`[{"device", "name", "user", "enrolled", "seen", "revoked"}]`"""
+        """`[{"device", "name", "user", "enrolled", "seen", "revoked", "kind"}]`"""
         return self._rows("devices")
 
     def revoke_device(self, device: str) -> None:

@@ -16,6 +16,7 @@ from twofold.server.objects import Objects
 
 if TYPE_CHECKING:
     from twofold.server.commands import Bell
+    from twofold.server.gateway import Gateway
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Server:
     bell: Bell
     guesses: Limiter
     guesses_from: Limiter
+    gateway: Gateway
 
 
 def _server(request: Request) -> Server:

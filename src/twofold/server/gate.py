@@ -4,14 +4,20 @@ to them every path but three answers the same, whether it exists or not.
     /authority, /login, /enrol    anybody (each guards itself)
     /device/...                   an enrolled device that signed the request
     /whoami, /logout              a signed-in user
+    /, /online...                 a browser (server.browser): pages anybody, what is in them a signed-in user
     everything else               an administrator
+
+Two WebSockets are let through and no other: a seat's line for a screen (/device/screen/NAME), signed as any request, and a
+browser's (/online/screen), from a page of ours, of a signed-in user, with a ticket of that user's.
 """
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import anyio
 import structlog
@@ -20,6 +26,7 @@ from sqlalchemy import delete
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from twofold.model.errors import BadInputError, RefusedError, TimedOutError, TwofoldError, UnknownError
+from twofold.server import browser
 from twofold.server.accounts import digest
 from twofold.server.database import Database, insert_new
 from twofold.server.home import Home
@@ -30,6 +37,8 @@ from twofold.trust.keys import VerifyKey
 
 PUBLIC = {("GET", f"{API}/authority"), ("POST", f"{API}/login"), ("POST", f"{API}/enrol")}
 ANY_USER = {f"{API}/whoami", f"{API}/logout"}
+SCREEN = f"{API}/device/screen/"
+_TINY = 1 << 16
 _SMALL, _MANIFEST, _INDEX, _CHUNKS = 1 << 20, 16 << 20, 256 << 20, 72 << 20
 _STREAMED = f"{API}/device/objects/"
 _BODY_SECONDS = 120
@@ -69,11 +78,19 @@ class Caller:
         return f"device {self.device[:16]}" if self.device else f"user {self.user}"
 
 
+class Screens(Protocol):
+    """Where a WebSocket goes once it is known who asks (`server.screens`). What they raise before they accept refuses it."""
+
+    async def offer(self, caller: Caller, untrusted_workspace: str, receive: Receive, send: Send) -> None: ...
+
+    async def view(self, caller: Caller, untrusted_protocols: Sequence[str], receive: Receive, send: Send) -> None: ...
+
+
 class Gate:
     """ASGI middleware around the whole application."""
 
-    def __init__(self, app: ASGIApp, home: Home, database: Database) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, home: Home, database: Database, pages: ASGIApp, screens: Screens) -> None:
+        self._app, self._pages, self._screens = app, pages, screens
         self._database = database
         self._server = home.signing.id
         self._hosts = {f"[{name}]" if ":" in name else name for name in home.names}
@@ -82,22 +99,28 @@ class Gate:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
+        if scope["type"] == "websocket":
+            await self._socket(scope, receive, send)
+            return
         if scope["type"] != "http":
-            return  # nothing here speaks WebSocket
+            return
         started, status, who = time.monotonic(), 0, "nobody"
+
+        added = browser.HEADERS if browser.ours(scope["path"]) else HEADERS
 
         async def answer(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message = {**message, "headers": [*message["headers"], *HEADERS]}
+                message = {**message, "headers": [*message["headers"], *added]}
             await send(message)
 
         try:
             caller, body = await self._admit(scope, receive)
             who = caller.actor if caller else who
             scope["twofold.caller"] = caller
-            await self._app(scope, receive if body is None else _replay(body, receive), answer)
+            app = self._pages if browser.ours(scope["path"]) else self._app
+            await app(scope, receive if body is None else _replay(body, receive), answer)
         except TwofoldError as no:
             await refuse(no, answer)
         finally:
@@ -106,14 +129,13 @@ class Gate:
 
     async def _admit(self, scope: Scope, receive: Receive) -> tuple[Caller | None, bytes | None]:
         """Validate, authenticate, authorise. A body of None is still to come."""
-        untrusted_headers: dict[str, str] = {}
-        for raw_name, value in scope["headers"]:
-            name = raw_name.decode("latin-1").lower()
-            if name in untrusted_headers and name in _ONCE:
-                raise BadInputError("The request repeats a header.")
-            untrusted_headers[name] = value.decode("latin-1")
+        untrusted_headers = _headers(scope)
         method, path = scope["method"], scope["path"]
-        self._same_site(untrusted_headers)
+        self._same_site(untrusted_headers, visit=browser.ours(path) and browser.visit(method, untrusted_headers))
+        if browser.ours(path):
+            _check_kind(method, path, untrusted_headers)
+            visitor = await run_sync(self._visitor, untrusted_headers)
+            return visitor, await _body(receive, untrusted_headers, _TINY)
         if (method, path) in PUBLIC:
             _check_kind(method, path, untrusted_headers)
             return None, await _body(receive, untrusted_headers, _SMALL)
@@ -134,6 +156,13 @@ class Gate:
         streams = method == "PUT" and path.startswith(_STREAMED)
         # A file on its way proves itself by the digest in its signed path; its route takes it piece by piece.
         body = b"" if streams else await _body(receive, untrusted_headers, _limit(path))
+        await self._proved(scope, claim, key, method, body)
+        if not path.startswith(f"{API}/device/"):
+            raise RefusedError("This device may not do that.")
+        _check_kind(method, path, untrusted_headers)
+        return caller, None if streams else body
+
+    async def _proved(self, scope: Scope, claim: request.Claim, key: VerifyKey, method: str, body: bytes) -> None:
         query = scope["query_string"].decode("latin-1")
         target = scope["raw_path"].decode("latin-1") + (f"?{query}" if query else "")
         try:
@@ -141,12 +170,44 @@ class Gate:
         except RefusedError as off:
             raise UnknownError(_WHO) from off
         await run_sync(self._once, claim)
-        if not path.startswith(f"{API}/device/"):
-            raise RefusedError("This device may not do that.")
-        _check_kind(method, path, untrusted_headers)
-        return caller, None if streams else body
 
-    def _same_site(self, untrusted_headers: dict[str, str]) -> None:
+    async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A WebSocket: refused before it is one, or handed to the gateway with who asks."""
+        path, who, started = scope["path"], "nobody", time.monotonic()
+        try:
+            untrusted_headers = _headers(scope)
+            self._same_site(untrusted_headers)
+            if path.startswith(SCREEN) and "origin" not in untrusted_headers:  # a browser always says one
+                claim = request.claim(untrusted_headers)
+                key, caller = await run_sync(self._device, claim.device)
+                await self._proved(scope, claim, key, "GET", b"")
+                who = caller.actor
+                await self._screens.offer(caller, path.removeprefix(SCREEN), receive, send)
+            elif path == browser.SOCKET:
+                browser.require_origin(untrusted_headers)
+                visitor = await run_sync(self._visitor, untrusted_headers)
+                if visitor is None:
+                    raise UnknownError(_WHO)
+                who = visitor.actor
+                await self._screens.view(visitor, scope.get("subprotocols") or (), receive, send)
+            else:
+                raise RefusedError("There is no such socket.")
+        except TwofoldError:
+            await send(
+                {"type": "websocket.close", "code": 1008, "reason": ""}
+            )  # before it was one: 403, without a word
+        took = round((time.monotonic() - started) * 1000)
+        _log.info("socket", path=path if path == browser.SOCKET else SCREEN, ms=took, who=who)
+
+    def _visitor(self, untrusted_headers: dict[str, str]) -> Caller | None:
+        """Who is signed in, in this browser."""
+        token = browser.cookie(untrusted_headers)
+        try:
+            return self._person(f"bearer {token}") if token else None
+        except UnknownError:
+            return None
+
+    def _same_site(self, untrusted_headers: dict[str, str], *, visit: bool = False) -> None:
         """Refuse what a web page of another site makes a browser send: by name (DNS rebinding) and by origin."""
         untrusted_host = untrusted_headers.get("host", "")
         name, _, port = untrusted_host.rpartition(":") if not untrusted_host.endswith("]") else (untrusted_host, "", "")
@@ -157,7 +218,7 @@ class Gate:
         origin = untrusted_headers.get("origin")
         if origin is not None and origin != f"https://{untrusted_host}":
             raise RefusedError("Requests from other sites are refused.")
-        if untrusted_headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        if not visit and untrusted_headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
             raise RefusedError("Requests from other sites are refused.")
 
     def _person(self, untrusted_authorization: str) -> Caller:
@@ -174,7 +235,8 @@ class Gate:
     def _device(self, untrusted_id: str) -> tuple[VerifyKey, Caller]:
         with self._database.read() as session:
             held = session.get(Device, untrusted_id)
-            if held is None or held.revoked:
+            node = session.get(Device, held.node_id) if held is not None and held.node_id else None
+            if held is None or held.revoked or (node is not None and node.revoked):
                 raise UnknownError(_WHO)
             return VerifyKey.from_hex(held.public), Caller(held.user_id, held.user.name, admin=False, device=held.id)
 
@@ -192,9 +254,19 @@ class Gate:
 
 
 _WHO = "Sign in first."
-_ONCE = {"host", "origin", "authorization", "content-type", "content-length", "sec-fetch-site"} | {
+_ONCE = {"host", "origin", "authorization", "cookie", "content-type", "content-length", "sec-fetch-site"} | {
     f"twofold-{name}" for name in ("device", "time", "nonce", "signature")
 }
+
+
+def _headers(scope: Scope) -> dict[str, str]:
+    untrusted_headers: dict[str, str] = {}
+    for raw_name, value in scope["headers"]:
+        name = raw_name.decode("latin-1").lower()
+        if name in untrusted_headers and name in _ONCE:
+            raise BadInputError("The request repeats a header.")
+        untrusted_headers[name] = value.decode("latin-1")
+    return untrusted_headers
 
 
 def _limit(path: str) -> int:

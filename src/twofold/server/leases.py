@@ -19,7 +19,7 @@ from twofold.model.workspace import CUSTODY_MOVES, Custody, move
 from twofold.server import audit, policies, roles
 from twofold.server.context import Server, nothing
 from twofold.server.gate import Caller
-from twofold.server.tables import Command, Fact, Generation, Grant, Holder, Image, Lease, Version
+from twofold.server.tables import Command, Device, Fact, Generation, Grant, Holder, Image, Lease, Version
 from twofold.trust.signed import Context, sign, verify
 
 EXTENSION = "generations-1"
@@ -58,7 +58,7 @@ def take(session: Session, caller: Caller, workspace: str, *, speaks: bool) -> L
         return lease
     version = _stands_on(session, lease) or version
     policy, _ = policies.of(session, grant)
-    if not policy.checkout or 0 < policy.ends <= now:
+    if (not policy.checkout and session.get_one(Device, caller.device).kind == "device") or 0 < policy.ends <= now:
         raise RefusedError(f"Your company does not let '{grant.title}' be taken to a device.")
     # The move is one compare-and-set: it happens only to a lease that nobody holds, from the token that was read.
     free = (Lease.grant_id == grant.id, Lease.device_id.is_(None), Lease.token == lease.token)

@@ -91,7 +91,7 @@ def serve(folder: Path, host: str = "127.0.0.1", port: int = 8443) -> None:
         port=port,
         interface=Interfaces.ASGI,
         http=HTTPModes.http1,
-        websockets=False,
+        websockets=True,
         log_level=LogLevels.warning,
         log_dictconfig=_granian_log(),
         ssl_cert=folder / "tls.crt",

@@ -132,17 +132,21 @@ class Grant(Base):
 
 
 class Invitation(Base):
-    """A one-time code, known by its SHA-256 alone. `used` 0 means not yet."""
+    """A one-time code, known by its SHA-256 alone. `used` 0 means not yet. `kind` and `node_id` are the device's to be."""
 
     __tablename__ = "invitations"
     digest: Mapped[str] = mapped_column(String(64), primary_key=True)
     user_id: Mapped[int] = mapped_column(ForeignKey("users.id"))
     expires: Mapped[int]
     used: Mapped[int]
+    kind: Mapped[str] = mapped_column(String(10), default="device")
+    node_id: Mapped[str] = mapped_column(String(64), default="")
 
 
 class Device(Base):
-    """`id` is the hex SHA-256 of `public` (Ed25519); data keys are wrapped for `wrap_public` (X25519). `revoked` 0: never."""
+    """`id` is the hex SHA-256 of `public` (Ed25519); data keys are wrapped for `wrap_public` (X25519). `revoked` 0: never.
+    `kind` is `device`, `node`, or `seat`: a user's place on the node `node_id`. `vouch` is the device's own proof
+    (`trust.vouch`)."""
 
     __tablename__ = "devices"
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -153,6 +157,9 @@ class Device(Base):
     enrolled: Mapped[int]
     seen: Mapped[int]
     revoked: Mapped[int]
+    kind: Mapped[str] = mapped_column(String(10), default="device")
+    node_id: Mapped[str] = mapped_column(String(64), default="")
+    vouch: Mapped[str] = mapped_column(String(64), default="")
     user: Mapped[User] = relationship(lazy="joined")
 
 
@@ -269,6 +276,16 @@ class Command(Base):
     given: Mapped[int]
     ended: Mapped[int]
     receipt: Mapped[str] = mapped_column(Text)
+
+
+class Ticket(Base):
+    """One opening of a workspace's screen by one signed-in user, known by its SHA-256 alone; gone once it was shown."""
+
+    __tablename__ = "tickets"
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"))
+    grant_id: Mapped[int] = mapped_column(ForeignKey("grants.id"))
+    expires: Mapped[int]
 
 
 class Rules(Base):

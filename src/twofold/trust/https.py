@@ -139,9 +139,9 @@ def fetch_authority(where: Place, expected: str, timeout: float = 10) -> bytes:
     Raises:
         RefusedError: it is another authority. UnreachableError, TimedOutError: no answer.
     """
-    context = ssl.create_default_context()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    client = Https(where, context, timeout)
+    anyone = ssl.create_default_context()
+    anyone.check_hostname, anyone.verify_mode = False, ssl.CERT_NONE
+    client = Https(where, anyone, timeout)
     try:
         untrusted_der = client.request("GET", f"{API}/authority", limit=8192).body
     finally:
@@ -157,10 +157,15 @@ def fetch_authority(where: Place, expected: str, timeout: float = 10) -> bytes:
 
 def pinned(where: Place, authority: bytes, timeout: float = 30) -> Https:
     """A client that accepts only certificates of this authority (DER)."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.load_verify_locations(cadata=authority)
-    return Https(where, context, timeout)
+    return Https(where, context(authority), timeout)
+
+
+def context(authority: bytes) -> ssl.SSLContext:
+    """TLS that trusts one authority (DER) and nothing else on this machine."""
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    made.minimum_version = ssl.TLSVersion.TLSv1_3
+    made.load_verify_locations(cadata=authority)
+    return made
 
 
 @dataclass(frozen=True)

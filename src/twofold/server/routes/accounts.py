@@ -21,7 +21,7 @@ from twofold.server.accounts import (
     password_holds,
 )
 from twofold.server.bodies import Login, NewUser
-from twofold.server.context import Address, TheCaller, TheServer
+from twofold.server.context import Address, Server, TheCaller, TheServer
 from twofold.server.once import TheOnce
 from twofold.server.tables import Token, User
 
@@ -31,6 +31,16 @@ router = APIRouter(tags=["accounts"])
 @router.post("/login")
 def login(body: Login, server: TheServer, address: Address) -> dict[str, Any]:
     """A bearer token for a name and a password. The same answer for a wrong name and a wrong password."""
+    token, expires = signed_in(server, body, address, TOKEN_DAYS * 86400)
+    return {"token": token, "expires": expires}
+
+
+def signed_in(server: Server, body: Login, address: str, seconds: int) -> tuple[str, int]:
+    """A new token for `seconds`, and when it ends (Unix seconds).
+
+    Raises:
+        UnknownError: the name or the password is wrong. RefusedError: too many attempts.
+    """
     pair = f"{body.user}\n{address}"
     server.guesses.check(pair)
     server.guesses_from.check(address)
@@ -44,9 +54,9 @@ def login(body: Login, server: TheServer, address: Address) -> dict[str, Any]:
     assert user is not None  # a password held
     token, now = new_token(), int(time.time())
     with server.database.write() as session:
-        session.add(Token(digest=digest(token), user_id=user.id, expires=now + TOKEN_DAYS * 86400))
+        session.add(Token(digest=digest(token), user_id=user.id, expires=now + seconds))
         audit.record(session, f"user {user.name}", "login", user.name)
-    return {"token": token, "expires": now + TOKEN_DAYS * 86400}
+    return token, now + seconds
 
 
 @router.post("/logout")

@@ -14,13 +14,13 @@ from sqlalchemy.orm import Session
 from twofold.model.canonical import canonical
 from twofold.model.errors import RefusedError, TwofoldError
 from twofold.model.workspace import CUSTODY_MOVES, Custody, move
-from twofold.server import changes, commands, leases, policies, roles
-from twofold.server.bodies import CheckOut, Discard, Heartbeat, Leave, Told, Wait
+from twofold.server import changes, commands, leases, online, policies, roles
+from twofold.server.bodies import CheckOut, Discard, Heartbeat, Leave, SeatFor, Told, Vouch, Wait
 from twofold.server.context import Server, TheCaller, TheServer, nothing
 from twofold.server.gate import Caller
 from twofold.server.history import documents
 from twofold.server.leases import EXTENSION
-from twofold.server.tables import Grant, Lease
+from twofold.server.tables import Device, Grant, Lease
 
 router = APIRouter(prefix="/device", tags=["device"])
 _LOOK, _POLL = 0.1, 2.0  # seconds between looks at the bell, and at the database, while a device waits
@@ -29,7 +29,7 @@ _LOOK, _POLL = 0.1, 2.0  # seconds between looks at the bell, and at the databas
 @router.get("/hello")
 def hello() -> dict[str, Any]:
     """What this server can do beyond the first protocol, by name."""
-    return {"extensions": [EXTENSION], "time": int(time.time())}
+    return {"extensions": [EXTENSION, online.EXTENSION], "time": int(time.time())}
 
 
 @router.get("/grants")
@@ -51,9 +51,17 @@ def grants(caller: TheCaller, server: TheServer) -> dict[str, Any]:
 
 @router.post("/checkout")
 def checkout(body: CheckOut, caller: TheCaller, server: TheServer) -> dict[str, Any]:
-    """Move the lease to this device. A device that holds it already gets it again, as it is."""
+    """Move the lease to this device. A device that holds it already gets it again, as it is. Where a node has it, the node
+    is asked for it, and the answer says what to wait for."""
     speaks = EXTENSION in body.speaks
+    if online.EXTENSION in body.speaks:
+        with server.database.write() as session:
+            coming = online.releasing(session, caller, body.workspace, body.request)
+        if coming is not None:
+            server.bell.ring([coming.pop("machine")])
+            return {"coming": coming}
     with server.database.write() as session:
+        online.require_asked(session, caller, online.mine(session, caller.user_id, body.workspace))
         lease = leases.take(session, caller, body.workspace, speaks=speaks)
         changes.taken(session, lease)
         answer = {"lease": leases.signed(session, server, lease, speaks=speaks)}
@@ -102,6 +110,21 @@ async def wait(body: Wait, caller: TheCaller, server: TheServer) -> dict[str, An
             return {"news": False}
 
 
+@router.post("/vouch")
+def vouch(body: Vouch, caller: TheCaller, server: TheServer) -> dict[str, Any]:
+    """Keep what a machine says of its own wrapping key, for others to check (docs/keys.md)."""
+    with server.database.write() as session:
+        session.get_one(Device, caller.device).vouch = body.vouch
+    return {}
+
+
+@router.post("/seats")
+def seats(body: SeatFor, caller: TheCaller, server: TheServer) -> dict[str, Any]:
+    """For a node that was asked for one: whose seat it makes, and the one-time code with which that enrols."""
+    with server.database.write() as session:
+        return online.seat_code(session, caller, body.command)
+
+
 @router.post("/checkin")
 def checkin(body: Leave, caller: TheCaller, server: TheServer) -> dict[str, Any]:
     """Give the lease back. Doing it twice is doing it once."""
@@ -115,7 +138,8 @@ def checkin(body: Leave, caller: TheCaller, server: TheServer) -> dict[str, Any]
         if lease.device_id != caller.device or body.token not in (None, lease.token):
             raise RefusedError("Another device holds this workspace.", safe="Nothing was changed.")
         found = leases.held(session, server, caller, body.workspace, lease.token)
-        if not policies.of(session, found.grant)[0].checkin:
+        asked = commands.asked(session, caller, found.grant, "replicate-discard", online.RELEASE)
+        if not policies.of(session, found.grant)[0].checkin and not asked:
             raise RefusedError("Your company does not let this be given back.", safe="Nothing was changed.")
         leases.leave(session, caller, found, "checked-in", body.generation)
     return {}

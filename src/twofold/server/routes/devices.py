@@ -29,8 +29,10 @@ def invite(body: NewInvitation, caller: TheCaller, server: TheServer, once: TheO
         if user is None:
             raise nothing("user")
         session.execute(delete(Invitation).where(Invitation.expires < now))
-        session.add(Invitation(digest=digest(code), user_id=user.id, expires=now + body.hours * 3600, used=0))
-        audit.record(session, caller.actor, "invite device", f"of {user.name}")
+        session.add(
+            Invitation(digest=digest(code), user_id=user.id, expires=now + body.hours * 3600, used=0, kind=body.kind)
+        )
+        audit.record(session, caller.actor, f"invite {body.kind}", f"of {user.name}")
         return once.keep(session, {"code": code, "expires": now + body.hours * 3600})
 
 
@@ -42,7 +44,7 @@ def list_devices(server: TheServer) -> dict[str, Any]:
             "devices": [
                 {
                     "device": row.id, "name": row.name, "user": row.user.name,
-                    "enrolled": row.enrolled, "seen": row.seen, "revoked": row.revoked,
+                    "enrolled": row.enrolled, "seen": row.seen, "revoked": row.revoked, "kind": row.kind,
                 }
                 for row in rows
             ]
@@ -57,6 +59,8 @@ def revoke(device_id: str, caller: TheCaller, server: TheServer) -> dict[str, An
         if device is None:
             raise nothing("device")
         device.revoked = device.revoked or int(time.time())
+        for seat in session.scalars(select(Device).where(Device.node_id == device.id, Device.revoked == 0)):
+            seat.revoked = device.revoked
         audit.record(session, caller.actor, "revoke device", f"{device.name} of {device.user.name} {device.id[:16]}")
     return {}
 

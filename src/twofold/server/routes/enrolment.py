@@ -12,13 +12,15 @@ from sqlalchemy import func, select, update
 
 from twofold.model.errors import ConflictError, RefusedError, UnknownError
 from twofold.model.names import title
-from twofold.server import audit, policies, roles
+from twofold.server import audit, online, policies, roles
 from twofold.server.accounts import digest
 from twofold.server.bodies import Enrol
 from twofold.server.context import Address, TheServer
+from twofold.server.online import SEAT
 from twofold.server.tables import Device, Invitation, User
 from twofold.trust import request as signed
 from twofold.trust.keys import VerifyKey
+from twofold.trust.vouch import DEVICE
 
 router = APIRouter(tags=["enrolment"])
 
@@ -48,14 +50,17 @@ def _enrol(body: Enrol, key: VerifyKey, server: TheServer, address: str) -> dict
     with server.database.write() as session:
         # One statement finds the code and uses it up, so that two devices can't share it.
         good = (Invitation.digest == digest(body.code), Invitation.used == 0, Invitation.expires > now)
-        owner = session.scalar(update(Invitation).where(*good).values(used=now).returning(Invitation.user_id))
-        if owner is None:
+        invited = session.scalar(update(Invitation).where(*good).values(used=now).returning(Invitation))
+        if invited is None:
             server.guesses_from.failed(address)
             raise UnknownError("The invitation is not valid.", next="It may be used or too old: ask for a new one.")
+        owner = invited.user_id
         user = session.get_one(User, owner)
         device = session.get(Device, key.id)
-        if device is None:
-            count = select(func.count(Device.id)).where(Device.user_id == owner, Device.revoked == 0)
+        if device is None and invited.kind == DEVICE:
+            count = select(func.count(Device.id)).where(
+                Device.user_id == owner, Device.kind == DEVICE, Device.revoked == 0
+            )
             most = policies.of_user(session, user.name).devices
             if most and (session.scalar(count) or 0) >= most:
                 raise RefusedError(
@@ -63,15 +68,23 @@ def _enrol(body: Enrol, key: VerifyKey, server: TheServer, address: str) -> dict
                     safe="The invitation can still be used.",
                     next="Ask your administrator to revoke one that is not used any more.",
                 )
+        if device is None:
             device = Device(id=key.id, user_id=owner, public=body.public, enrolled=now)
+            device.kind, device.node_id = invited.kind, invited.node_id
             session.add(device)
-        elif device.user_id != owner:
-            raise ConflictError("This device is enrolled for another person.", safe="The invitation can still be used.")
+        elif device.user_id != owner or device.kind != invited.kind:
+            raise ConflictError(
+                "This device is enrolled for another person or purpose.", safe="The invitation can still be used."
+            )
         device.name, device.wrap_public, device.seen, device.revoked = name, body.wrap_public, now, 0
+        session.flush()
+        if device.kind == SEAT:
+            online.seated(session, device)
         audit.record(session, f"device {key.id[:16]}", "enrol", f"{name} of {user.name}")
         return {
             "company": server.home.company,
             "user": user.name,
+            "kind": device.kind,
             "server_key": server.home.signing.verify_key.public.hex(),
             # The device knows by its invitation which of these it pins.
             "roots": [base64.b64encode(root).decode() for root in roles.last_roots(session)],

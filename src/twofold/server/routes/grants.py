@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from fastapi import APIRouter
-from sqlalchemy import or_, select
+from sqlalchemy import delete, or_, select
 
 from twofold.model.canonical import canonical
 from twofold.model.errors import ConflictError
@@ -18,7 +18,7 @@ from twofold.server import audit, policies
 from twofold.server.bodies import NewGrant
 from twofold.server.context import TheCaller, TheServer, nothing
 from twofold.server.once import TheOnce
-from twofold.server.tables import Grant, Holder, Image, Lease, User
+from twofold.server.tables import Command, Grant, Holder, Image, Lease, Ticket, User
 
 router = APIRouter(tags=["grants"])
 
@@ -78,6 +78,8 @@ def remove_grant(grant_id: int, caller: TheCaller, server: TheServer) -> dict[st
         lease = session.get_one(Lease, grant_id)
         past = session.scalar(select(Holder.token).where(Holder.grant_id == grant_id).limit(1))
         if lease.device_id is None and past is None:
+            for table in (Command, Ticket):  # it may have been asked for, in vain
+                session.execute(delete(table).where(table.grant_id == grant_id))
             session.delete(lease)
             session.flush()
             session.delete(grant)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Path, Query, Request, Response
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from twofold.model.canonical import canonical
@@ -19,6 +19,7 @@ from twofold.server.context import TheCaller, TheServer, nothing
 from twofold.server.gate import Caller
 from twofold.server.ranges import Range, ranged
 from twofold.server.tables import Device, Generation, Grant, Lease, Sealed
+from twofold.trust.vouch import NODE
 
 router = APIRouter(prefix="/device", tags=["generations"])
 _BYTES = {"requestBody": {"content": {"application/octet-stream": {}}, "required": True}}
@@ -133,10 +134,11 @@ def wraps(body: DeviceWraps, caller: TheCaller, server: TheServer) -> dict[str, 
 
 @router.get("/devices")
 def devices(caller: TheCaller, server: TheServer) -> dict[str, Any]:
-    """The user's devices and their public keys: what the server says, which proves nothing. Revoked ones are among them: a lost
-    device's last back up is what the next one goes on from."""
+    """The user's devices, seats among them, the company's nodes, and their public keys: what the server says, which proves
+    nothing; `vouch` may. Revoked ones are among them: a lost device's last back up is what the next one goes on from."""
     with server.database.read() as session:
-        own = select(Device).where(Device.user_id == caller.user_id).order_by(Device.enrolled, Device.id)
+        known = or_(Device.user_id == caller.user_id, Device.kind == NODE)
+        own = select(Device).where(known).order_by(Device.enrolled, Device.id)
         return {
             "devices": [
                 {
@@ -145,6 +147,8 @@ def devices(caller: TheCaller, server: TheServer) -> dict[str, Any]:
                     "public": row.public,
                     "wrap_public": row.wrap_public,
                     "revoked": row.revoked,
+                    "kind": row.kind,
+                    "vouch": row.vouch,
                 }
                 for row in session.scalars(own)
             ]
