@@ -64,7 +64,7 @@ def test_a_late_answer_makes_no_lease_longer() -> None:
         def speaks(self) -> bool:
             return False
 
-    registry = SimpleNamespace(all=list, find=lambda _: None, rooms=SimpleNamespace(remote=Slow))
+    registry = SimpleNamespace(all=list, find=lambda _: None, rooms=SimpleNamespace(vouch=lambda: None, remote=Slow))
     contact = Contact(cast("Any", registry), cast("Any", SimpleNamespace(all=list)), lambda: None)
     assert asyncio.run(contact.beat()) - signed in (2, 3)
     lease = dataclasses.replace(SECOND, issued=signed, expires=signed + 7 * DAY)

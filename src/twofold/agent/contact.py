@@ -197,7 +197,10 @@ class Contact:
         rooms = self._registry.rooms
         remote = await asyncio.to_thread(rooms.remote)
         if self._vouched is not remote:
-            await asyncio.to_thread(rooms.vouch)
+            try:
+                await asyncio.to_thread(rooms.vouch)
+            except TwofoldError as no:
+                log.info("the server did not take what vouches for this machine's key: %s", no.code)
             self._vouched = remote
 
     async def _tell_starts(self) -> None:

@@ -8,10 +8,10 @@ from functools import partial
 
 from twofold.agent.operations import Operation
 from twofold.agent.remote import Remote, SignedLease
-from twofold.model.errors import TimedOutError
+from twofold.model.errors import TimedOutError, UnreachableError
 from twofold.platform.clock import boottime
 
-_LOOK = 0.5
+_LOOK, _AWAY = 0.5, 60.0
 PATIENCE = 900.0  # seconds; a large back up from a node takes its time, and cancelling is always possible
 
 
@@ -21,10 +21,18 @@ async def take(remote: Remote, name: str, op: Operation) -> tuple[SignedLease, f
     Raises:
         ConflictError: another device of a person has it, or the node could not give it back.
     """
-    number, end = 0, time.monotonic() + PATIENCE
+    number, heard, end = 0, 0.0, time.monotonic() + PATIENCE
     while True:
         sent = boottime()
-        found = await asyncio.to_thread(partial(remote.wanted, name, number))
+        try:
+            found = await asyncio.to_thread(partial(remote.wanted, name, number))
+        except (UnreachableError, TimedOutError):
+            if not number or time.monotonic() > heard + _AWAY:
+                raise  # else the node goes on with it, and the server comes back
+            op.check()
+            await asyncio.sleep(_LOOK)
+            continue
+        heard = time.monotonic()
         if isinstance(found, SignedLease):
             return found, sent
         if time.monotonic() > end:
