@@ -66,3 +66,26 @@ def test_a_machine_that_runs_is_backed_up_and_goes_on(
     client.finish("checkout", workspace=work)
     count = int.from_bytes(store.read(4, COUNT_AT), "little")
     assert count > 18, "what was on its disk at the last back up"
+
+
+@pytest.mark.timeout(120)
+def test_a_paused_back_up_outlives_its_agent_and_goes_on_under_its_id(
+    company: Company, client: Client, work: str, user: str, device: Device, tmp_path: Path
+) -> None:
+    Vault(device, tmp_path / "r").write(DATA)
+    with company.standing_still():
+        job = client.call("backup", workspace=work)["operation"]
+        time.sleep(0.3)
+        assert client.call("job_pause", operation=job)["state"] == "paused"
+    time.sleep(1)
+    assert not rows(company, user), "nothing was committed meanwhile"
+    client.close()
+    device.kill()
+    with device.start() as again:
+        found = again.call("job", operation=job)
+        assert (found["state"], found["verb"], found["place"]) == ("paused", "backup", 0)
+        time.sleep(1)
+        assert not rows(company, user)
+        again.call("job_resume", operation=job)
+        assert list(again.follow(again.call("job", operation=job), limit=60))[-1]["state"] == "done"
+    assert len(rows(company, user)) == 1

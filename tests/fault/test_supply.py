@@ -169,3 +169,25 @@ def test_what_a_start_reads_is_noted(client: Client, work: str, device: Device) 
     ranges = client.finish("disk_touched", workspace=work)["result"]["ranges"]
     assert ranges[0] == ["system", 0, 4096], "the boot sector is what a BIOS reads first"
     assert sum(length for _, _, length in ranges) < 1 << 20
+
+
+def test_on_a_network_that_is_paid_for_by_volume_only_what_a_disk_waits_for_comes(
+    company: Company, user: str, device: Device, tmp_path: Path
+) -> None:
+    tools, said = tmp_path / "tools", tmp_path / "said"
+    tools.mkdir()
+    said.write_text("GENERAL.STATE:100 (connected)\nGENERAL.METERED:yes (guessed)\n")
+    (tools / "nmcli").write_text(f"#!/bin/sh\nexec cat {said}\n")
+    (tools / "nmcli").chmod(0o755)
+    with device.start(PATH=f"{tools}:{os.environ['PATH']}") as client:
+        client.call("enrol", url=company.admin.invite_device(user), name="laptop")
+        client.finish("checkout", workspace="work", limit=60)
+        now = until(client, lambda now: now["base"] is not None)["base"]
+        assert now["held"]
+        assert now["here"] < now["of"] // 10
+        client.finish("start", workspace="work")
+        works(client, device)
+        assert not whole(info(client)), "it runs on what it read, and no more came"
+        said.write_text("GENERAL.STATE:100 (connected)\nGENERAL.METERED:no\n")
+        until(client, whole, 90)
+        assert not info(client)["base"]["held"]

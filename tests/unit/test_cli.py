@@ -109,7 +109,17 @@ def test_the_agent_is_started_on_demand_and_quits_when_asked(home: Path) -> None
     assert twofold(home, "checkout", "work").returncode == 4  # not enrolled: said so, nothing made
     assert "not enrolled" in twofold(home, "checkout", "work").stderr
     failed = twofold(home, "jobs", "list")
-    assert failed.stdout.splitlines()[0].split() == ["operation", "verb", "workspace", "state", "step"]
+    assert failed.stdout.splitlines()[0].split() == [
+        "operation",
+        "verb",
+        "workspace",
+        "state",
+        "place",
+        "step",
+        "sent",
+        "rate",
+        "left",
+    ]
     assert "failed" in failed.stdout
     assert "checkout" in twofold(home, "log").stdout
     assert twofold(home, "agent", "quit").returncode == 0

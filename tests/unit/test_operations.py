@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from twofold.agent.operations import Operation, Operations
+from twofold.agent.journal import FILE, Journal
+from twofold.agent.operations import TRANSFER, Operation, Operations
 from twofold.model.errors import ConflictError, NoRoomError, NotFoundError
 
 
@@ -255,3 +258,114 @@ def test_ended_operations_do_not_pile_up() -> None:
         assert operations.get(op.id) is op
 
     asyncio.run(body())
+
+
+def test_what_is_paused_stands_still_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    async def body() -> None:
+        operations = Operations(lambda _: None, Journal(tmp_path))
+        sent = 0
+
+        def send(operation: Operation) -> dict[str, Any]:
+            nonlocal sent
+            while sent < 400:
+                sent += 1
+                operation.progress("sending", sent, 400)
+                time.sleep(0.005)
+            return {"sent": sent}
+
+        async def work(operation: Operation) -> dict[str, Any]:
+            return await asyncio.to_thread(send, operation)
+
+        async def other(_: Operation) -> dict[str, Any]:
+            return {}
+
+        moving = operations.submit("backup", "a", {}, work, TRANSFER)
+        behind = operations.submit("upgrade", "a", {}, other, TRANSFER)
+        await asyncio.sleep(0.1)
+        assert [each.to_wire()["place"] for each in (moving, behind)] == [0, 1]
+        moving.pause()
+        moving.pause()
+        await asyncio.sleep(0.1)
+        stood = sent
+        await asyncio.sleep(0.3)
+        assert 0 < stood == sent < 400
+        assert (moving.state, behind.state) == ("paused", "queued"), "its queue keeps its order"
+        assert Journal(tmp_path).read()[0]["state"] == "paused"
+        behind.pause()
+        moving.resume()
+        await moving.wait(20)
+        assert (moving.state, moving.result) == ("done", {"sent": 400})
+        await asyncio.sleep(0.1)
+        assert behind.state == "paused", "what is paused in the queue does not begin"
+        behind.resume()
+        await behind.wait(5)
+        assert behind.state == "done"
+        third = operations.submit("backup", "b", {}, work, TRANSFER)
+        third.pause()
+        third.cancel()
+        await third.wait(5)
+        assert third.state == "cancelled", "what is paused can be cancelled"
+        start = operations.submit("start", "a", {}, other)
+        with pytest.raises(ConflictError, match="sends or fetches"):
+            start.pause()
+        await start.wait(5)
+
+    asyncio.run(body())
+
+
+def test_the_next_agent_lists_what_became_of_them_and_goes_on_under_the_same_id(tmp_path: Path) -> None:
+    async def work(_: Operation) -> dict[str, Any]:
+        return {"long": "x" * 5000}
+
+    async def never(_: Operation) -> dict[str, Any]:
+        await asyncio.sleep(60)
+        return {}
+
+    async def refused(_: Operation) -> dict[str, Any]:
+        raise NoRoomError("The disk is full.")
+
+    async def first() -> list[dict[str, Any]]:
+        operations = Operations(lambda _: None, Journal(tmp_path))
+        ended = [operations.submit("start", "a", {}, work), operations.submit("stop", "a", {}, refused)]
+        for each in ended:
+            await each.wait(5)
+        held, cut = operations.submit("backup", "a", {}, never, TRANSFER), operations.submit("suspend", "b", {}, never)
+        await asyncio.sleep(0.05)
+        held.pause()
+        for name in ("copy", "kept"):
+            (tmp_path / name).write_bytes((tmp_path / FILE).read_bytes())
+        return [each.to_wire() for each in (*ended, held, cut)]
+
+    async def second(before: list[dict[str, Any]]) -> None:
+        operations = Operations(lambda _: None, Journal(tmp_path))
+        operations.restore(lambda each: each.verb == "backup")
+        now = [each.to_wire() for each in operations.all()]
+        assert [each["operation"] for each in now] == [each["operation"] for each in before]
+        assert [each["state"] for each in now] == ["done", "failed", "paused", "failed"]
+        assert now[1]["error"]["code"] == "no-room"
+        assert "agent ended" in now[3]["error"]["happened"]
+        assert operations.under_way("a", TRANSFER) == [], "nobody does it yet"
+        again = operations.submit("backup", "a", {"why": "schedule"}, work, TRANSFER)
+        assert again.id == before[2]["operation"]
+        await asyncio.sleep(0.05)
+        assert again.state == "paused", "a person paused it"
+        again.resume()
+        await again.wait(5)
+        assert again.state == "done"
+        assert len(operations.all()) == 4
+
+    before = asyncio.run(first())
+    (tmp_path / "kept").rename(tmp_path / FILE)  # as if it had been killed at that moment
+    asyncio.run(second(before))
+
+    async def given_up() -> None:
+        (tmp_path / "copy").rename(tmp_path / FILE)
+        operations = Operations(lambda _: None, Journal(tmp_path))
+        operations.restore(lambda each: True)
+        operations.get(before[2]["operation"]).cancel()
+        assert operations.get(before[2]["operation"]).state == "cancelled"
+        for spoilt in (b"", b"[1]", b'{"schema":"twofold-jobs-1","operations":[{"verb":1}]}'):
+            (tmp_path / FILE).write_bytes(spoilt)
+            assert Journal(tmp_path).read() == []
+
+    asyncio.run(given_up())

@@ -153,7 +153,7 @@ class Place:
         version = ImageVersion("office", 1, Arch.AMD64, Firmware.UEFI, SystemMode.PERSISTENT, (part,))
         kept.note(folder, ImageIndex(version, {"system": tuple(rows)}))
         ws = SimpleNamespace(
-            name=name, folder=folder, base_digest="d", wrong=None, machine=None, seen=[], record=Record()
+            name=name, folder=folder, base_digest="d", wrong=None, machine=None, seen=[], record=Record(), lease=None
         )
         ws.stocked = ws.seen.append
         self.all.append(ws)

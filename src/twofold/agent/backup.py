@@ -17,7 +17,7 @@ from typing import Any
 
 from twofold.agent import rights, sharing
 from twofold.agent.disks import at_hand
-from twofold.agent.operations import Operation
+from twofold.agent.operations import AgentEndsError, Operation
 from twofold.agent.past import BRANCH, GoneError, Holding, Kept, Past
 from twofold.agent.store import LEASE, VAULT, as_json
 from twofold.agent.workspace import Workspace
@@ -105,7 +105,7 @@ async def wanted(ws: Workspace, op: Operation, turn: Turn, *, why: str, left_onl
     ws.note(backing_up=why, backup_at=int(time.time()) if not left_only else ws.record.backup_at)
     try:
         result = await back_up(ws, op, turn, left_only=left_only)
-    except (UnreachableError, TimedOutError):
+    except (UnreachableError, TimedOutError, AgentEndsError):
         raise
     except TwofoldError:
         ws.note(backing_up="")
@@ -325,8 +325,9 @@ class _Sending:
         before = self._done
 
         def told(sent: int) -> None:
-            self._done, self._moved = before + sent, time.monotonic()
-            self._op.progress("sending", self._done, self._total)
+            self._done = before + sent
+            self._op.progress("sending", self._done, self._total)  # may last, where it is paused
+            self._moved = time.monotonic()
 
         try:
             self._past.put(self._holding, file, self._ws.folder / VAULT / file.name, have, told)

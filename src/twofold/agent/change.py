@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from twofold.agent import base, hardware, parts
 from twofold.agent.disks import at_hand
+from twofold.agent.paid import STEP
 from twofold.agent.store import IMAGE, VAULT, Record, sync_folder, write_durably
 from twofold.model.errors import ConflictError, DamagedError, NoRoomError, RefusedError, TwofoldError, UsageError
 from twofold.model.image import Firmware, ImageVersion
@@ -35,6 +36,7 @@ NEXT, FORMER = "next", "former"
 # What a record says is to be done at the next boot; SWITCH is done by whoever reads the workspace next, before anything else.
 UPGRADE, RESET, BACK, SWITCH = "upgrade", "reset", "back", "switch"
 UNDO = "before an upgrade"  # the note of the generation that an upgrade which fails goes back to
+_AGAIN = 5.0
 SETTLED = 5  # seconds that a system without our agent must run to have come up
 PATIENCE = 180  # seconds from a start to a desktop, after which it has failed
 # These say something of the person, the policy or this machine, and nothing of the image.
@@ -86,6 +88,9 @@ async def upgrade(registry: Registry, ws: Workspace, op: Operation, turn: Turn, 
         remote = await asyncio.to_thread(ws.rooms.remote)
         index = await asyncio.to_thread(partial(remote.index, lease.image, version, given_out=True))
         _require_alike(ws, image, index.manifest)
+        while await registry.supply.paid.holds(ws):
+            op.progress(STEP, 0, 0)
+            await op.or_cancelled(asyncio.sleep(_AGAIN))
         received = await asyncio.to_thread(_bring, registry, ws, index, op)
         async with turn:
             ws.whole()

@@ -100,7 +100,7 @@ class Client:
         with Watch(self.path) as watch:
             now = self.call("job", operation=operation["operation"])
             yield now
-            while now["state"] in ("queued", "running"):
+            while now["state"] in ("queued", "running", "paused"):
                 event = watch.one(end)
                 if event is None:
                     raise TimedOutError("The work is still under way.", next="Look again:  twofold jobs list")

@@ -153,10 +153,23 @@ class Contact:
 
     def begin(self) -> None:
         """Finish what a former agent was in the middle of, and listen from now on."""
+        self._operations.restore(self._goes_on)
         for ws in self._registry.all():
             self._finish(ws)
         self._soon()  # a former agent may have left the server in doubt
         threading.Thread(target=self._listen, args=(asyncio.get_running_loop(),), daemon=True, name="listen").start()
+
+    def _goes_on(self, operation: Operation) -> bool:
+        """Whether what a former agent was doing is taken up again at the next contact."""
+        ws = self._registry.find(operation.workspace)
+        if ws is None or ws.wrong is not None:
+            return False
+        record = ws.record
+        return {
+            "backup": bool(record.backing_up),
+            "checkin": bool(record.leaving) or record.custody is Custody.CHECKING_IN,
+            "upgrade": bool(record.upgrade_to) and not record.change,
+        }.get(operation.verb, False)
 
     def _finish(self, ws: Workspace) -> bool:
         """Whether the workspace is on its way from this device; nobody may hold that up."""
@@ -247,5 +260,5 @@ class Contact:
 def _transfer(moving: Operation | None) -> dict[str, Any] | None:
     if moving is None:
         return None
-    state = "running" if moving.state == "running" else "waiting"
+    state = moving.state if moving.state in ("running", "paused") else "waiting"
     return {"verb": _VERBS[moving.verb], "state": state, "done": moving.done, "total": moving.total}

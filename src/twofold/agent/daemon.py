@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from twofold.agent import power
 from twofold.agent.api import Listener
 from twofold.agent.contact import Contact
+from twofold.agent.journal import Journal
 from twofold.agent.operations import Operation, Operations
 from twofold.agent.registry import Registry
 from twofold.agent.rooms import Rooms
@@ -39,7 +40,7 @@ class Agent:
     def __init__(self, dirs: Dirs, rooms: Rooms | None = None) -> None:
         self.dirs, self.rooms = dirs, rooms or Rooms(dirs)
         self.registry = Registry(dirs, self.rooms, self._tell)
-        self.operations = Operations(self._operation_changed)
+        self.operations = Operations(self._operation_changed, Journal(dirs.state))
         self._listener: Listener | None = None
         self._contact = Contact(self.registry, self.operations, self._beat_soon, self._seat)
         self._supervision = Supervision(

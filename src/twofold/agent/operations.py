@@ -11,14 +11,21 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
+from twofold.agent.journal import Journal
 from twofold.agent.store import no_room
-from twofold.model.errors import ConflictError, NotFoundError, TwofoldError
+from twofold.model.errors import ConflictError, NotFoundError, TwofoldError, from_wire
 
 log = logging.getLogger(__name__)
 _KEPT = 100  # ended operations that can still be asked for
 TRANSFER = "transfer"  # the lane of what goes to and from the server beside other work
 AT_ONCE = "order"  # the lane of what the company wants at once: it waits for nobody
 _TELL_EVERY = 0.1  # seconds between two events about the same step
+_LOOK = 0.1  # seconds between two looks of a thread whose work is paused
+# What can be paused, and in which of its steps: while bytes travel, and never while others wait for what it holds.
+_PAUSABLE = ("checkout", "backup", "upgrade", "disk_import")
+_TRAVELS = ("fetch", "sending", "bringing", "waiting", "copying")
+PAUSED = "paused"
+UNDER_WAY = ("queued", "running", PAUSED)
 _T = TypeVar("_T")
 
 Listener = Callable[["Operation"], None]
@@ -29,6 +36,12 @@ class CancelledByPersonError(TwofoldError):
     """Raised inside the work when its operation was cancelled; the work's exit stack then undoes what was done."""
 
     code = "cancelled"
+
+
+class AgentEndsError(TwofoldError):
+    """Raised inside paused work when its agent ends; the next one goes on with it."""
+
+    code = "unreachable"
 
 
 class Operation:
@@ -49,13 +62,22 @@ class Operation:
         self._ended = asyncio.Event()
         self._stop = threading.Event()
         self._stopped = asyncio.Event()
+        self._held = threading.Event()
+        self._left = threading.Event()
+        self._released = asyncio.Event()
+        self._released.set()
+        self._thread = threading.get_ident()
         self._committed = ""
+        self.place: Callable[[Operation], int] = lambda _: 0
+        self.former = False  # a former agent's
+        self.orphan = False  # under way when a former agent ended, and not taken up again yet
 
     def to_wire(self) -> dict[str, Any]:
+        """`OPERATION` in docs/protocol.md."""
         return {
-            "operation": self.id, "verb": self.verb, "workspace": self.workspace, "state": self.state,
-            "step": self.step, "done": self.done, "total": self.total, "whole": self.whole, "rate": self.rate,
-            "left": self.left, "started": self.started, "ended": self.ended,
+            "operation": self.id, "verb": self.verb, "workspace": self.workspace, "state": self.state, "lane": self.lane,
+            "place": self.place(self), "step": self.step, "done": self.done, "total": self.total, "whole": self.whole,
+            "rate": self.rate, "left": self.left, "started": self.started, "ended": self.ended,
             "error": None if self.error is None else self.error.to_wire(), "result": self.result,
         }  # fmt: skip
 
@@ -78,6 +100,8 @@ class Operation:
     def progress(self, step: str, done: int, total: int) -> None:
         """A `Progress`. Raises CancelledByPersonError in whatever thread does the work once the operation is cancelled."""
         self.check()
+        if self._held.is_set() and step.startswith(_TRAVELS) and threading.get_ident() != self._thread:
+            self._rest()
         changed = step != self.step
         if changed or done < self.done:
             self._begun = time.monotonic(), done
@@ -86,6 +110,53 @@ class Operation:
         if changed or done == total or now - self._told >= _TELL_EVERY:
             self._told = now
             self._loop.call_soon_threadsafe(self._tell, self)
+
+    def _rest(self) -> None:
+        while self._held.is_set():
+            self.check()
+            if self._left.is_set():
+                raise AgentEndsError("The agent ended while this was paused.")
+            time.sleep(_LOOK)
+        self._begun = time.monotonic(), self.done
+
+    def pause(self) -> None:
+        """Let nothing more travel until `resume`; what has come or gone stays. Doing it twice is doing it once.
+
+        Raises:
+            ConflictError: it is none of those that can stand still.
+        """
+        if self.over or self.state == PAUSED:
+            return
+        if self.verb not in _PAUSABLE or self._committed:
+            raise ConflictError(
+                self._committed or "Only work that sends or fetches can be paused.",
+                safe="It goes on.",
+                next="It can be cancelled:  twofold jobs cancel" if not self._committed else "",
+            )
+        self.state = PAUSED
+        self._released.clear()
+        self._held.set()
+        self._tell(self)
+
+    def resume(self) -> None:
+        if self.state != PAUSED:
+            return
+        self.state = "running" if self.started and not self.orphan else "queued"
+        self._held.clear()
+        self._released.set()
+        self._tell(self)
+
+    def leave(self) -> None:
+        """Its agent ends: a thread that stands still in it must not hold that up."""
+        self._left.set()
+
+    async def go(self) -> None:
+        """Until it is not paused, or cancelled."""
+        while self._held.is_set() and not self._stop.is_set():
+            waits = [asyncio.ensure_future(each.wait()) for each in (self._released, self._stopped)]
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for each in waits:
+                each.cancel()
 
     def check(self) -> None:
         """Raises CancelledByPersonError where the person has cancelled and the work may still be undone."""
@@ -112,6 +183,34 @@ class Operation:
         finally:
             stopping.cancel()
 
+    @property
+    def cancelled(self) -> bool:
+        return self._stop.is_set()
+
+    def is_(self, verb: str, workspace: str, args: Mapping[str, Any] | None = None) -> bool:
+        """Whether it is this work; without `args`, of whatever kind."""
+        return (self.verb, self.workspace) == (verb, workspace) and args in (None, self.args)
+
+    def remember(self, row: Mapping[str, Any]) -> None:
+        """Be what a former agent wrote down."""
+        self.id, self.state, self.step = row["operation"], row["state"], row["step"]
+        self.done, self.total, self.whole = row["done"], row["total"], row["whole"]
+        self.started, self.ended, self.result = row["started"], row["ended"], row["result"]
+        self.error = None if row["error"] is None else from_wire(row["error"])
+        self._begun, self.former = (time.monotonic(), self.done), True
+        self.orphan = self.state in UNDER_WAY
+        if self.orphan and self.state != PAUSED:
+            self.state = "queued"
+        if not self.orphan:
+            self._ended.set()
+
+    def adopt(self, args: Mapping[str, Any]) -> None:
+        """It is gone on with, paused where it was; new work is as it is."""
+        self.args, self.former, self.orphan = dict(args), False, False
+        if self.state == PAUSED:
+            self._released.clear()
+            self._held.set()
+
     def cancel(self) -> None:
         if self.over:
             return
@@ -119,6 +218,18 @@ class Operation:
             raise ConflictError(self._committed, safe="Nothing was changed.", next="Let it end; it will not take long.")
         self._stop.set()
         self._stopped.set()
+        if self.orphan:
+            self.cut(CancelledByPersonError("This was cancelled.", safe="What was sent or fetched stays where it is."))
+
+    def cut(self, why: TwofoldError | None = None) -> None:
+        """It ended with its agent, and nothing goes on with it."""
+        gone = TwofoldError(
+            "The agent ended while this was under way.", safe="What can be gone on with is kept.", next="Do it again."
+        )
+        self.state, self.error = ("failed", gone) if why is None else ("cancelled", why)
+        self.orphan, self.ended = False, int(time.time())
+        self._ended.set()
+        self._tell(self)
 
     async def wait(self, seconds: float | None) -> None:
         """Until it has ended or `seconds` have passed."""
@@ -130,7 +241,7 @@ class Operation:
 
     async def run(self, work: Work) -> None:
         if not self._stop.is_set():
-            self.state, self.started = "running", int(time.time())
+            self.state, self.started = "running", self.started or int(time.time())
             self._tell(self)
         try:
             self.check()
@@ -163,24 +274,28 @@ class Operation:
 class Operations:
     """All operations of this agent. One workspace's run one after the other; asking for one twice gives the same one."""
 
-    def __init__(self, tell: Listener) -> None:
-        self._tell = tell
+    def __init__(self, tell: Listener, journal: Journal | None = None) -> None:
+        self._listener, self._journal = tell, journal or Journal(None)
+        self._states: dict[str, str] = {}
         self._all: OrderedDict[str, Operation] = OrderedDict()
         self._queues: dict[tuple[str, str], asyncio.Lock] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], Operation] = {}
 
     def submit(self, verb: str, workspace: str, args: Mapping[str, Any], work: Work, lane: str = "") -> Operation:
         """Queue `work`, or return the operation that does the same already and has not ended. Work of another `lane` of the same
         workspace may run beside it, and takes its `turn` where it must not."""
         for known in self._all.values():
-            if not known.over and (known.verb, known.workspace, known.args) == (verb, workspace, dict(args)):
+            if (known.over, known.orphan) == (False, False) and known.is_(verb, workspace, args):
                 return known
-        operation = Operation(verb, workspace, args, self._tell, lane)
+        former = next((each for each in self._all.values() if each.orphan and each.is_(verb, workspace)), None)
+        operation = former or Operation(verb, workspace, args, self._tell, lane)
+        operation.adopt(args)
+        operation.place = self._place
         self._all[operation.id] = operation
         self._forget()
         task = asyncio.get_running_loop().create_task(self._run(operation, work, lane), name=f"{verb} {workspace}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = operation
+        task.add_done_callback(lambda done: self._tasks.pop(done, None))
         self._tell(operation)
         return operation
 
@@ -189,19 +304,45 @@ class Operations:
         return self._queues.setdefault((workspace, lane), asyncio.Lock())
 
     async def _run(self, operation: Operation, work: Work, lane: str) -> None:
-        async with self.turn(operation.workspace, lane):
-            await operation.run(work)
+        while not operation.over:
+            await operation.go()
+            async with self.turn(operation.workspace, lane):
+                if operation.state != PAUSED or operation.cancelled:  # it may have been paused while it waited
+                    await operation.run(work)
+
+    def _tell(self, operation: Operation) -> None:
+        self._listener(operation)
+        if self._states.get(operation.id) != operation.state:
+            self._states[operation.id] = operation.state
+            self._journal.write(each.to_wire() for each in self._all.values())
+
+    def _place(self, operation: Operation) -> int:
+        """How many of its queue come before it; 0 also for what is over."""
+        queue = [] if operation.over else self.under_way(operation.workspace, operation.lane)
+        return queue.index(operation) if operation in queue else 0
+
+    def restore(self, goes_on: Callable[[Operation], bool]) -> None:
+        """List what a former agent's operations came to. What was under way and `goes_on` by itself is known by the same id when
+        it does; the rest has ended."""
+        for row in self._journal.read():
+            operation = Operation(row["verb"], row["workspace"], {}, self._tell, row["lane"])
+            operation.remember(row)
+            operation.place = self._place
+            self._all[operation.id], self._states[operation.id] = operation, operation.state
+            if not operation.over and not goes_on(operation):
+                operation.cut()
+        self._forget()
 
     def under_way(self, workspace: str, lane: str) -> list[Operation]:
         """What of a lane has not ended, the running one first."""
-        return [
-            each for each in self._all.values() if (each.workspace, each.lane, each.over) == (workspace, lane, False)
-        ]
+        mine = (each for each in self._all.values() if (each.workspace, each.lane) == (workspace, lane))
+        return [each for each in mine if not each.over and not each.orphan]
 
     def _forget(self) -> None:
         ended = [known.id for known in self._all.values() if known.over]
         for old in ended[: max(0, len(ended) - _KEPT)]:
             del self._all[old]
+            self._states.pop(old, None)
 
     def all(self) -> list[Operation]:
         return list(self._all.values())
@@ -213,9 +354,13 @@ class Operations:
         return operation
 
     async def settle(self, seconds: float) -> None:
-        """Wait for what is under way, at most `seconds`; then cancel it."""
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=seconds)
+        """Wait for what is under way, at most `seconds`; then cancel it. For the next agent it is what was cut off."""
+        working = [task for task, operation in self._tasks.items() if operation.state != PAUSED]
+        if working:
+            await asyncio.wait(working, timeout=seconds)
+        self._journal = Journal(None)
+        for operation in self._tasks.values():
+            operation.leave()
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:

@@ -28,7 +28,14 @@ def outcomes(
     not known; one device of many does not matter."""
     for operation in operations:
         ws = find(operation.workspace)
-        if operation.verb != "start" or not operation.over or operation.id in told or ws is None or ws.lease is None:
+        if (
+            operation.former
+            or operation.verb != "start"
+            or not operation.over
+            or operation.id in told
+            or ws is None
+            or ws.lease is None
+        ):
             continue
         good = _good(operation, ws, now)
         if (failed := operation.result.get("gave_way")) is not None:

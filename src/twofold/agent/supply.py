@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from twofold.agent import base
 from twofold.agent.change import FORMER, NEXT
 from twofold.agent.delivery import Delivery
+from twofold.agent.paid import Paid
 from twofold.agent.rooms import Rooms
 from twofold.agent.store import Store
 from twofold.model.errors import TwofoldError
@@ -41,10 +42,12 @@ _SMALL_BATCH = 1 << 20  # while a machine runs here, whose own reads come first
 
 @dataclass(frozen=True)
 class Stock:
-    """Stored bytes of a workspace's image: those in this machine's cache, and all."""
+    """Stored bytes of a workspace's image: those in this machine's cache, and all. `held`: the rest waits for a network that is
+    not paid for by volume; what a disk waits for comes all the same."""
 
     here: int
     of: int
+    held: bool = False
 
 
 class Supply:
@@ -56,6 +59,7 @@ class Supply:
         self._deliveries: dict[str, Delivery] = {}
         self._changed = asyncio.Event()
         self._turn = asyncio.Lock()  # one batch, or one clearing of the cache
+        self.paid = Paid()
 
     def serve(self, ws: Workspace, vault: OpenVault) -> None:
         """Bring what this workspace's disks wait for, until `end`. Doing it twice is doing it once."""
@@ -106,6 +110,10 @@ class Supply:
             while at < len(missing):
                 if ws not in self._workspaces():
                     return True
+                if at >= urgent and await self.paid.holds(ws):
+                    log.info("the image waits for another network", extra={"workspace": ws.name})
+                    ws.stocked(Stock(here, total, held=True))
+                    return False
                 running = any(each.machine is not None for each in self._workspaces())
                 batch = next(batched(missing[at : at + 256], stored, _SMALL_BATCH if running else _BATCH))
                 await self._calm()

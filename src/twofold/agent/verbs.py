@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from twofold.agent.daemon import Agent
 
 API = 1
-EXTENSIONS = ("removed-event", "time", "icons", "switch", "disk-moves", "backup", "online")
+EXTENSIONS = ("removed-event", "time", "icons", "switch", "disk-moves", "backup", "online", "jobs-pause")
 
 _WORKSPACE = {"workspace": (str, ...)}
 _WAIT_LIMIT = 300.0
@@ -80,6 +80,8 @@ def verbs(agent: Agent) -> dict[str, Verb]:
         "jobs": Verb(asked.jobs),
         "job": Verb(asked.job, {"operation": (str, ...), "wait": (float, 0.0)}),
         "cancel": Verb(asked.cancel, {"operation": (str, ...)}),
+        "job_pause": Verb(asked.job_pause, {"operation": (str, ...)}),
+        "job_resume": Verb(asked.job_resume, {"operation": (str, ...)}),
         "doctor": Verb(asked.doctor),
         "watch": Verb(asked.watch, {"switcher": (bool, False)}, stream=True),
         "switch": Verb(asked.switch, {"workspace": (str, "")}),
@@ -293,6 +295,16 @@ class _Asked:
     async def cancel(self, operation: str) -> Answer:
         found = self._agent.operations.get(operation)
         found.cancel()
+        return Answer(found.to_wire())
+
+    async def job_pause(self, operation: str) -> Answer:
+        found = self._agent.operations.get(operation)
+        found.pause()
+        return Answer(found.to_wire())
+
+    async def job_resume(self, operation: str) -> Answer:
+        found = self._agent.operations.get(operation)
+        found.resume()
         return Answer(found.to_wire())
 
     async def doctor(self) -> Answer:

@@ -68,6 +68,7 @@ def info(workspace: ask.Workspace = "", output: out.Output = Form.TABLE) -> None
             if found["has_agent"]
             else "none in this system",
             "in memory": where["in_memory"],
+            "image here": _stock(found["base"]),
             "on this disk, verified": out.when(where["on_disk_verified_at"]),
             "on the server": out.when(where["on_server_at"]),
             "allowed": ", ".join(allowed) or "nothing crosses",
@@ -237,6 +238,13 @@ def _power(verb: str, workspace: str, output: Form, words: str) -> None:
     if output is Form.TABLE:
         seconds = done["result"].get("seconds")
         out.say(f"{name} {words}" + (f" ({seconds:.1f} s)." if seconds is not None else "."))
+
+
+def _stock(base: dict[str, Any] | None) -> str:
+    if base is None or base["here"] == base["of"]:
+        return "all of it"
+    waits = "; the rest waits: this network is paid for by volume" if base.get("held") else ""
+    return f"{out.size(base['here'])} of {out.size(base['of'])}{waits}"
 
 
 def _next(pending: dict[str, Any] | None) -> str:

@@ -46,7 +46,7 @@ class Policy:
     reset: bool = False  # the person may drop what was changed in the system
     replicate: bool = True  # the person may back up when they like
     replicate_seconds: int = 12 * 3600  # from start to start of backing up by itself
-    replicate_metered: bool = False  # by itself also where the network is paid for by volume
+    replicate_metered: bool = False  # by itself also where the network is paid for by volume; so for the image's pieces
     defer: bool = False  # the person may put a back up off by two hours
     keep_points: int = 10  # points of the past that the server keeps, at least the newest
     keep_days: int = 30  # younger ones are all kept
