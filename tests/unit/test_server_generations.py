@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 from blake3 import blake3
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from tests.unit.server_kit import Local
 from tests.unit.vault_kit import WORK, Device, device, keys
-from twofold.server import objects
+from twofold.model.errors import DamagedError
+from twofold.server import home, objects, quotas
 from twofold.server.collector import UNFINISHED, Collected, collect
 from twofold.server.context import Server
-from twofold.server.tables import Generation, Sealed
+from twofold.server.tables import Generation, Grant, Sealed, Version
 from twofold.trust.keys import SigningKey
 from twofold.trust.signed import Context, sign, verify
 
@@ -407,3 +408,43 @@ def test_a_new_holder_may_begin_from_an_older_copy_and_one_holder_may_not_go_bac
     rows = {row["id"]: row for row in server.call("GET", "workspaces/1/generations").json()["generations"]}
     assert (rows[brought]["kind"], rows[brought]["number"]) == ("line", 2)
     assert rows[brought]["parent"] == mine.head, "what was newest stays behind it"
+
+
+def test_one_workspace_keeps_so_much_and_no_more(
+    server: Local, mine: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = mine.back_up(4000)
+    with parts(server).database.read() as session:
+        grant = session.get_one(Grant, 1)
+        disks = sum(part["size"] for part in json.loads(session.scalars(select(Version.manifest)).one())["parts"])
+        assert quotas.limit(session, parts(server), grant) == max(quotas.LEAST, 4 * disks)
+        monkeypatch.setattr(quotas, "limit", lambda *_: 10_000)
+        assert quotas.used(session, parts(server), grant) == 4000
+    mine.write(7000)
+    refused = mine.missing()
+    assert (refused.status_code, refused.json()["error"]["code"]) == (507, "no-room")
+    assert "stays on this device" in refused.json()["error"]["safe"]
+    # Who does not ask first is refused all the same, and what is on its way counts.
+    digest, body = next((digest, body) for digest, body in mine.files.items() if len(body) == 7000)
+    assert mine.put(digest, body, 7000).status_code == 507
+    monkeypatch.setattr(quotas, "limit", lambda *_: 11_000)
+    assert mine.put(digest, body[:6000], size=7000).status_code == 200
+    with parts(server).database.read() as session:
+        assert quotas.used(session, parts(server), session.get_one(Grant, 1)) == 10_000
+    monkeypatch.setattr(quotas, "limit", lambda *_: 0)
+    assert mine.missing().json()["missing"] == [{"digest": digest, "have": 6000}], "0: anything"
+    assert mine.put(digest, body[6000:], size=7000, offset=6000).status_code == 200
+    assert server.call("GET", "workspaces/1").json()["head"] == first
+
+
+def test_a_quota_is_a_setting(tmp_path: Path) -> None:
+    made = home.make(tmp_path / "server", "Acme")
+    assert made.quota_percent == 400
+    path = made.folder / "server.json"
+    settings = json.loads(path.read_bytes())
+    path.write_bytes(json.dumps(settings | {"quota_percent": 0}).encode())
+    assert home.load(made.folder).quota_percent == 0
+    for off in (-1, "400", True, 1.5):
+        path.write_bytes(json.dumps(settings | {"quota_percent": off}).encode())
+        with pytest.raises(DamagedError):
+            home.load(made.folder)

@@ -1,6 +1,6 @@
 """The server's folder, mode 0700:
 
-server.json         company, the names it answers to, the database's and the store's URL where they lie elsewhere
+server.json         company, the names it answers to, the database's and the store's URL where they lie elsewhere, the quota
 server.db           SQLite (WAL)
 objects/            sealed chunks and vaults' files (`server.objects`)
 uploads/            what is on its way into objects
@@ -25,13 +25,15 @@ from twofold.server.certificates import ensure_certificate, make_authority
 from twofold.trust.https import pin, place
 from twofold.trust.keys import SigningKey, write_private
 
+QUOTA_PERCENT = 400
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True)
 class Home:
     """`names` are the host names and addresses that the server answers to; any other Host header is refused. `database` and
-    `objects` are places in the folder, or URLs (`server.database.locate`, `server.objects.opened`)."""
+    `objects` are places in the folder, or URLs (`server.database.locate`, `server.objects.opened`). `quota_percent`: of its
+    image's disks, what one workspace may keep (`server.quotas`); 0: anything."""
 
     folder: Path
     company: str
@@ -39,6 +41,7 @@ class Home:
     signing: SigningKey
     database: Path | str
     objects: Path | str
+    quota_percent: int = QUOTA_PERCENT
 
     @property
     def uploads(self) -> Path:
@@ -89,6 +92,9 @@ def load(folder: Path) -> Home:
         held = json.loads((folder / "server.json").read_bytes())
         company, names = title(held["company"], "a company's name"), tuple(map(str, held["names"]))
         database, objects = (str(held.get(name, "")) for name in ("database", "objects"))
+        quota = held.get("quota_percent", QUOTA_PERCENT)
+        if type(quota) is not int or not 0 <= quota <= 1_000_000:
+            raise ValueError("the quota is no percentage")
     except (ValueError, KeyError, TypeError) as off:
         raise DamagedError(f"{folder / 'server.json'} cannot be read.", next="Restore it from a copy.") from off
     private(folder / "uploads")
@@ -99,6 +105,7 @@ def load(folder: Path) -> Home:
         SigningKey.load(folder / "signing.pem"),
         database or folder / "server.db",
         objects or folder / "objects",
+        quota,
     )
 
 

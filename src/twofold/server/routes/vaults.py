@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from twofold.model.canonical import canonical
 from twofold.model.errors import RefusedError
 from twofold.model.generation import LARGEST_FILE
-from twofold.server import history, leases, uploads
+from twofold.server import history, leases, quotas, uploads
 from twofold.server.bodies import Commit, DeviceWraps, Files
 from twofold.server.context import TheCaller, TheServer, nothing
 from twofold.server.gate import Caller
@@ -34,13 +34,10 @@ def missing(body: Files, caller: TheCaller, server: TheServer) -> dict[str, Any]
         number = found.grant.id
         wanted = [row.digest for row in body.objects]
         there = set(session.scalars(select(Sealed.digest).where(Sealed.grant_id == number, Sealed.digest.in_(wanted))))
-    return {
-        "missing": [
-            {"digest": digest, "have": uploads.have(server, number, body.token, digest)}
-            for digest in dict.fromkeys(wanted)
-            if digest not in there
-        ]
-    }
+        have = {digest: uploads.have(server, number, body.token, digest) for digest in wanted if digest not in there}
+        sizes = {row.digest: row.size for row in body.objects if row.digest in have}
+        quotas.require(session, server, found.grant, sum(sizes[digest] - have[digest] for digest in sizes))
+    return {"missing": [{"digest": digest, "have": bytes_} for digest, bytes_ in have.items()]}
 
 
 @router.put("/objects/{workspace}/{token}/{digest}", openapi_extra=_BYTES)
@@ -60,6 +57,8 @@ async def put(
         with server.database.read() as session:
             found = leases.held(session, server, caller, workspace, token)
             row = session.get(Sealed, (found.grant.id, digest))
+            if row is None:
+                quotas.require(session, server, found.grant, max(0, size - offset))
             return found.grant.id, row.size if row else None
 
     number, there = await run_sync(look)
