@@ -131,6 +131,15 @@ def test_why_it_is_shut_is_one_word_that_agrees_with_the_refusal(record: Record,
     assert (rights.refusal(SECOND, record) is None) == (not word)
 
 
+@pytest.mark.parametrize("rule", ["hypervisor", "tpm", "attested"])
+def test_below_the_minimum_assurance_it_does_not_run_and_says_why(rule: str) -> None:
+    lease = dataclasses.replace(SECOND, policy=Policy.from_wire({rule: True}))
+    with pytest.raises(RefusedError, match="may not run on this machine"):
+        rights.require(lease, HERE)
+    assert rights.shut(lease, HERE) == "assurance"
+    assert rights.warning(lease, dataclasses.replace(HERE, seen_at=NOW + 7 * DAY - 60)) is None
+
+
 def test_the_end_of_the_right_is_another_word() -> None:
     ended = dataclasses.replace(FIRST, expires=NOW - 1)
     assert rights.shut(ended, HERE) == "ended"

@@ -9,6 +9,7 @@ from twofold.agent.store import Record
 from twofold.model.errors import RefusedError
 from twofold.model.lease import Lease
 from twofold.platform.clock import boot_id, boottime
+from twofold.trust.assurance import lacking
 
 
 def now(record: Record) -> int:
@@ -61,11 +62,17 @@ def require(lease: Lease, record: Record) -> None:
             safe="Your work is on this disk, sealed; nothing was removed.",
             next="Connect to the company's network; it unlocks by itself within a minute.",
         )
+    if short := lacking(lease.policy):
+        raise RefusedError(
+            f"{lease.title} may not run on this machine. Your company wants {', and '.join(short)}.",
+            safe="Your work is on this disk, sealed; nothing was removed.",
+            next="See what this machine can promise:  twofold assurance   Then ask your administrator.",
+        )
 
 
 def shut(lease: Lease, record: Record) -> str:
-    """In a word why it may not run: `taken`, `locked`, `ended` (the right to run it) or `away` (too long without contact); empty
-    where it may."""
+    """In a word why it may not run: `taken`, `locked`, `ended` (the right to run it), `away` (too long without contact) or
+    `assurance` (this machine promises less than the company wants); empty where it may."""
     at = now(record)
     if record.taken or record.locked:
         return "taken" if record.taken else "locked"
@@ -73,7 +80,9 @@ def shut(lease: Lease, record: Record) -> str:
         return "ended"
     if lease.expires and at >= lease.expires and not _by_contact(lease):
         return "ended"
-    return "away" if at >= runs_until(lease, record) else ""
+    if at >= runs_until(lease, record):
+        return "away"
+    return "assurance" if lacking(lease.policy) else ""
 
 
 def locked(lease: Lease, by: str = "") -> RefusedError:

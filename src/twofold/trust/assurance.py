@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from twofold.model.policy import Policy
 from twofold.platform import memory
 
 
@@ -42,6 +43,17 @@ class Assurance:
     key: str
     proved: str
     promises: tuple[Promise, ...]
+
+
+def lacking(policy: Policy) -> tuple[str, ...]:
+    """What of the policy's minimum this machine cannot give, in words; none where it may run here. Hosted mode gives none of the
+    three, whatever the machine has: nothing measures its start yet, and no TPM keeps a key."""
+    wanted = {
+        "a hypervisor of our own below the workspace (here it is the host system)": policy.hypervisor,
+        "a key that is kept in a TPM (here it is a file)": policy.tpm,
+        "an attested start of this machine (here nothing is measured)": policy.attested,
+    }
+    return tuple(words for words, needed in wanted.items() if needed)
 
 
 def facts(state: Path, proc: Path = Path("/proc"), system: Path = Path("/sys")) -> Facts:
