@@ -25,6 +25,7 @@ mod part;
 mod said;
 mod secret;
 mod service;
+mod unlock;
 mod verbs;
 mod wants;
 mod wire;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use zeroize::Zeroizing;
 
 use crate::device;
 use crate::hex;
@@ -24,6 +25,7 @@ use crate::part;
 use crate::said::{Code, Said};
 use crate::secret;
 use crate::service::{Answer, Service};
+use crate::unlock;
 use crate::wire::Request;
 
 /// Carry out a request.
@@ -40,13 +42,16 @@ pub fn call(
             none(args)?;
             Ok(Answer::body(json!({"vaultd": env!("CARGO_PKG_VERSION"), "api": 1})))
         }
-        "device_key" | "make_keys" | "next_epoch" | "rewrap" | "create" | "import" | "survey" | "repair" | "open"
+        "device_key" | "make_keys" | "lock_keys" | "unlock_keys" | "next_epoch" | "rewrap" | "create" | "import"
+        | "survey" | "repair" | "open"
             if !talk.starter =>
         {
             Err(Said::new(Code::Refused, "Only who started this process may do that."))
         }
         "device_key" => device_key(args, fds),
         "make_keys" => make_keys(args, fds),
+        "lock_keys" => lock_keys(args, fds),
+        "unlock_keys" => unlock_keys(args, fds),
         "next_epoch" => next_epoch(args, fds),
         "rewrap" => moving::rewrap(args, fds),
         "create" => create(service, args, fds),
@@ -245,6 +250,14 @@ struct Workspace {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct WithCode {
+    workspace: String,
+    keys: String,
+    code: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Wrapped {
     workspace: String,
     keys: String,
@@ -286,6 +299,24 @@ fn make_keys(args: Value, fds: Vec<OwnedFd>) -> Result<Answer, Said> {
     let device = device::read(File::from(key_file))?;
     let (document, _) = Document::make(&workspace, &device)?;
     Ok(Answer::body(json!({"keys": document.to_text()?})))
+}
+
+/// The keys, sealed under a person's unlock code too; only what this device can open is.
+fn lock_keys(args: Value, fds: Vec<OwnedFd>) -> Result<Answer, Said> {
+    let WithCode { workspace, keys, code } = parse(args)?;
+    let code = Zeroizing::new(code);
+    let [key_file] = exactly(fds)?;
+    Document::open(keys.as_bytes(), &workspace, &device::read(File::from(key_file))?)?;
+    Ok(Answer::body(json!({"keys": unlock::lock(&keys, &workspace, &code)?})))
+}
+
+fn unlock_keys(args: Value, fds: Vec<OwnedFd>) -> Result<Answer, Said> {
+    let WithCode { workspace, keys, code } = parse(args)?;
+    let code = Zeroizing::new(code);
+    let [key_file] = exactly(fds)?;
+    let opened = unlock::unlock(&keys, &workspace, &code)?;
+    Document::open(opened.as_bytes(), &workspace, &device::read(File::from(key_file))?)?;
+    Ok(Answer::body(json!({"keys": opened})))
 }
 
 /// The keys with a fresh epoch: what is written from the next opening on, an older key does not open.

@@ -190,6 +190,8 @@ class Contact:
         for ws in self._registry.all():
             if self._finish(ws) or ws.wrong is not None or ws.record.custody is not Custody.CHECKED_OUT:
                 continue
+            if ws.code() == "locked":  # nobody can open it now; it is backed up while it is used
+                continue
             now = rights.now(ws.record)
             if not ws.record.backup_at:
                 ws.note(backup_at=now)  # the first one is due as long after the check-out as each is after the former

@@ -44,7 +44,7 @@ class Agent:
         self._listener: Listener | None = None
         self._contact = Contact(self.registry, self.operations, self._beat_soon, self._seat)
         self._supervision = Supervision(
-            self.registry.all, self._suspend, self._contact, self.registry.supply.stopped, self._erase
+            self.registry.all, self._suspend, self._contact, self.registry.supply.stopped, self.erase
         )
         self._over = asyncio.Event()
         self._extra: list[Callable[[], Coroutine[Any, Any, None]]] = []
@@ -169,7 +169,7 @@ class Agent:
     def _beat_soon(self) -> None:
         self._supervision.beat_soon()
 
-    async def _erase(self, ws: Workspace) -> None:
+    async def erase(self, ws: Workspace) -> None:
         from twofold.agent.orders import wipe
 
         await wipe(self.registry, self.operations, ws)

@@ -9,7 +9,7 @@ import time
 from contextlib import AsyncExitStack, ExitStack
 from typing import Any
 
-from twofold.agent import change, hardware, parts, rights
+from twofold.agent import change, hardware, parts, rights, unlock
 from twofold.agent.operations import Operation
 from twofold.agent.workspace import Workspace
 from twofold.engine.seam import Machine
@@ -57,6 +57,7 @@ async def _start(ws: Workspace, op: Operation, *, boot: bool) -> dict[str, Any]:
             next="It ends by itself once the server answers; then:  twofold checkout " + ws.name,
         )
     rights.require(lease, ws.record)
+    unlock.require(ws)
     _require_room(ws)
     _require_memory(ws)
     began = time.monotonic()
@@ -212,6 +213,7 @@ async def suspend(ws: Workspace, op: Operation) -> dict[str, Any]:
     ws.note(memory_stored=True)
     await ws.kill_machine()
     await ws.close_vault()
+    ws.opened = None
     ws.become(RunState.SUSPENDED, on_disk_verified_at=int(time.time()), error=rights.refusal(lease, ws.record))
     return {"bytes": stored, "seconds": round(time.monotonic() - began, 3)}
 
@@ -327,12 +329,14 @@ async def off(ws: Workspace, op: Operation) -> dict[str, Any]:
             await asyncio.to_thread(vault.consume_memory)
         finally:
             await asyncio.to_thread(vault.close)
+        ws.opened = None
         ws.become(RunState.OFF, memory_stored=False, error=None)
         return {"lost": "suspended memory"}
     if ws.machine is None:
         return {"already": ws.record.run}
     await ws.kill_machine()
     await ws.close_vault()
+    ws.opened = None
     ws.become(RunState.OFF, memory_stored=False, error=None, on_disk_verified_at=int(time.time()))
     return {"lost": "memory"}
 

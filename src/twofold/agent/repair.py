@@ -54,7 +54,7 @@ class _Repair:
     def run(self) -> dict[str, Any]:
         ws, op = self._ws, self._op
         op.progress("looking at what is here", 0, 0)
-        ws.keys()
+        ws.stored_keys()
         if not (ws.folder / VAULT).is_dir() and ws.wrong is not None:
             raise ws.wrong
         lease = self._lease()

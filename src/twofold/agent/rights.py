@@ -85,8 +85,17 @@ def shut(lease: Lease, record: Record) -> str:
     return "assurance" if lacking(lease.policy) else ""
 
 
+CODES = "too many wrong unlock codes"  # what may have locked a workspace in an administrator's place
+
+
 def locked(lease: Lease, by: str = "") -> RefusedError:
-    """`by` is the administrator who asked for it, as the server says."""
+    """`by` is the administrator who asked for it, as the server says, or `CODES`."""
+    if by == CODES:
+        return RefusedError(
+            f"{lease.title} is locked: there were {CODES}.",
+            safe="Your work is on this disk, sealed; nothing was removed.",
+            next="Ask your administrator; once it is unlocked there, you can try again.",
+        )
     who = "".join(char for char in by.removeprefix("user ")[:60] if char.isprintable())
     return RefusedError(
         f"Your company has locked {lease.title}" + (f" (asked by {who})." if who else "."),

@@ -34,11 +34,11 @@ class Record:
     when the machine last started, `sound` whether it was given a sound card then, `network` whether a network card. `taken`:
     the server has said that this device's lease is no more. `leaving`: the generation with which it is being checked in, or
     "discard" or "wipe": the server may have agreed already. `locked` by the company, `locked_by` one of its administrators.
-    `backing_up` says why, while a back up is not ended; `backup_at` is when the newest one began, `verified` the newest
-    generation whose files this device has read and found as their digests say. `version` is the image version that its disks
-    stand on; `upgrade_to` the one that is being brought or is ready, `change` what the next boot does
-    (`twofold.agent.change`), `trial`: the version that is there has not come up yet, and may give way to the former one, for
-    which the vault keeps the generation `undo`.
+    `unlock_tries` since the last right unlock code, `unlock_locked` how many of them it was locked for. `backing_up` says
+    why, while a back up is not ended; `backup_at` is when the newest one began, `verified` the newest generation whose files
+    this device has read and found as their digests say. `version` is the image version that its disks stand on; `upgrade_to`
+    the one that is being brought or is ready, `change` what the next boot does (`twofold.agent.change`), `trial`: the version
+    that is there has not come up yet, and may give way to the former one, for which the vault keeps the generation `undo`.
     """
 
     custody: Custody = Custody.CHECKING_OUT
@@ -63,6 +63,8 @@ class Record:
     leaving: str = ""
     locked: bool = False
     locked_by: str = ""
+    unlock_tries: int = 0
+    unlock_locked: int = 0
     backing_up: str = ""
     backup_at: int = 0
     verified: int = 0

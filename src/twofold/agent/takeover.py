@@ -37,7 +37,7 @@ async def take_over(ws: Workspace) -> None:
 
 async def _vault(ws: Workspace) -> OpenVault | None:
     try:
-        ws.keys()
+        ws.stored_keys()
     except TwofoldError:
         if ws.wrong is None:
             raise

@@ -47,6 +47,7 @@ def verbs(agent: Agent) -> dict[str, Verb]:
         "reset": Verb(asked.reset, _WORKSPACE | {"yes": (bool, False)}),
         "remove": Verb(asked.remove, _WORKSPACE | {"yes": (bool, False)}),
         "backup": Verb(asked.backup, _WORKSPACE | {"key": (str, "")}),
+        "unlock": Verb(asked.unlock, _WORKSPACE | {"code": (str, ...), "new": (bool, False)}),
         "defer": Verb(asked.defer, _WORKSPACE),
         "backups": Verb(asked.backups, _WORKSPACE),
         "checkin": Verb(asked.checkin, _WORKSPACE),
@@ -156,6 +157,16 @@ class _Asked:
         public = hex_bytes(key, 32, "a device's public key") if key else b""
         work = partial(backup.asked, ws, turn=operations.turn(ws.name), public=public)
         return self._submit("backup", ws.name, {"key": key, "why": backup.PERSON}, work, TRANSFER)
+
+    async def unlock(self, workspace: str, code: str, new: bool) -> Answer:
+        from twofold.agent import unlock
+
+        ws = self._agent.registry.get(workspace)
+        if new:
+            await unlock.choose(ws, code)
+        else:
+            await unlock.unlock(ws, code, partial(self._agent.erase, ws))
+        return Answer({"code": ws.code()})
 
     async def defer(self, workspace: str) -> Answer:
         from twofold.agent import backup

@@ -19,7 +19,7 @@ from twofold.agent.rooms import Rooms
 from twofold.agent.store import IMAGE, KEY, LEASE, VAULT, Record, Store, as_json
 from twofold.agent.supply import Stock, Supply, wire
 from twofold.engine.seam import Machine
-from twofold.model.errors import ConflictError, DamagedError, NoRoomError, TwofoldError, from_wire
+from twofold.model.errors import ConflictError, DamagedError, NoRoomError, RefusedError, TwofoldError, from_wire
 from twofold.model.image import ImageVersion
 from twofold.model.lease import Lease
 from twofold.model.names import PALETTE
@@ -56,6 +56,8 @@ class Workspace:
         self._killed = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._pidfd = -1
+        self.opened: Keys | None = None  # those under an unlock code, while it is open
+        self.one_code = asyncio.Lock()
         self.network = Outside(name, lambda: self.lease, lambda: self.runtime, self._go)
 
     def load(self) -> None:
@@ -99,7 +101,7 @@ class Workspace:
         return private(self._dirs.workspace_runtime(self.name))
 
     def _require_known_form(self) -> None:
-        if not self.keys().wrapped.startswith(b"{"):
+        if not self.stored_keys().wrapped.startswith(b"{"):
             raise DamagedError(
                 f"{self.name} was brought here by an early build of Twofold, or its key file is damaged: it can't be opened.",
                 safe="Nothing of it was changed.",
@@ -132,9 +134,34 @@ class Workspace:
         except TwofoldError as failed:  # where the process has ended, that is looked after elsewhere
             log.warning("the lease was not renewed: %s", failed, extra={"workspace": self.name})
 
-    def keys(self) -> Keys:
-        """Its data keys, as they lie on the disk: wrapped. Raises: DamagedError: they are gone."""
+    def stored_keys(self) -> Keys:
+        """Its data keys, as they lie on the disk: wrapped, perhaps under a code too. Raises: DamagedError: they are gone."""
         return Keys(self.name, self.store.read(self.name, KEY))
+
+    def keys(self) -> Keys:
+        """Its wrapped data keys, as the process of its disks takes them.
+
+        Raises:
+            DamagedError: they are gone. RefusedError: they are under a code that has not been given.
+        """
+        stored = self.stored_keys()
+        if not stored.locked:
+            return stored
+        if self.opened is None:
+            raise RefusedError(
+                f"{self.title} opens with your unlock code.",
+                safe="Nothing was changed.",
+                next=f"Give it:  twofold unlock {self.name}",
+            )
+        return self.opened
+
+    def code(self) -> str:
+        """`locked` or `open` where it has an unlock code, else empty."""
+        try:
+            locked = self.stored_keys().locked
+        except TwofoldError:
+            return ""
+        return ("locked" if self.opened is None else "open") if locked else ""
 
     @property
     def run(self) -> RunState:
@@ -221,6 +248,7 @@ class Workspace:
             "expires": rights.runs_until(lease, record) if lease else 0,
             "pid": self.machine.pid if self.machine else 0,
             "memory_stored": record.memory_stored,
+            "code": self.code(),
             "launched_at": record.launched_at,
             "has_agent": bool(image and image.has_agent),
             "base": wire(self.stock),
@@ -322,6 +350,7 @@ class Workspace:
         if self.machine is not None:
             await self._drop_machine(self.machine)
         await self.network.close()
+        self.opened = None
         error = self._why(why)
         try:
             await self.close_vault()

@@ -44,6 +44,7 @@ for name, command in (
     ("switch", workspaces.switch),
     ("apps", guest.apps),
     ("launch", guest.launch),
+    ("unlock", workspaces.unlock),
     ("start", workspaces.start),
     ("suspend", workspaces.suspend),
     ("pause", workspaces.pause),

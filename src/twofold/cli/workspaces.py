@@ -112,6 +112,21 @@ def start(workspace: ask.Workspace = "", boot: Boot = False, output: out.Output 
             out.say(f"{name} {'goes on where it was' if result['resumed'] else 'boots'} ({result['seconds']:.1f} s).")
 
 
+def unlock(
+    workspace: ask.Workspace = "",
+    new: Annotated[
+        bool, typer.Option("--new", help="Choose a code, or another one once the old one was given.")
+    ] = False,
+) -> None:
+    """Give a workspace's unlock code, so that it can start. It is asked for, or read from standard input."""
+    from twofold.cli.session import password
+
+    with ask.agent() as client:
+        name = ask.named(client, workspace)
+        client.call("unlock", workspace=name, code=password("Unlock code", confirm=new), new=new)
+    out.say(f"{name} opens with that code from now on." if new else f"{name} is unlocked.")
+
+
 def suspend(workspace: ask.Workspace = "", output: out.Output = Form.TABLE) -> None:
     """Seal a workspace's memory on this disk and end its machine; start goes on from there."""
     _power("suspend", workspace, output, "is suspended, its memory sealed on this disk")

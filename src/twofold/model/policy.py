@@ -51,7 +51,8 @@ class Policy:
     keep_points: int = 10  # points of the past that the server keeps, at least the newest
     keep_days: int = 30  # younger ones are all kept
     devices: int = 0  # devices that one user may have enrolled; 0: any number
-    unlock_failures: int = 5  # then it is locked until its administrator unlocks it
+    unlock: bool = False  # opens only with a code that the person chose
+    unlock_failures: int = 5  # wrong codes, then it is locked until its administrator unlocks it
     erase_failures: int = 0  # then its keys are destroyed; above unlock_failures
     recovery: bool = False  # keys are wrapped for the company's recovery key as well
     keys_leave: bool = False  # keys may be wrapped for another device when a workspace is exported to it

@@ -42,6 +42,17 @@ class Moving(ABC):
             answer, _ = starter.call("rewrap", args, [key])
         return Keys(keys.workspace, answer["keys"].encode())
 
+    def lock(self, keys: Keys, code: str) -> Keys:
+        return self._under_code("lock_keys", keys, code)
+
+    def unlock(self, keys: Keys, code: str) -> Keys:
+        return self._under_code("unlock_keys", keys, code)
+
+    def _under_code(self, verb: str, keys: Keys, code: str) -> Keys:
+        with Starter() as starter, self._key() as key:
+            answer, _ = starter.call(verb, to_wire(keys) | {"code": code}, [key])
+        return Keys(keys.workspace, answer["keys"].encode())
+
     @contextlib.contextmanager
     def receiving(self, where: Path) -> Iterator[None]:
         """A new folder for a vault that comes from elsewhere; gone again if the block fails."""

@@ -16,6 +16,8 @@ from twofold.model.image import ImageVersion, Part
 from twofold.model.machine import MemoryIdentity
 from twofold.model.progress import Progress, silent
 
+_LOCKED = b'{"schema":"twofold-locked-keys-1"'
+
 
 @dataclass(frozen=True)
 class DeviceSpec:
@@ -32,6 +34,11 @@ class Keys:
 
     workspace: str
     wrapped: bytes
+
+    @property
+    def locked(self) -> bool:
+        """Whether they are under a person's unlock code too, so that no vault opens with them as they are."""
+        return self.wrapped.startswith(_LOCKED)
 
 
 @dataclass(frozen=True)
@@ -309,6 +316,16 @@ class Vault(Protocol):
 
     def next_epoch(self, keys: Keys) -> Keys:
         """The keys with a fresh epoch, wrapped for this device alone: older keys open nothing that is written under it."""
+
+    def lock(self, keys: Keys, code: str) -> Keys:
+        """The same, sealed under a person's unlock code as well: nothing but `unlock` takes them then."""
+
+    def unlock(self, keys: Keys, code: str) -> Keys:
+        """What `lock` was given.
+
+        Raises:
+            RefusedError: another code. DamagedError: they are not locked keys, or were changed.
+        """
 
     def rewrap(self, keys: Keys, public: bytes, *, allowed: bool) -> Keys:
         """The keys for the device with this X25519 key, and for no other. `allowed` is what the company's policy says.
