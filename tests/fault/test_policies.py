@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import threading
@@ -18,6 +19,7 @@ from tests.fault.test_roaming import until
 from tests.harness.company import Company, Device
 from twofold.agent.client import Client
 from twofold.agent.store import KEY, LEASE
+from twofold.model.canonical import canonical
 from twofold.model.errors import RefusedError, TwofoldError, UsageError
 from twofold.model.policy import Policy, Scope
 
@@ -153,39 +155,27 @@ def test_a_locked_one_stays_locked_while_its_agent_was_away(
     assert coded.finish("start", workspace=work)["result"]["resumed"]
 
 
-@pytest.mark.timeout(120)
-@pytest.mark.parametrize("edit", ["expires", "policy", "signature"])
-def test_an_edited_lease_is_no_lease(coded: Client, work: str, device: Device, edit: str) -> None:
+@pytest.mark.timeout(200)
+def test_an_edited_lease_is_no_lease(coded: Client, work: str, device: Device) -> None:
     """A longer lease, a kinder policy: what the server did not sign runs nothing."""
+    coded.close()
     device.quit()
     path = folder(device) / LEASE
     text = path.read_text()
-    assert '"unlock":true' in text.replace(" ", "")
     document = json.loads(text)
-    changed = _edited(document, edit)
-    path.write_text(json.dumps(changed))
-    with device.start() as client:
-        assert client.call("info", workspace=work)["run"] == "broken"
-        with pytest.raises(TwofoldError):
-            client.finish("start", workspace=work)
-    device.quit()
+    body = json.loads(base64.b64decode(document["payload"]))
+    assert body["policy"]["unlock"] is True
+    for change in ({"expires": body["expires"] + 86400 * 365}, {"policy": body["policy"] | {"unlock": False}}):
+        edited = base64.b64encode(canonical(body | change)).decode()
+        path.write_text(json.dumps(document | {"payload": edited}))
+        with device.start() as client:
+            assert client.call("info", workspace=work)["run"] == "broken"
+            with pytest.raises(TwofoldError):
+                client.finish("start", workspace=work)
+        device.quit()
     path.write_text(text)
     with device.start() as client:
         assert client.call("info", workspace=work)["run"] == "off"
-
-
-def _edited(document: Any, edit: str) -> Any:
-    """With one of its facts changed, wherever in the document it stands."""
-    if isinstance(document, dict):
-        if edit == "expires" and "expires" in document:
-            return document | {"expires": document["expires"] + 86400 * 365}
-        if edit == "policy" and "unlock" in document:
-            return document | {"unlock": False}
-        if edit == "signature" and "signature" in document:
-            head = "0" if document["signature"][0] != "0" else "1"
-            return document | {"signature": head + document["signature"][1:]}
-        return {name: _edited(value, edit) for name, value in document.items()}
-    return [_edited(each, edit) for each in document] if isinstance(document, list) else document
 
 
 @pytest.mark.timeout(120)
