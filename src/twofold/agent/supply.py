@@ -29,6 +29,7 @@ from twofold.vault.seam import OpenVault
 
 if TYPE_CHECKING:
     from twofold.agent.workspace import Workspace
+    from twofold.image.base import Pieces
 
 log = logging.getLogger(__name__)
 CHUNKS = "chunks"
@@ -37,7 +38,8 @@ _TELL_EVERY = 0.5
 _START = 60  # seconds that a guest may take until its session is up
 _LOOK = 0.25
 _BATCH = 4 << 20  # stored bytes at once
-_SMALL_BATCH = 1 << 20  # while a machine runs here, whose own reads come first
+_SMALL_BATCH = 512 << 10  # while a machine runs here, whose own reads come first
+_LANES = 2  # requests under way: while one is answered, the line carries the other
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,48 @@ class Stock:
     held: bool = False
 
 
+class _Filling:
+    """What a workspace's image lacks here, on its way: the most wanted first."""
+
+    def __init__(self, ws: Workspace, pieces: Pieces, missing: Sequence[bytes]) -> None:
+        self.ws, self.held, self._stored, self._missing, self._at, self._told = (
+            ws,
+            False,
+            pieces.stored,
+            missing,
+            0,
+            0.0,
+        )
+        self.recorded = pieces.urgent > 0
+        self._first = frozenset(islice(pieces.stored, pieces.urgent))
+        self._left = len(missing)
+        self._total = sum(pieces.stored.values())
+        self._here = self._total - sum(pieces.stored[chunk] for chunk in missing)
+        self.tell()
+
+    def next(self, most: int) -> list[bytes]:
+        """About so many bytes, for whoever asks first; nothing at the end."""
+        from twofold.image.fetch import batched
+
+        batch: list[bytes] = next(batched(self._missing[self._at : self._at + 256], self._stored, most), [])
+        self._at += len(batch)
+        return batch
+
+    def urgent(self, batch: Sequence[bytes]) -> bool:
+        """A start was seen to read what this batch begins with."""
+        return batch[0] in self._first
+
+    def tell(self) -> None:
+        self.ws.stocked(Stock(self._here, self._total, self.held))
+
+    def came(self, batch: Sequence[bytes]) -> None:
+        self._here += sum(self._stored[chunk] for chunk in batch)
+        self._left -= len(batch)
+        if time.monotonic() - self._told > _TELL_EVERY or not self._left:
+            self._told = time.monotonic()
+            self.tell()
+
+
 class Supply:
     """One for the machine. `workspaces` are those on this device, whole or broken."""
 
@@ -58,7 +102,7 @@ class Supply:
         self._rooms, self._store, self._workspaces = rooms, store, workspaces
         self._deliveries: dict[str, Delivery] = {}
         self._changed = asyncio.Event()
-        self._turn = asyncio.Lock()  # one batch, or one clearing of the cache
+        self._lanes = [asyncio.Lock() for _ in range(_LANES)]  # each of one batch, or all of one clearing of the cache
         self.paid = Paid()
 
     def serve(self, ws: Workspace, vault: OpenVault) -> None:
@@ -96,37 +140,21 @@ class Supply:
 
     async def _fill(self, ws: Workspace) -> bool:
         """Whether all of a workspace's image is here now."""
-        from twofold.image.fetch import batched, lacking, take
+        from twofold.image.fetch import lacking
 
         try:
             pieces = await asyncio.to_thread(base.pieces, ws.folder)
-            stored = pieces.stored
-            missing = await asyncio.to_thread(lacking, self.cache, stored)
-            urgent = len(set(islice(stored, pieces.urgent)).intersection(missing))
-            total = sum(stored.values())
-            here, told = total - sum(stored[chunk] for chunk in missing), 0.0
-            ws.stocked(Stock(here, total))
-            at = 0
-            while at < len(missing):
-                if ws not in self._workspaces():
-                    return True
-                if at >= urgent and await self.paid.holds(ws):
-                    log.info("the image waits for another network", extra={"workspace": ws.name})
-                    ws.stocked(Stock(here, total, held=True))
-                    return False
-                running = any(each.machine is not None for each in self._workspaces())
-                batch = next(batched(missing[at : at + 256], stored, _SMALL_BATCH if running else _BATCH))
-                await self._calm()
-                if pieces.urgent and at >= urgent:
-                    await self._up()
-                async with self._turn:
-                    remote = await asyncio.to_thread(self._rooms.remote)
-                    await asyncio.to_thread(take, batch, remote, self.cache)
-                at += len(batch)
-                here += sum(stored[chunk] for chunk in batch)
-                if time.monotonic() - told > _TELL_EVERY or at == len(missing):
-                    told = time.monotonic()
-                    ws.stocked(Stock(here, total))
+            missing = await asyncio.to_thread(lacking, self.cache, pieces.stored)
+            filling = _Filling(ws, pieces, missing)
+            lanes = [asyncio.ensure_future(self._bring(filling, lane)) for lane in self._lanes]
+            try:
+                await asyncio.gather(*lanes)
+            finally:
+                for lane in lanes:
+                    lane.cancel()
+                await asyncio.wait(lanes)
+            if filling.held:
+                return False
         except TwofoldError as away:
             log.info("the image is not whole yet: %s", away.code, extra={"workspace": ws.name})
             return False
@@ -134,6 +162,27 @@ class Supply:
             log.info("the image is here", extra={"workspace": ws.name})
             give_back()
         return True
+
+    async def _bring(self, filling: _Filling, lane: asyncio.Lock) -> None:
+        """One batch after the other, until none is left or the workspace is gone."""
+        from twofold.image.fetch import take
+
+        while filling.ws in self._workspaces():
+            running = any(each.machine is not None for each in self._workspaces())
+            if not (batch := filling.next(_SMALL_BATCH if running else _BATCH)):
+                return
+            if not filling.urgent(batch) and await self.paid.holds(filling.ws):
+                log.info("the image waits for another network", extra={"workspace": filling.ws.name})
+                filling.held = True
+                filling.tell()
+                return
+            await self._calm()
+            if filling.recorded and not filling.urgent(batch):
+                await self._up()
+            async with lane:
+                remote = await asyncio.to_thread(self._rooms.remote)
+                await asyncio.to_thread(take, batch, remote, self.cache)
+            filling.came(batch)
 
     async def _calm(self) -> None:
         """Until no disk waits for a piece that can be had."""
@@ -150,7 +199,9 @@ class Supply:
 
     async def clear(self) -> int:
         """Remove the pieces that no workspace here stands on; answers their bytes. A list that can't be read keeps them all."""
-        async with self._turn:
+        async with contextlib.AsyncExitStack() as stack:
+            for lane in self._lanes:
+                await stack.enter_async_context(lane)
             try:
                 return await asyncio.to_thread(self._clear)
             except TwofoldError as unread:
