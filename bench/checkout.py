@@ -14,7 +14,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import checkout_desktop, checkout_publish, checkout_reenrol, checkout_replicate, checkout_upgrade
+from bench import (
+    checkout_desktop,
+    checkout_publish,
+    checkout_reenrol,
+    checkout_replicate,
+    checkout_stall,
+    checkout_upgrade,
+)
 from bench.report import Row, report
 
 
@@ -38,6 +45,7 @@ PARTS: dict[str, tuple[Callable[[Path, Size], list[Row]], list[str]]] = {
         lambda folder, size: checkout_replicate.replicate(folder, size.rounds, size.disk, size.filled),
         checkout_replicate.NOTES,
     ),
+    "stall": (lambda folder, size: checkout_stall.stall(folder, size.rounds), checkout_stall.NOTES),
     "desktop": (
         lambda folder, size: checkout_desktop.desktop(
             folder, size.rounds, checkout_desktop.OTHERS if size.rounds > 1 else ()

@@ -59,7 +59,7 @@ class Stage:
             yield home, client
 
     def enrol(self, client: Client) -> None:
-        url, until = self.invitations.pop(), time.monotonic() + 30
+        url, until = self.invitations.pop(), time.monotonic() + 120
         while True:  # the server may be about to come up
             try:
                 client.call("enrol", url=url, name="laptop")

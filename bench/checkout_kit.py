@@ -13,9 +13,13 @@ from pathlib import Path
 from time import perf_counter
 
 from tests.unit.server_kit import ADMIN, PASSWORD, running
+from twofold.agent.store import KEY, VAULT
 from twofold.image.build import Built, load
+from twofold.platform.dirs import Dirs
 from twofold.platform.run import run
 from twofold.server.client import Admin
+from twofold.vault.seam import Keys
+from twofold.vault.store import SealedVault
 
 MIB = 1 << 20
 TREE = Path(__file__).resolve().parents[1]
@@ -91,6 +95,25 @@ def again(folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder
+
+
+def edit_user_disk(dirs: Dirs, workspace: str, folder: Path, commands: Sequence[str]) -> None:
+    """Do these commands of debugfs(8) on the user's disk of a workspace that is off; its file system first grows to its end."""
+    runtime, plain, where = folder / "runtime", folder / "user.raw", dirs.state / "workspaces" / workspace
+    runtime.mkdir(mode=0o700)
+    vaults = SealedVault(dirs.state / "device", dirs.state / "anchors")
+    vault = vaults.open(where / VAULT, Keys(workspace, (where / KEY).read_bytes()), runtime)
+    try:
+        disk = f"nbd+unix:///user?socket={vault.socket}"
+        run(["qemu-img", "convert", "-f", "raw", "-O", "raw", disk, plain], timeout=300)
+        run(["e2fsck", "-fy", plain], timeout=300, check=False)  # which says 1 for what it set right
+        run(["resize2fs", plain], timeout=300)
+        run(["debugfs", "-w", "-f", "-", plain], stdin="\n".join(commands).encode() + b"\n", timeout=600)
+        run(["qemu-img", "convert", "-n", "-f", "raw", "-O", "raw", plain, disk], timeout=900)
+    finally:
+        vault.close()
+        plain.unlink(missing_ok=True)
+        shutil.rmtree(runtime)
 
 
 def size_of(folder: Path) -> int:

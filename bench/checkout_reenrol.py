@@ -8,13 +8,9 @@ import time
 from pathlib import Path
 
 from bench.checkout_desktop import DELAY, RATE, WORK, Stage, _up, stage
-from bench.checkout_kit import MIB, tell
+from bench.checkout_kit import MIB, edit_user_disk, tell
 from bench.report import Row, row
 from tests.harness.company import Device as Home
-from twofold.agent.store import KEY, VAULT
-from twofold.platform.run import run
-from twofold.vault.seam import Keys
-from twofold.vault.store import SealedVault
 
 NOTES: list[str] = []
 
@@ -78,24 +74,9 @@ def _prepared(here: Stage, name: str) -> str:
 
 def _fill(home: Home, folder: Path, amount: int) -> None:
     """Put a file of random bytes on the user's disk, which nothing runs on."""
-    runtime, plain, data = folder / "runtime", folder / "user.raw", folder / "data"
-    runtime.mkdir(mode=0o700)
+    data = folder / "data"
     with data.open("wb") as file:
         for _ in range(amount // MIB):
             file.write(os.urandom(MIB))
-    dirs = home.dirs
-    where = dirs.state / "workspaces" / WORK
-    vaults = SealedVault(dirs.state / "device", dirs.state / "anchors")
-    vault = vaults.open(where / VAULT, Keys(WORK, (where / KEY).read_bytes()), runtime)
-    try:
-        disk = f"nbd+unix:///user?socket={vault.socket}"
-        run(["qemu-img", "convert", "-f", "raw", "-O", "raw", disk, plain], timeout=300)
-        run(["e2fsck", "-fy", plain], timeout=300, check=False)
-        run(["resize2fs", plain], timeout=300)
-        run(["debugfs", "-w", "-R", f"write {data} /bench", plain], timeout=600)
-        run(["qemu-img", "convert", "-n", "-f", "raw", "-O", "raw", plain, disk], timeout=900)
-    finally:
-        vault.close()
-    for path in (plain, data):
-        path.unlink()
-    shutil.rmtree(runtime)
+    edit_user_disk(home.dirs, WORK, folder, [f"write {data} /bench"])
+    data.unlink()

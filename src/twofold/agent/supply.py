@@ -24,6 +24,7 @@ from twofold.agent.paid import Paid
 from twofold.agent.rooms import Rooms
 from twofold.agent.store import Store
 from twofold.model.errors import TwofoldError
+from twofold.model.workspace import Custody
 from twofold.platform.memory import give_back
 from twofold.vault.seam import OpenVault
 
@@ -133,7 +134,7 @@ class Supply:
         found again after this agent's death, and is not fetched twice."""
         while True:
             self._changed.clear()
-            whole = [await self._fill(ws) for ws in list(self._workspaces()) if ws.base_digest and ws.wrong is None]
+            whole = [await self._fill(ws) for ws in list(self._workspaces()) if _stands_on_pieces(ws)]
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(None if all(whole) else _AGAIN):
                     await self._changed.wait()
@@ -217,6 +218,11 @@ class Supply:
                 freed += file.stat().st_size
                 file.unlink(missing_ok=True)
         return freed
+
+
+def _stands_on_pieces(ws: Workspace) -> bool:
+    """One that is still coming is made while its pieces come."""
+    return ws.wrong is None and bool(ws.base_digest or ws.record.custody is Custody.CHECKING_OUT)
 
 
 def wire(stock: Stock | None) -> dict[str, int] | None:
