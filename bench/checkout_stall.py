@@ -1,7 +1,7 @@
 """How long a guest stands still while it is backed up: the worst gap that a ticker of 10 ms in the real guest sees.
 
-The ticker is a program on the user's disk, started by the terminal's shell; it tells its worst gap of the last five seconds in the
-title of its window, which the guest's agent reports. A second program beside it writes 4 MiB a second, backed up or not.
+The ticker is a program on the user's disk, started by the terminal's shell; it tells its worst gap of the last five seconds in
+the title of its window, which the guest's agent reports. A second program beside it writes 4 MiB a second, backed up or not.
 """
 
 from __future__ import annotations

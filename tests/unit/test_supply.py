@@ -7,6 +7,7 @@ import hashlib
 import json
 import random
 import struct
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +26,7 @@ from twofold.image import base
 from twofold.image.chunks import Chunk, ImageIndex, ranges
 from twofold.model.errors import BadInputError, DamagedError, UnreachableError
 from twofold.model.image import Arch, Firmware, ImageVersion, Part, SystemMode
+from twofold.model.workspace import Custody
 
 DICE = random.Random(3)
 
@@ -188,6 +190,52 @@ def test_the_background_brings_what_lacks_in_order_and_counts_it(place: Place) -
     assert place.remote.asked == [row.id for row in place.rows if row.id != place.rows[3].id]
     asyncio.run(place.run(ws, Stock(total, total)))
     assert len(place.remote.asked) == len(place.rows) - 1, "what is here is not fetched twice"
+
+
+def test_two_requests_are_under_way_and_nothing_is_freed_beside_one(place: Place) -> None:
+    ws = place.workspace("work", place.rows)
+    ws.machine = object()  # what runs has the line to itself in between: small requests
+    total, plain, free = sum(row.stored for row in place.rows), place.remote.chunks, place.supply._clear
+    under_way = [0]
+    most: list[int] = []
+    beside: list[int] = []
+
+    def slow(ids: Sequence[bytes]) -> bytes:
+        under_way[0] += 1
+        most.append(under_way[0])
+        time.sleep(0.05)
+        under_way[0] -= 1
+        return plain(ids)
+
+    def clear() -> int:
+        for _ in range(5):
+            beside.append(under_way[0])
+            time.sleep(0.02)
+        return free()
+
+    place.remote.chunks, place.supply._clear = slow, clear  # type: ignore[method-assign]
+
+    async def story() -> None:
+        running = asyncio.ensure_future(place.run(ws, Stock(total, total)))
+        while not most:  # noqa: ASYNC110 - a thread's
+            await asyncio.sleep(0.01)
+        assert await place.supply.clear() == 0
+        await running
+
+    asyncio.run(story())
+    assert max(most) == 2
+    assert beside == [0] * 5
+    assert sorted(place.remote.asked) == sorted(row.id for row in place.rows)
+
+
+def test_what_is_still_being_checked_out_is_filled_and_what_went_away_is_not(place: Place) -> None:
+    ws = place.workspace("work", place.rows)
+    ws.base_digest, ws.record = "", Record(custody=Custody.CHECKING_OUT)
+    whole = place.workspace("old", place.rows[:1])
+    whole.base_digest, whole.record = "", Record(custody=Custody.CHECKED_OUT)
+    total = sum(row.stored for row in place.rows)
+    asyncio.run(place.run(ws, Stock(total, total)))
+    assert whole.seen == []
 
 
 def test_a_server_that_is_away_is_asked_again_when_somebody_says_so(place: Place) -> None:
