@@ -38,7 +38,7 @@ _AGAIN = 30.0  # seconds after which a server that was away is asked again for w
 _TELL_EVERY = 0.5
 _START = 60  # seconds that a guest may take until its session is up
 _LOOK = 0.25
-_BATCH = 4 << 20  # stored bytes at once
+_BATCH = 2 << 20  # stored bytes at once
 _SMALL_BATCH = 512 << 10  # while a machine runs here, whose own reads come first
 _LANES = 2  # requests under way: while one is answered, the line carries the other
 

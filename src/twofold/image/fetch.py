@@ -20,7 +20,7 @@ from twofold.image.chunks import Chunk, ImageIndex
 from twofold.model.errors import DamagedError, NoRoomError, NotFoundError
 from twofold.model.progress import Progress, silent
 
-_BATCH_BYTES, _BATCH_CHUNKS, _STREAMS = 8 << 20, 256, 2
+_BATCH_BYTES, _BATCH_CHUNKS, _STREAMS = 2 << 20, 256, 2
 _WINDOW = 4 << 20
 
 
