@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -85,7 +86,7 @@ def test_help_loads_neither_a_window_nor_a_server() -> None:
 @pytest.mark.parametrize(
     ("words", "code"),
     [
-        (["nonsense"], 2), (["remove"], 2), (["start", "--nonsense"], 2), (["list", "-o", "yaml"], 2),
+        (["nonsense"], 2), (["remove"], 2), (["start", "--nonsense"], 2), (["list", "-o", "xml"], 2),
         (["status"], 9), (["agent", "status"], 9), (["agent", "quit"], 9),
         (["whoami"], 5), (["user", "list"], 5), (["policy", "validate", "/nonexistent"], 4), (["version"], 0),
     ],
@@ -168,3 +169,69 @@ def test_completion_is_printed(tmp_path: Path, shell: str) -> None:
 
 def test_the_socket_path_stays_short() -> None:
     assert len(os.fsencode(dirs.dirs().workspace_runtime("w" * 40) / "agent-channel.sock")) < 108
+
+
+def commands() -> Iterator[tuple[list[str], Any]]:
+    """Every verb that there is, so that a new one is in the tests below by itself."""
+    from typer.main import get_command
+
+    from twofold.cli.table import app
+
+    def inside(command: Any, words: list[str]) -> Iterator[tuple[list[str], Any]]:
+        if not hasattr(command, "commands"):
+            yield words, command
+        for name, inner in getattr(command, "commands", {}).items():
+            yield from inside(inner, [*words, name])
+
+    return inside(get_command(app), [])
+
+
+def test_every_verb_that_lists_prints_yaml_as_well_and_says_the_same(home: Path, capsys: Any) -> None:
+    import yaml  # type: ignore[import-untyped]
+
+    printed: dict[str, Any] = {
+        "name": "no", "at": "2026-11-22", "text": "tab\t\"quote\" \u00e9\nline", "of": [], "more": {}, "none": None,
+        "rows": [{"a": 1, "in": {"b": [1.5, True]}}, [], "12", ["x"]],
+    }  # fmt: skip
+    for words, command in commands():
+        output = next((each for each in command.params if each.name == "output"), None)
+        if words[-1] in ("list", "show", "info", "status", "points", "asked", "versions"):
+            assert output is not None, words
+        if output is not None:
+            assert [str(choice) for choice in Form] == ["table", "json", "yaml"]
+            assert output.callback is not None or output.type is not None, words
+    for form, read in ((Form.YAML, yaml.safe_load), (Form.JSON, json.loads)):
+        out._choose(form)
+        out.document("thing", printed)
+        assert read(capsys.readouterr().out) == {"schema": "twofold-thing-1"} | printed
+    for words in (["version"], ["list"], ["status"], ["jobs", "list"], ["agent", "status"], ["doctor"]):
+        said = {form: twofold(home, *words, "-o", form) for form in ("json", "yaml")}
+        if words == ["list"]:
+            assert {done.returncode for done in said.values()} == {0}
+        if said["json"].returncode in (0, 3) and words != ["doctor"]:
+            assert yaml.safe_load(said["yaml"].stdout) == json.loads(said["json"].stdout), words
+
+
+@pytest.mark.parametrize(
+    "words",
+    [words for words, command in commands() if any(each.name == "yes" for each in command.params)],
+    ids=" ".join,
+)
+def test_what_destroys_asks_first(words: list[str]) -> None:
+    """It goes through `confirm`, which says what is lost and what is safe, and refuses where nobody can be asked."""
+    import inspect
+
+    from twofold.cli import table
+
+    assert table is not None
+    command = next(command for found, command in commands() if found == words)
+    source = inspect.getsource(inspect.unwrap(command.callback))
+    module = inspect.getsource(inspect.getmodule(inspect.unwrap(command.callback)))  # type: ignore[arg-type]
+    assert "out.confirm(" in source or ("_confirm(" in source and "out.confirm(" in module), words
+    assert "yes=yes" in source or "yes)" in source, words
+
+
+def test_without_a_terminal_nothing_is_destroyed_without_a_yes(capsys: Any) -> None:
+    with pytest.raises(UsageError, match="needs a yes"):
+        out.confirm("Destroy it?", lost="all of it.", safe="nothing.", yes=False)
+    assert capsys.readouterr().err.splitlines() == ["Lost: all of it.", "Safe: nothing."]

@@ -29,7 +29,7 @@ def status(output: out.Output = Form.TABLE) -> None:
         running = [each["workspace"] for each in client.call("list")["workspaces"] if each["pid"]]
         path = str(client.path)
     facts = {"agent": hello["agent"], "api": hello["api"], "socket": path, "running": ", ".join(running) or "nothing"}
-    if output is Form.JSON:
+    if output is not Form.TABLE:
         out.document("agent", hello | {"socket": path, "running": running})
     else:
         out.fields(output, "agent", facts)
@@ -57,8 +57,8 @@ def log(
     except FileNotFoundError:
         text = []
     for line in text:
-        if output is Form.JSON:
-            out.say(line)
+        if output is not Form.TABLE:
+            out.say(f"--- {line}" if output is Form.YAML else line)
             continue
         try:
             entry = json.loads(line)

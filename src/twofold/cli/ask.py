@@ -62,6 +62,6 @@ def work(client: Client, verb: str, form: out.Form = out.Form.TABLE, **args: Any
         except ConflictError as late:
             out.error(late)
         raise
-    if form is out.Form.JSON:
+    if form is not out.Form.TABLE:
         out.document("operation", operation)
     return operation

@@ -36,7 +36,7 @@ def backups(workspace: ask.Workspace = "", output: out.Output = Form.TABLE) -> N
     """A workspace's back ups on the server, newest first; branches are of devices that came late."""
     with ask.agent() as client:
         found = client.call("backups", workspace=ask.named(client, workspace))["backups"]
-    if output is Form.JSON:
+    if output is not Form.TABLE:
         out.document("backups", {"backups": found})
         return
     lines = [

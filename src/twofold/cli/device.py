@@ -21,7 +21,7 @@ def enrol(
     """Make this device known to a company's server. It tells the server a name and two public keys, nothing else."""
     with ask.agent() as client:
         done = client.call("enrol", url=url, name=name or platform.node() or "device")
-    if output is Form.JSON:
+    if output is not Form.TABLE:
         out.document("enrolment", done)
     else:
         out.say(f"This device is enrolled at {done['company']} for {done['user']}.")
@@ -42,7 +42,7 @@ def invite(
     with admin() as server:
         server.add_publisher(publisher(dirs().state / "publisher", make=False))
         url = server.invite_device(user, hours)
-    if output is Form.JSON:
+    if output is not Form.TABLE:
         out.document("invitation", {"url": url, "user": user, "hours": hours})
     else:
         out.say(url)

@@ -34,7 +34,7 @@ def info(workspace: ask.Workspace = "", output: out.Output = Form.TABLE) -> None
     """What a workspace's sealed store holds and takes."""
     with ask.agent() as client:
         found = ask.work(client, "disk_info", Form.TABLE, workspace=ask.named(client, workspace))["result"]
-    if output is Form.JSON:
+    if output is not Form.TABLE:
         out.document("disk", found)
         return
     sizes = {f"device {each['name']}": _device(each) for each in found["devices"]}
@@ -64,7 +64,7 @@ def verify(workspace: ask.Workspace = "", output: out.Output = Form.TABLE) -> No
 def touched(workspace: ask.Workspace = "") -> None:
     """What the running start has read of the image, in that order, as JSON: for 'image publish --first-boot'."""
     with ask.agent() as client:
-        found = ask.work(client, "disk_touched", Form.JSON, workspace=ask.named(client, workspace))["result"]
+        found = ask.work(client, "disk_touched", Form.TABLE, workspace=ask.named(client, workspace))["result"]
     out.document("first-boot", found)
 
 
@@ -76,7 +76,7 @@ def repair(workspace: ask.Workspace = "", yes: out.Yes = False, output: out.Outp
         found = ask.work(client, "disk_survey", Form.TABLE, workspace=name)["result"]
         plan = found["plan"]
         if plan["sound"]:
-            if output is Form.JSON:
+            if output is not Form.TABLE:
                 out.document("disk-repair", {"plan": plan, "done": None})
             else:
                 out.say("Everything is whole; there is nothing to repair.")
@@ -93,7 +93,7 @@ def repair(workspace: ask.Workspace = "", yes: out.Yes = False, output: out.Outp
             yes=yes,
         )
         done = ask.work(client, "disk_repair", Form.TABLE, workspace=name, yes=True, plan=found["digest"])["result"]
-    if output is Form.JSON:
+    if output is not Form.TABLE:
         out.document("disk-repair", {"plan": plan, "done": done})
         return
     out.say(f"{name} can be started again; its store is at {done['anchored']}.")

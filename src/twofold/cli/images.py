@@ -71,7 +71,7 @@ def publish(
         server.add_publisher(maker)
         done = server.publish_image(built, maker, bar, share, first_boot=noted)
     facts = {"image": done.image, "version": done.version, "size": done.size, "stored": done.stored, "sent": done.sent}
-    if output is Form.JSON:
+    if output is not Form.TABLE:
         out.document("published", facts | {"fresh": done.fresh})
     elif not done.fresh:
         out.say(f"{done.image} version {done.version} is this very image; nothing was sent.")
@@ -105,7 +105,7 @@ def info(
     if not found.get("manifest"):
         raise NotFoundError(f"There is no image {image!r}.", next="See them:  twofold image list")
     manifest = ImageVersion.from_wire(found["manifest"])
-    if output is Form.JSON:
+    if output is not Form.TABLE:
         out.document("image", manifest.to_wire() | {"version": found["version"]})
     else:
         out.fields(output, "image", _facts(manifest) | {"version": found["version"]})
@@ -207,7 +207,7 @@ def export(
     with admin() as server, out.Bar() as bar:
         number = version or int(server.newest(image)["version"])
         done = write(maker, Catalogue(maker, server), server, image, number, to, bar)
-    if output is Form.JSON:
+    if output is not Form.TABLE:
         out.document("export", {"image": image, "version": number, "bytes": done.wanted, "received": done.sent})
     else:
         out.say(f"{image} version {number}: {out.size(done.wanted)} in {to}, {out.size(done.sent)} of it new.")
@@ -230,7 +230,7 @@ def _publisher(*, make: bool = False) -> Publisher:
 
 def _built(built: Built, output: Form) -> None:
     facts = {"folder": str(built.folder)} | _facts(built.manifest)
-    if output is Form.JSON:
+    if output is not Form.TABLE:
         out.document("build", {"folder": str(built.folder), "manifest": built.manifest.to_wire()})
     else:
         out.fields(output, "build", facts)

@@ -34,7 +34,7 @@ def show(number: Number, output: out.Output = Form.TABLE) -> None:
     """One workspace, and who held it."""
     with admin() as server:
         found = server.workspace(number)
-    if output is Form.JSON:
+    if output is not Form.TABLE:
         out.document("workspace", found)
         return
     holders = [f"{row['token']} {row['device_id'][:16]} {row['how'] or 'now'}" for row in found["holders"]]

@@ -23,7 +23,7 @@ def doctor(output: out.Output = Form.TABLE) -> None:
     """Find out by running and looking what works here. Exit code 3 where something must be done first."""
     with ask.agent() as client:
         found = [*client.call("doctor", deadline=60)["checks"], _desktop()]
-    if output is Form.JSON:
+    if output is not Form.TABLE:
         out.document("checks", {"checks": found})
     else:
         out.judged([(check["verdict"], check["name"], check["detail"], check["next"]) for check in found])
@@ -53,7 +53,7 @@ def assurance(output: out.Output = Form.TABLE) -> None:
     from twofold.trust import assurance as trust
 
     found = trust.assurance(trust.facts(dirs().state))
-    if output is Form.JSON:
+    if output is not Form.TABLE:
         out.document("assurance", dataclasses.asdict(found))
         return
     for name, says in (("Below the workspace", found.below), ("The key", found.key), ("Proved", found.proved)):
@@ -67,7 +67,7 @@ def version(output: out.Output = Form.TABLE) -> None:
     """This program's version."""
     import twofold
 
-    if output is Form.JSON:
+    if output is not Form.TABLE:
         out.document("version", {"version": twofold.__version__})
     else:
         out.say(f"twofold {twofold.__version__}")

@@ -25,7 +25,7 @@ def invite(
     with admin() as server:
         server.add_publisher(publisher(dirs().state / "publisher", make=False))
         url = server.invite_device(str(server.whoami()["user"]), hours, "node")
-    if output is Form.JSON:
+    if output is not Form.TABLE:
         out.document("invitation", {"url": url, "kind": "node", "hours": hours})
     else:
         out.say(url)

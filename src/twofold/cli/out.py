@@ -1,4 +1,4 @@
-"""What the command line prints: tables or JSON on standard output, progress and errors on standard error."""
+"""What the command line prints: tables, JSON or YAML on standard output, progress and errors on standard error."""
 
 from __future__ import annotations
 
@@ -23,9 +23,23 @@ if TYPE_CHECKING:
 class Form(enum.StrEnum):
     TABLE = "table"
     JSON = "json"
+    YAML = "yaml"
 
 
-Output = Annotated[Form, typer.Option("--output", "-o", help="table for people, json for scripts.")]
+class _Chosen:
+    """The form of this call: a command is asked for it once, and whatever it prints is in it."""
+
+    form = Form.JSON
+
+
+def _choose(form: Form) -> Form:
+    _Chosen.form = form
+    return form
+
+
+Output = Annotated[
+    Form, typer.Option("--output", "-o", callback=_choose, help="table for people, json or yaml for scripts.")
+]
 Yes = Annotated[bool, typer.Option("--yes", help="Do it without asking.")]
 
 _COLOURED = {"good": "green", "poor": "yellow", "bad": "red"}
@@ -54,14 +68,20 @@ def error(failed: TwofoldError) -> None:
 
 
 def document(kind: str, body: dict[str, Any]) -> None:
-    """JSON with its schema, `twofold-KIND-1`: fields are only ever added to it (docs/cli.md)."""
-    sys.stdout.write(json.dumps({"schema": f"twofold-{kind}-1"} | body, indent=2, ensure_ascii=False) + "\n")
+    """JSON or YAML with its schema, `twofold-KIND-1`: fields are only ever added to it (docs/cli.md)."""
+    whole = {"schema": f"twofold-{kind}-1"} | body
+    if _Chosen.form is Form.YAML:
+        from twofold.cli import yaml
+
+        sys.stdout.write(yaml.text(whole))
+    else:
+        sys.stdout.write(json.dumps(whole, indent=2, ensure_ascii=False) + "\n")
 
 
 def rows(form: Form, kind: str, columns: Sequence[str], found: Iterable[dict[str, Any]], empty: str) -> None:
     """Dictionaries as a table of `columns`, or all their fields as JSON below the plural `kind`."""
     listed = list(found)
-    if form is Form.JSON:
+    if form is not Form.TABLE:
         document(kind, {kind: listed})
     elif not listed:
         note(empty)
@@ -71,7 +91,7 @@ def rows(form: Form, kind: str, columns: Sequence[str], found: Iterable[dict[str
 
 def fields(form: Form, kind: str, body: dict[str, Any]) -> None:
     """One thing: its fields under each other, or as JSON."""
-    if form is Form.JSON:
+    if form is not Form.TABLE:
         document(kind, body)
         return
     width = max(len(name) for name in body)

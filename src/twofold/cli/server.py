@@ -54,7 +54,7 @@ def init(
     where = home or default_home()
     secret = password("The administrator's password", confirm=True)
     made = make(where, administrator, secret, company, name or (), database, objects)
-    if output is Form.JSON:
+    if output is not Form.TABLE:
         out.document(
             "server", {"home": str(where), "company": made.company, "pin": made.pin, "names": list(made.names)}
         )
@@ -94,7 +94,7 @@ def status(
         with admin() as server:
             server.wait_ready(0)
     facts = {"server": server.place.origin, "answers": True, "pin": server.pin}
-    if output is Form.JSON:
+    if output is not Form.TABLE:
         out.document("server-status", facts)
     else:
         out.fields(output, "server", facts)

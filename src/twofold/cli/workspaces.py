@@ -19,7 +19,7 @@ def list_(output: out.Output = Form.TABLE) -> None:
         found = client.call("list")["workspaces"]
         here = {each["workspace"] for each in found}
         granted = [each for each in _available(client) if each["workspace"] not in here]
-    if output is Form.JSON:
+    if output is not Form.TABLE:
         out.document("workspaces", {"workspaces": found, "available": granted})
         return
     lines = [[each["key"] or "", each["workspace"], each["title"], _state(each), _where(each)] for each in found]
@@ -35,7 +35,7 @@ def status(output: out.Output = Form.TABLE) -> None:
     """What runs now, in one line a workspace. Starts nothing: exit code 9 where no agent runs."""
     with ask.running_agent() as client:
         found = client.call("list")["workspaces"]
-    if output is Form.JSON:
+    if output is not Form.TABLE:
         out.document("workspaces", {"workspaces": found})
         return
     for each in found:
@@ -47,7 +47,7 @@ def info(workspace: ask.Workspace = "", output: out.Output = Form.TABLE) -> None
     """Everything about one workspace."""
     with ask.agent() as client:
         found = client.call("info", workspace=ask.named(client, workspace))
-    if output is Form.JSON:
+    if output is not Form.TABLE:
         out.document("workspace", found)
         return
     where, policy = found["whereabouts"], found["policy"]
