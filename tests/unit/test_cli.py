@@ -235,3 +235,17 @@ def test_without_a_terminal_nothing_is_destroyed_without_a_yes(capsys: Any) -> N
     with pytest.raises(UsageError, match="needs a yes"):
         out.confirm("Destroy it?", lost="all of it.", safe="nothing.", yes=False)
     assert capsys.readouterr().err.splitlines() == ["Lost: all of it.", "Safe: nothing."]
+
+
+def test_a_grant_ends_at_the_end_of_a_day() -> None:
+    from datetime import datetime, timedelta
+
+    from twofold.cli.grants import ends_at
+
+    day = datetime.now().replace(hour=0, minute=0, second=0, microsecond=0)  # noqa: DTZ005 - the person's own day
+    assert ends_at(0, None) == 0
+    assert ends_at(0, day) == int((day + timedelta(days=1)).timestamp())
+    assert ends_at(0, day + timedelta(days=1, hours=9)) == int((day + timedelta(days=1, hours=9)).timestamp())
+    for days, until in ((1, day), (0, day - timedelta(days=1)), (0, day - timedelta(hours=1))):
+        with pytest.raises(UsageError):
+            ends_at(days, until)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -26,16 +27,39 @@ def add(
         Path | None, typer.Option("--policy", help="A JSON file; without one everything is denied.")
     ] = None,
     days: Annotated[int, typer.Option("--days", min=0, help="When it ends; 0 for never.")] = 0,
+    until: Annotated[
+        datetime | None,
+        typer.Option(
+            "--until", formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M"], help="The day, or the minute, on which it ends."
+        ),
+    ] = None,
 ) -> None:
     """Let a user check a workspace out from an image."""
     from twofold.cli.policies import read
     from twofold.model.policy import Policy
 
     rules = read(policy) if policy else Policy()
-    ends = int(time.time()) + days * 86400 if days else 0
+    ends = ends_at(days, until)
     with admin() as server:
         number = server.add_grant(user, image, workspace, title, colour, rules, ends)
     out.say(f"Grant {number}: {user} may check out {workspace} ({title}) from {image}.")
+
+
+def ends_at(days: int, until: datetime | None) -> int:
+    """Unix seconds, 0 for never. A day without a time is over at its end, here.
+
+    Raises:
+        UsageError: both are given, or it is over already.
+    """
+    from twofold.model.errors import UsageError
+
+    if until is None:
+        return int(time.time()) + days * 86400 if days else 0
+    whole_day = (until.hour, until.minute) == (0, 0)
+    ends = int((until + timedelta(days=1 if whole_day else 0)).timestamp())
+    if days or ends <= time.time():
+        raise UsageError("A grant ends after --days or --until, one of them, and not in the past.")
+    return ends
 
 
 @app.command("list")
@@ -43,7 +67,10 @@ def list_(output: out.Output = Form.TABLE) -> None:
     """Grants of the server."""
     with admin() as server:
         found = server.list_grants()
-    out.rows(output, "grants", ["grant", "user", "workspace", "title", "image", "colour"], found, "There is no grant.")
+    columns = ["grant", "user", "workspace", "title", "image", "colour", "ends"]
+    if output is Form.TABLE:
+        found = [row | {"ends": out.when(row["ends"])} for row in found]
+    out.rows(output, "grants", columns, found, "There is no grant.")
 
 
 @app.command()
