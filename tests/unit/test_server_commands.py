@@ -176,6 +176,23 @@ def test_a_device_that_waits_hears_at_once(server: Local, mine: Device, how: str
     assert mine.call("POST", "wait", {"seconds": 0, "since": int(time.time()) + 5}).json()["news"] is (how == "asked")
 
 
+@pytest.mark.parametrize("what", ["workspace/1", "user/ada", "pool/office", "global", "grant"])
+def test_what_changed_while_a_device_did_not_wait_is_news_when_it_waits_again(
+    server: Local, mine: Device, what: str
+) -> None:
+    """Between two waits nobody hears the bell, and a server of several processes has several bells."""
+    since = mine.heartbeat()["time"] + 1
+    assert mine.call("POST", "wait", {"seconds": 0, "since": since}).json()["news"] is False
+    time.sleep(max(0.0, since - time.time()))
+    if what == "grant":
+        assert server.call("DELETE", "grants/1").status_code == 200
+    else:
+        assert server.call("PUT", f"policies/{what}", {"rules": {"usb": True}}).status_code == 200
+        listed = server.call("GET", "policies").json()["policies"]
+        assert [row["scope"] for row in listed] == [scope for scope in [what.partition("/")[0]] if scope != "workspace"]
+    assert mine.call("POST", "wait", {"seconds": 0, "since": since}).json()["news"] is True
+
+
 def test_the_policy_is_explained(server: Local, mine: Device) -> None:
     for scope, rules in (
         ("global", {"usb": True, "keep_days": 3}),

@@ -128,12 +128,14 @@ def described(row: Command) -> dict[str, Any]:
 
 
 def news(session: Session, device: str, since: int) -> bool:
-    """Whether there is something that a device has not heard: a request, a lease that ended, rules that changed."""
+    """Whether there is something that a device has not heard: a request, a lease or a grant that ended, rules that changed."""
     waits = select(Command.id).where(Command.device_id == device, Command.state == "waiting")
     # Of the very second of its last heartbeat too: that may have been answered before.
     ended = select(Holder.token).where(Holder.device_id == device, Holder.until >= since, Holder.how == "broken")
+    over = Grant.ends.between(max(since, 1), int(time.time()))
+    granted = select(Grant.id).join(Lease, Lease.grant_id == Grant.id).where(Lease.device_id == device, over)
     changed = select(Rules.scope).where(Rules.changed >= since)
-    return any(session.scalar(query.limit(1)) is not None for query in (waits, ended, changed))
+    return any(session.scalar(query.limit(1)) is not None for query in (waits, ended, granted, changed))
 
 
 class Bell:

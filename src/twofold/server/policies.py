@@ -40,12 +40,12 @@ def say(session: Session, scope: Scope, name: str, untrusted_rules: object) -> l
         reached = [grant]
     else:
         Policy.from_wire(said)
-        row = session.get(Rules, (scope.value, name))
-        if row is None:
-            row = Rules(scope=scope.value, name=name)
-            session.add(row)
-        row.said, row.changed = canonical(said).decode(), int(time.time())
         reached = list(session.scalars(_reached(scope, name)))
+    row = session.get(Rules, (scope.value, name))
+    if row is None:
+        row = Rules(scope=scope.value, name=name)
+        session.add(row)
+    row.said, row.changed = canonical(said).decode(), int(time.time())
     session.flush()
     wide = _wide(session)
     for grant in reached:

@@ -289,7 +289,8 @@ class Ticket(Base):
 
 
 class Rules(Base):
-    """What a scope wider than a grant says (JSON). `name` is "" for everybody."""
+    """What a scope says (JSON), and since when. `name` is "" for everybody. A grant says it itself; its row here is for devices
+    that ask whether there is news."""
 
     __tablename__ = "rules"
     scope: Mapped[str] = mapped_column(String(10), primary_key=True)

@@ -156,7 +156,8 @@ def policy(number: Number, server: TheServer) -> dict[str, Any]:
 def all_policies(server: TheServer) -> dict[str, Any]:
     """What each scope says; a workspace's own rules stand in its grant."""
     with server.database.read() as session:
-        rows = session.scalars(select(Rules).order_by(Rules.scope, Rules.name))
+        wider = Rules.scope != Scope.WORKSPACE.value
+        rows = session.scalars(select(Rules).where(wider).order_by(Rules.scope, Rules.name))
         return {
             "policies": [
                 {"scope": row.scope, "name": row.name, "rules": json.loads(row.said), "changed": row.changed}
