@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 _TOLD = ("running", "paused", "suspended", "off", "broken")
 _NODE_RETRY = 3.0
+_NEWS = ("checkout", "disk_import", "backup")  # their end is news for the server: it shows where a workspace is
 _SETTLE = 60.0  # seconds that operations under way get when the agent ends
 
 
@@ -78,6 +79,8 @@ class Agent:
             )  # fmt: skip
             # Unsealed images and indexes are large and gone; the C library gives their room back only when told to.
             asyncio.get_running_loop().call_later(0.2, give_back)
+            if operation.verb in _NEWS:
+                self._beat_soon()
         self._tell({"event": "operation"} | operation.to_wire())
 
     def _seen_at_server(self, event: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -48,7 +49,7 @@ async def obey(registry: Registry, operations: Operations, command: Command) -> 
             return f"Generation {result['generation']} is on the server ({result['kind']}); {result['sent_bytes']} bytes sent."
         case "discard":
             work = partial(_discarded, registry, ws, operations)
-            return _words((await _done(operations, "discard", ws, {"why": backup.COMPANY}, work)).result["receipt"])
+            return await _gone(registry, ws, _done(operations, "discard", ws, {"why": backup.COMPANY}, work))
         case "upgrade":
             work = partial(_upgraded, registry, ws, operations, command.version)
             done = (await _done(operations, "upgrade", ws, {"version": command.version}, work)).result
@@ -66,7 +67,7 @@ async def obey(registry: Registry, operations: Operations, command: Command) -> 
                 await _end(operations.submit("start", ws.name, {"boot": False}, partial(power.start, ws, boot=False)))
             await _off(ws, operations)
             work = partial(_given_back, registry, ws, operations)
-            return _words((await _done(operations, "checkin", ws, {"why": backup.COMPANY}, work)).result["receipt"])
+            return await _gone(registry, ws, _done(operations, "checkin", ws, {"why": backup.COMPANY}, work))
     raise BadInputError(f"This version does not know how to {command.verb[:40]!r}.")
 
 
@@ -84,6 +85,16 @@ async def _open(registry: Registry, operations: Operations, name: str) -> str:
     else:
         await _end(operations.submit("start", name, {"boot": False}, partial(power.start, ws, boot=False)))
     return "It runs."
+
+
+async def _gone(registry: Registry, ws: Workspace, work: Awaitable[Operation]) -> str:
+    """The receipt's words. What a former agent had begun may be ended before this gets its turn: then it is done as well."""
+    try:
+        return _words((await work).result["receipt"])
+    except NotFoundError:
+        if registry.find(ws.name) is ws:
+            raise
+        return _NOTHING
 
 
 async def wipe(registry: Registry, operations: Operations, ws: Workspace) -> str:
