@@ -378,6 +378,8 @@ class AskedGiveBack(Asked):
     name, verb = "company backs up and discards", "replicate-discard"
 
     def done(self, stage: Stage, ended: Ended) -> bool:
+        row = max(stage.company.admin.list_asked(stage.number), key=lambda row: int(row["command"]))
+        assert row["state"] != "failed" or stage.listed(), "it is done, and the receipt says that it failed"
         return not stage.listed() and stage.lease() == ""
 
     def after(self, stage: Stage) -> None:

@@ -21,7 +21,7 @@ from tests.harness.mortal import Hand
 from tests.harness.relay import Relay
 from tests.harness.tape import Cut, Tape, library
 from twofold.agent.client import Client
-from twofold.model.errors import NotFoundError, TwofoldError
+from twofold.model.errors import ConflictError, TwofoldError
 from twofold.model.policy import Policy
 
 BUILT = TREE / "out" / "cache" / "tape"
@@ -199,7 +199,15 @@ class Stage:
 
     def discard(self) -> None:
         if self.listed():
+            # What a killed agent left is backed up by the next one, as soon as it has heard the server.
+            until(lambda: not isinstance(self._discarded(), ConflictError), 30, 0.2)
+
+    def _discarded(self) -> TwofoldError | None:
+        try:
             self.client.finish("discard", workspace="work", yes=True, limit=60)
+        except ConflictError as busy:
+            return busy
+        return None
 
     def settled(self, seconds: float = 60) -> None:
         """Nothing is under way on the device."""
@@ -219,14 +227,3 @@ def until(what: Callable[[], bool], seconds: float, every: float = 0.02) -> bool
             return False
         time.sleep(every)
     return True
-
-
-def quiet(work: Callable[[], Any]) -> TwofoldError | None:
-    """What it said when it failed."""
-    try:
-        work()
-    except NotFoundError as gone:
-        return gone
-    except TwofoldError as failed:
-        return failed
-    return None

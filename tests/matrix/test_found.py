@@ -32,6 +32,11 @@ FOUND = {
     "its last word is not durable": ("check out", "no way back #1", "disk full"),
     "the sealed index does not fit": ("check out", "vaultd: ask seal_part #1", "disk full"),
     "the server keeps a file": ("back up", "server: kept a file #1", "disk full"),
+    "done, and the receipt said failed": (
+        "company backs up and discards",
+        "server: POST device/checkin #1",
+        "agent killed",
+    ),
     "nobody else could have it": ("remove", "remove the folder #1", "network cut"),
     "nobody else could have it, the agent gone too": ("remove", "server: POST device/checkin #1", "agent killed"),
 }
