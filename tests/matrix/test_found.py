@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.matrix.cells import FAILURES, Cell, Step, run
@@ -11,19 +9,6 @@ from tests.matrix.deeds import DEEDS, Remove
 from tests.matrix.stage import Stage, until
 
 pytestmark = pytest.mark.matrix
-
-
-@pytest.fixture(scope="module")
-def company(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    with Stage(tmp_path_factory.mktemp("found")) as made:
-        yield made
-
-
-@pytest.fixture
-def stage(company: Stage) -> Stage:
-    company.mend()
-    company.people()
-    return company
 
 
 FOUND = {

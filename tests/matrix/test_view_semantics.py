@@ -5,80 +5,24 @@ Each docstring begins with `As View`, or with `Instead` where a complaint of its
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import socket
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from tests.fault.test_moving import AT, Vault
-from tests.fault.test_orders import later
+from tests.fault.test_moving import Vault
 from tests.matrix.deeds import SIZE, proven, saved, written
 from tests.matrix.stage import Stage, until
-from twofold.agent.client import Client
+from tests.matrix.view import SENDING, WORK, asked, done, long_ago, meanwhile, met, say
 from twofold.agent.store import KEY
 from twofold.image.catalogue import Catalogue
 from twofold.image.export import export
 from twofold.model.errors import ConflictError, NotFoundError, RefusedError, TwofoldError, UsageError
-from twofold.model.policy import DEFER_SECONDS, Policy, Scope
+from twofold.model.policy import Scope
 
 pytestmark = [pytest.mark.matrix, pytest.mark.timeout(240)]
-WORK = "work"
-
-
-@pytest.fixture(scope="module")
-def company(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    with Stage(tmp_path_factory.mktemp("view")) as made:
-        yield made
-
-
-@pytest.fixture
-def stage(company: Stage) -> Stage:
-    company.mend()
-    company.people()
-    return company
-
-
-def say(stage: Stage, **rules: Any) -> None:
-    """The administrator sets rules of this workspace; where it is out the device hears of them at once."""
-    stage.company.admin.set_policy(Scope.WORKSPACE, str(stage.number), {"keys_leave": True} | rules)
-
-    def heard() -> bool:
-        policy = stage.client.call("info", workspace=WORK)["policy"]
-        return all(policy[name] == value for name, value in rules.items())
-
-    if stage.listed():
-        assert until(heard, 30), "it never heard of it\n" + (stage.device.dirs.state / "agent.log").read_text()[-3000:]
-
-
-def done(stage: Stage, verb: str, **args: Any) -> dict[str, Any]:
-    found: dict[str, Any] = stage.client.finish(verb, workspace=WORK, limit=60, **args)["result"]
-    return found
-
-
-def meanwhile(stage: Stage, step: str, work: Callable[[], object]) -> None:
-    """Have `work` done while an operation stands at that step."""
-    stage.hand.begin(step, lambda: (work(), None)[1])
-
-
-def met(stage: Stage) -> None:
-    assert stage.hand.wait(), "it never came to that step"
-    assert not stage.hand.failed, stage.hand.failed
-
-
-def asked(stage: Stage, verb: str) -> dict[str, Any]:
-    """An administrator asks; the request with its receipt."""
-    number = stage.company.admin.ask(stage.number, verb)["command"]
-
-    def row() -> dict[str, Any]:
-        return next(row for row in stage.company.admin.list_asked(stage.number) if row["command"] == number)
-
-    assert until(lambda: row()["receipt"] is not None, 60), "no receipt came"
-    return row()
 
 
 def test_2_1_states(stage: Stage) -> None:
@@ -96,7 +40,7 @@ def test_2_1_states(stage: Stage) -> None:
         until(lambda: stage.row()["status"] == "checking-in", 20)
         seen.append(stage.row()["status"])
 
-    meanwhile(stage, "server: PUT device/objects/work/N/* #1", look)
+    meanwhile(stage, SENDING, look)
     done(stage, "checkin")
     met(stage)
     assert seen[1:] == ["checking-in"]
@@ -173,7 +117,7 @@ def test_2_2_replicate(stage: Stage) -> None:
         with stage.device.client() as beside:
             same.append(beside.call("backup", workspace=WORK)["operation"])
 
-    meanwhile(stage, "server: PUT device/objects/work/N/* #1", again)
+    meanwhile(stage, SENDING, again)
     operation = stage.client.finish("backup", workspace=WORK, limit=60)
     met(stage)
     assert same == [operation["operation"]]
@@ -202,7 +146,7 @@ def test_2_2_defer(stage: Stage) -> None:
     say(stage, defer=True)
     until_ = stage.client.call("defer", workspace=WORK)["until"]
     assert abs(until_ - time.time() - 2 * 3600) < 60
-    _long_ago(stage)
+    long_ago(stage)
     say(stage, replicate_seconds=300)
     assert not until(lambda: bool(stage.row()["head"]), 2), "it was put off"
 
@@ -241,7 +185,7 @@ def test_2_2_roll_back(stage: Stage) -> None:
             beside.finish("discard", workspace=WORK, yes=True)
         said.append(refused.value.next)
 
-    meanwhile(stage, "server: PUT device/objects/work/N/* #1", now)
+    meanwhile(stage, SENDING, now)
     stage.facts["saved"] = stage.facts["fresh"]
     stage.backup()
     met(stage)
@@ -331,140 +275,3 @@ def test_2_2_admin_edits(stage: Stage) -> None:
     say(stage, clipboard_to_work=True)
     assert time.monotonic() - began < 30, "far below the five minutes between two heartbeats"
     assert stage.here()
-
-
-def test_3_1_local_mode(stage: Stage) -> None:
-    """Instead of Deny (5.2's guide; older ones say Allow): whoever is granted a workspace may take it out."""
-    assert Policy().checkout is True
-    stage.company.admin.set_policy(Scope.WORKSPACE, str(stage.number), {"checkout": False})
-    with pytest.raises(RefusedError):
-        done(stage, "checkout")
-    assert stage.lease() == ""
-
-
-def test_3_1_user_initiated_rollback(stage: Stage) -> None:
-    """As View: Allow."""
-    assert Policy().discard is True
-    stage.checkout()
-    say(stage, discard=False)
-    with pytest.raises(RefusedError, match="discarded"):
-        done(stage, "discard", yes=True)
-    assert stage.here()
-
-
-def test_3_1_max_time_without_server_contact(stage: Stage) -> None:
-    """As View: seven days, counted anew at each contact, then it is locked. Instead of no word before: the person is warned a day
-    and an hour before; turning the clock back gains nothing."""
-    assert Policy().offline_seconds == 7 * 86400
-    stage.checkout()
-    stage.client.close()
-    stage.device.kill()
-    stage.relay.cut()
-    for seconds, warned, shut in ((6 * 86400 + 7200, True, False), (7 * 86400 + 60, False, True)):
-        later(stage.device, seconds)
-        stage.again()
-        found = stage.client.call("info", workspace=WORK)
-        assert (found["warning"] is not None) == warned
-        if shut:
-            with pytest.raises(RefusedError, match="no contact"):
-                done(stage, "start")
-        stage.client.close()
-        stage.device.kill()
-    stage.relay.mend()
-    stage.again()
-    assert until(lambda: stage.client.call("info", workspace=WORK)["error"] is None, 60), "contact is all it takes"
-
-
-def _long_ago(stage: Stage) -> None:
-    """The last back up by itself began a day ago."""
-    stage.client.close()
-    stage.device.kill()
-    path = stage.vault.folder / "state.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"backup_at": int(time.time()) - 86400}))
-    stage.again()
-
-
-def test_3_1_target_replication_frequency(stage: Stage) -> None:
-    """Instead of No replication: every twelve hours, from start to start."""
-    assert Policy().replicate_seconds == 12 * 3600
-    stage.checkout()
-    data = written(stage)
-    _long_ago(stage)
-    assert until(lambda: bool(stage.row()["head"]), 60), "nobody had to ask"
-    stage.settled()
-    done(stage, "discard", yes=True)
-    stage.checkout()
-    proven(stage, data)
-
-
-def test_3_1_user_deferred_replication(stage: Stage) -> None:
-    """As View: Deny; where it is allowed, two hours."""
-    assert (Policy().defer, DEFER_SECONDS) == (False, 2 * 3600)
-
-
-def test_3_1_disks_replicated(stage: Stage) -> None:
-    """Instead of a choice that is fixed at check-out: one point in time holds all disks or none."""
-    stage.checkout()
-    ends = os.urandom(4096), os.urandom(4096)
-    stage.vault.write(ends[0], 4 << 20)
-    stage.vault.write(ends[1], AT)
-    done(stage, "backup")
-    done(stage, "discard", yes=True)
-    stage.checkout()
-    assert (stage.vault.read(4096, 4 << 20), stage.vault.read(4096, AT)) == ends
-
-
-def test_3_1_user_initiated_check_in(stage: Stage) -> None:
-    """As View: Allow."""
-    assert Policy().checkin is True
-    stage.checkout()
-    say(stage, checkin=False)
-    with pytest.raises(RefusedError, match="checked in"):
-        done(stage, "checkin")
-    assert stage.here()
-
-
-def test_3_1_user_initiated_replication(stage: Stage) -> None:
-    """Instead of Deny: Allow. As View: where the user may not ask, the schedule goes on, and an administrator may."""
-    assert Policy().replicate is True
-    stage.checkout()
-    say(stage, replicate=False)
-    with pytest.raises(RefusedError, match="on demand"):
-        done(stage, "backup")
-    assert asked(stage, "replicate")["state"] == "done"
-
-
-def test_3_2_usb_access(stage: Stage) -> None:
-    """Instead of Allow: nothing crosses unless the company says so, each direction on its own."""
-    closed = ("usb", "clipboard_to_work", "clipboard_from_work", "files_to_work", "files_from_work", "screenshots")
-    assert not any(getattr(Policy(), name) for name in closed)
-    stage.checkout()
-    policy = stage.client.call("info", workspace=WORK)["policy"]
-    assert not any(policy[name] for name in closed)
-
-
-def test_3_3_heartbeat(stage: Stage) -> None:
-    """As View: five minutes. Instead of one number for the whole company: a rule like others, and news come at once."""
-    assert Policy().heartbeat_seconds == 300
-    stage.checkout()
-    say(stage, heartbeat_seconds=120)
-
-
-def test_3_3_tls(stage: Stage) -> None:
-    """Instead of three switches: always, to the server that was pinned, and nothing is said in the clear."""
-    with socket.create_connection(("127.0.0.1", stage.company.port), 5) as plain:
-        plain.sendall(b"GET /api/v1/authority HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
-        plain.settimeout(5)
-        try:
-            assert b"200" not in plain.recv(100)
-        except OSError:
-            pass  # it hung up
-
-
-def test_3_3_deduplication_and_compression(stage: Stage) -> None:
-    """Instead of off by default: always, both ways, and progress says bytes before and after."""
-    first = saved(stage)
-    stage.vault.write(first)  # the same once more
-    operation: Client = stage.client
-    result = operation.finish("backup", workspace=WORK, limit=60)
-    assert result["whole"] == result["result"]["bytes"] > result["result"]["sent_bytes"] == result["total"]
