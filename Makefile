@@ -85,6 +85,16 @@ specification: ## write the last benches' figures into SPECIFICATION.md
 dist: setup ## build the wheel and the .deb into out/dist/
 	@tools/dist
 
+.PHONY: dist-arm64
+dist-arm64: setup ## the same for 64-bit Arm, built on this machine, into out/dist/arm64/
+	@tools/dist --arch arm64
+
+.PHONY: test-phone
+test-phone: setup dist-arm64 ## the emulated phone: its harness by itself (builds the phone's system first, kept in a cache)
+	@[ "$$(id -u)" != 0 ] || export TWOFOLD_BUILDS=$${TWOFOLD_BUILDS:-/var/cache/twofold}; \
+	  PYTHONPATH=src:. PYTHONDONTWRITEBYTECODE=1 $(PY) -m phone.build
+	@$(PERSON) $(PY) -m pytest -q -rP -m phone tests/vm
+
 .PHONY: test-dist
 test-dist: dist ## install the wheel and the .deb, each into a clean Debian root
 	@tools/test-dist
