@@ -44,7 +44,7 @@ def sources() -> list[Path]:
         return [TREE / name for name in listed.stdout.decode().split("\0") if name and (TREE / name).is_file()]
     return [
         path
-        for folder in ("src", "tests", "bench", "demo", "tools", "crates", "docs", "recipes")
+        for folder in ("src", "tests", "bench", "demo", "phone", "tools", "crates", "docs", "recipes")
         for path in (TREE / folder).rglob("*")
         if path.is_file()
     ]

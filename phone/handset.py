@@ -1,0 +1,304 @@
+"""One emulated phone: 64-bit Arm with a hypervisor mode (EL2), a portrait touch screen, power and volume keys, network, storage,
+a TPM. It is driven as a person would: fingers, keys, and photographs of its own screen.
+
+`Handset.look` runs a command as root inside, for tests that must see what a person can't; nothing is done to the phone by it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from twofold.image.build import Built
+from twofold.platform.run import find, spawn
+
+Picture = NDArray[np.uint8]
+WIDTH, HEIGHT = 540, 1170  # pixels, portrait
+MEMORY = 4096  # MiB: its own system, and a business VM in it
+POWER, LOUDER, SOFTER = "power", "volumeup", "volumedown"
+_RANGE = 0x7FFF  # QEMU's axes, whatever the screen's size
+_FRAME = 1 / 60  # seconds between two places of a moving finger
+
+
+class NeverSeenError(AssertionError):
+    """What was waited for did not come; the message names the last photograph."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a phone is started from. `built` is the recipe `handset`'s image; `software` an erofs with Twofold, or None."""
+
+    built: Built
+    software: Path | None = None
+    face: str = "labwc"
+
+
+class Handset:
+    """A running phone. Places are pixels of the screen, times seconds since power-on."""
+
+    def __init__(self, folder: Path, process: subprocess.Popen[bytes], born: float) -> None:
+        self.folder, self.process, self.born = folder, process, born
+        self._qmp_socket = _connected(folder / "qmp", process)
+        self._qmp = self._qmp_socket.makefile("rwb", buffering=0)
+        self._qmp.readline()
+        self.qmp("qmp_capabilities")
+        self._console: socket.socket | None = None
+        self._asked = 0
+
+    # What a person does
+
+    def down(self, x: float, y: float, finger: int = 0) -> None:
+        """Put a finger on the glass."""
+        self._send([_touch("begin", finger, finger + 1), *_places(x, y, finger), *_contact(finger, down=True)])
+
+    def move(self, x: float, y: float, finger: int = 0) -> None:
+        self._send([_touch("update", finger, finger + 1), *_places(x, y, finger)])
+
+    def up(self, finger: int = 0) -> None:
+        self._send([_touch("end", finger, -1), *_contact(finger, down=False)])
+
+    def tap(self, x: float, y: float, held: float = 0.1) -> None:
+        self.down(x, y)
+        time.sleep(held)
+        self.up()
+
+    def swipe(
+        self, start: tuple[float, float], end: tuple[float, float], seconds: float = 0.3, fingers: int = 1
+    ) -> None:
+        """Move fingers, 80 pixels apart, from one place to another."""
+        steps = max(2, round(seconds / _FRAME))
+        for finger in range(fingers):
+            self.down(start[0] + 80 * finger, start[1], finger)
+        for step in range(1, steps + 1):
+            time.sleep(_FRAME)
+            part = step / steps
+            for finger in range(fingers):
+                x, y = (a + (b - a) * part for a, b in zip(start, end, strict=True))
+                self.move(x + 80 * finger, y, finger)
+        for finger in range(fingers):
+            self.up(finger)
+
+    def press(self, key: str, held: float = 0.1) -> None:
+        """Press and let go a key by QEMU's name: LOUDER, SOFTER, or POWER, which is a line of its own as on a phone."""
+        if key == POWER:
+            self.qmp("system_powerdown")  # QEMU pulses the GPIO line that the key is on
+            return
+        self.key(key, down=True)
+        time.sleep(held)
+        self.key(key, down=False)
+
+    def key(self, key: str, *, down: bool) -> None:
+        """Hold a key, or let it go."""
+        self._send([{"type": "key", "data": {"down": down, "key": {"type": "qcode", "data": key}}}])
+
+    # What a person sees
+
+    def photograph(self) -> Picture:
+        """The phone's screen: RGB, height by width."""
+        path = self.folder / "screen.png"
+        self.qmp("screendump", filename=str(path), format="png")
+        with Image.open(io.BytesIO(path.read_bytes())) as picture:
+            return np.array(picture.convert("RGB"))
+
+    def keep(self, path: Path) -> None:
+        """Photograph to a file."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(self.photograph()).save(path)
+
+    def until(self, seen: Callable[[Picture], bool], seconds: float, what: str = "it") -> float:
+        """Wait until a photograph shows something; returns the time since power-on.
+
+        Raises:
+            NeverSeenError: it did not within `seconds`; the photograph is kept.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            picture = self.photograph()
+            if picture.shape[:2] == (HEIGHT, WIDTH) and seen(picture):
+                return self.age
+            if time.monotonic() > deadline or self.process.poll() is not None:
+                path = self.folder / "never.png"
+                Image.fromarray(picture).save(path)
+                raise NeverSeenError(f"the phone never showed {what}: {path}")
+            time.sleep(0.1)
+
+    def changed(self, before: Picture, seconds: float, share: float = 0.02) -> float:
+        """Wait until at least `share` of the screen is another than on the photograph `before`."""
+        return self.until(lambda now: differing(before, now) >= share, seconds, "a change")
+
+    @property
+    def age(self) -> float:
+        return time.monotonic() - self.born
+
+    # For tests alone
+
+    def look(self, command: str, seconds: float = 60) -> str:
+        """The output of a command that root runs inside.
+
+        Raises:
+            TimeoutError: it takes longer. RuntimeError: it failed.
+        """
+        if self._console is None:
+            self._console = _connected(self.folder / "console", self.process)
+        self._asked += 1
+        mark = f"@@{os.getpid()}.{self._asked}"
+        # The mark is written in two halves, so that an echo of the command is not taken for its end.
+        self._console.sendall(f"{{ {command}\n}} </dev/null 2>&1; echo; echo {mark[:2]}''{mark[2:]} $?\n".encode())
+        heard, deadline = b"", time.monotonic() + seconds
+        while True:
+            self._console.settimeout(max(0.1, deadline - time.monotonic()))
+            heard += self._console.recv(1 << 16)
+            text, found, rest = heard.partition(f"{mark} ".encode())
+            if found and b"\n" in rest:
+                said = text.decode(errors="replace").replace("\r", "").strip("\n")
+                if int(rest.split(b"\n")[0]):
+                    raise RuntimeError(f"{command}: {said}")
+                return said
+
+    def qmp(self, command: str, **arguments: Any) -> Any:
+        self._qmp.write(json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n")
+        while True:
+            answer = json.loads(self._qmp.readline())
+            if "error" in answer:
+                raise RuntimeError(answer["error"])
+            if "return" in answer:
+                return answer["return"]
+
+    def close(self) -> None:
+        for each in (self._qmp, self._qmp_socket, self._console):
+            if each is not None:
+                each.close()
+
+    def _send(self, events: Sequence[dict[str, Any]]) -> None:
+        self.qmp("input-send-event", events=list(events))
+
+
+def differing(one: Picture, other: Picture) -> float:
+    """The share of pixels that differ visibly; 1.0 where the sizes do."""
+    if one.shape != other.shape:
+        return 1.0
+    return float(np.mean(np.abs(one.astype(np.int16) - other).max(axis=2) > 12))
+
+
+def like(colour: tuple[int, int, int], picture: Picture, tolerance: int = 8) -> NDArray[np.bool_]:
+    """Where a picture has about this colour."""
+    near: NDArray[np.bool_] = np.abs(picture.astype(np.int16) - np.array(colour)).max(axis=2) <= tolerance
+    return near
+
+
+@contextlib.contextmanager
+def switched_on(parts: Parts, folder: Path, *extra: str, cpus: int = 2) -> Iterator[Handset]:
+    """Power a phone on; its storage is a file in `folder` and stays there. It is cut off at the end of the block."""
+    storage, state = folder / "storage.raw", folder / "tpm"
+    if not storage.exists():
+        shutil.copyfile(parts.built.path("user-template"), storage)
+        os.truncate(storage, parts.built.manifest.user_disk_size)
+    for name in ("qmp", "console", "tpm.sock"):
+        (folder / name).unlink(missing_ok=True)
+    with contextlib.ExitStack() as undo:
+        words = _board(parts, folder, cpus)
+        if shutil.which("swtpm"):
+            state.mkdir(exist_ok=True)
+            words += _tpm(state, folder, undo)
+        born = time.monotonic()
+        log = undo.enter_context((folder / "qemu.log").open("wb"))
+        process = spawn([*words, *extra], stderr=log)
+        undo.callback(_end, process)
+        handset = Handset(folder, process, born)
+        undo.callback(handset.close)
+        yield handset
+
+
+def _board(parts: Parts, folder: Path, cpus: int) -> list[str]:
+    built = parts.built
+    disks = [(built.path("system"), "on"), (folder / "storage.raw", "off")]
+    if parts.software:
+        disks.append((parts.software, "on"))
+    words = [
+        find("qemu-system-aarch64"), "-nodefaults", "-no-user-config", "-display", "none",
+        "-M", "virt-10.0,virtualization=on,gic-version=3", "-accel", "tcg,thread=multi", "-cpu", "cortex-a76",
+        "-smp", str(cpus), "-m", str(MEMORY),
+        "-kernel", str(built.path("kernel")), "-initrd", str(built.path("initrd")),
+        "-append", f"{built.manifest.cmdline} console=ttyAMA0 handset.shell={parts.face}",
+        "-serial", f"file:{folder}/serial",
+        "-device", f"virtio-gpu-pci,edid=on,xres={WIDTH},yres={HEIGHT}",
+        "-device", "virtio-multitouch-pci", "-device", "virtio-keyboard-pci", "-device", "virtio-rng-pci",
+        "-audiodev", "none,id=a", "-device", "ich9-intel-hda", "-device", "hda-output,audiodev=a",
+        "-netdev", "user,id=n", "-device", "virtio-net-pci,netdev=n,romfile=",
+        "-device", "virtio-serial-pci", "-chardev", f"socket,id=c,path={folder}/console,server=on,wait=off",
+        "-device", "virtconsole,chardev=c",
+        "-qmp", f"unix:{folder}/qmp,server=on,wait=off",
+    ]  # fmt: skip
+    for number, (path, read_only) in enumerate(disks):
+        words += ["-drive", f"if=none,id=d{number},file={path},format=raw,readonly={read_only},cache=unsafe"]
+        words += ["-device", f"virtio-blk-pci,drive=d{number}"]
+    return words
+
+
+def _tpm(state: Path, folder: Path, undo: contextlib.ExitStack) -> list[str]:
+    """A TPM of its own on the board. Debian's arm64 kernel has no driver for the form that QEMU's board has (docs/phone.md)."""
+    path = folder / "tpm.sock"
+    tpm = spawn(
+        ["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={state}", "--ctrl", f"type=unixio,path={path}", "--terminate"]
+    )
+    undo.callback(_end, tpm)
+    deadline = time.monotonic() + 10
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return [
+        "-chardev",
+        f"socket,id=t,path={path}",
+        "-tpmdev",
+        "emulator,id=tpm,chardev=t",
+        "-device",
+        "tpm-tis-device,tpmdev=tpm",
+    ]
+
+
+def _touch(kind: str, slot: int, tracking: int, axis: str = "x", value: int = 0) -> dict[str, Any]:
+    return {"type": "mtt", "data": {"type": kind, "slot": slot, "tracking-id": tracking, "axis": axis, "value": value}}
+
+
+def _places(x: float, y: float, finger: int) -> list[dict[str, Any]]:
+    data = (("x", x / WIDTH), ("y", y / HEIGHT))
+    return [_touch("data", finger, finger + 1, axis, round(part * _RANGE)) for axis, part in data]
+
+
+def _contact(finger: int, *, down: bool) -> list[dict[str, Any]]:
+    """Touch screens say apart from each finger's place that the glass is touched at all."""
+    return [{"type": "btn", "data": {"down": down, "button": "touch"}}] if finger == 0 else []
+
+
+def _connected(path: Path, process: subprocess.Popen[bytes]) -> socket.socket:
+    found = socket.socket(socket.AF_UNIX)
+    found.settimeout(60)
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            found.connect(str(path))
+            return found
+        except OSError:
+            if time.monotonic() > deadline or process.poll() is not None:
+                found.close()
+                raise
+            time.sleep(0.02)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.kill()
+    process.wait()
