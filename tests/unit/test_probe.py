@@ -170,3 +170,61 @@ def test_the_payload_is_its_source(tmp_path: Path) -> None:
         ["ld", "-m", "elf_x86_64", "-Ttext=0xffff0000", "--oformat", "binary", "-o", linked, built], check=True
     )
     assert linked.read_bytes() == probe.image()
+
+
+class ArmBench(Bench):
+    """The same on Arm, where what was computed is a line on the serial port."""
+
+    def qemu(self, kvm: str, tcg: str = "said=GOOD") -> None:
+        fake = "#!/bin/sh\nfor w; do case $w in file:*) out=${{w#file:}} ;; esac; done\n" + FAKE.split("\n", 1)[1]
+        program = self.folder / "qemu-system-aarch64"
+        program.write_text(fake.format(log=self.log, kvm=kvm, tcg=tcg) + 'echo "TWOFOLD $said" >$out\n')
+        program.chmod(0o755)
+
+    def probe(self) -> probe.Answer:
+        return probe.probe(Arch.ARM64, self.cache, self.kvm)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "words"),
+    [
+        ("said=GOOD", "KVM ran a 64-bit guest; using KVM."),
+        ("said=WRONG", "KVM opens but a 64-bit guest computed wrongly on it; using TCG."),
+        ("said=", "KVM opens but QEMU cannot start a guest on it; using TCG."),
+        ("exit 0", "KVM opens but QEMU cannot start a guest on it; using TCG."),
+        ("echo TWOFOLD GOOD >$out; exit 1", "KVM opens but QEMU cannot start a guest on it; using TCG."),
+        ("echo TWOFOLD GOOD >$out; exec sleep 60", "KVM opens but hung on a 64-bit guest; using TCG."),
+    ],
+)
+def test_on_arm_too_only_a_guest_that_ran_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, behaviour: str, words: str
+) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(probe, "native", lambda: Arch.ARM64)
+    monkeypatch.setattr(probe, "KVM_SECONDS", 0.5 if "sleep" in behaviour else 10)
+    bench = ArmBench(tmp_path)
+    bench.qemu(behaviour)
+    assert bench.probe().reason == words
+    assert bench.tried() == (["kvm"] if behaviour == "said=GOOD" else ["kvm", "tcg"])
+
+
+def test_the_real_translator_runs_the_tiny_arm_guest(monkeypatch: pytest.MonkeyPatch) -> None:
+    if shutil.which("qemu-system-aarch64") is None:
+        pytest.skip("no QEMU for Arm here")
+    words = ("qemu-system-aarch64", Accelerator.TCG, 20, Arch.ARM64)
+    assert probe.trial(*words) is probe.Verdict.GOOD
+    # Without the breakpoint one exception is missing.
+    spoilt = probe.ARM_PAYLOAD.replace((0xD4200000).to_bytes(4, "little"), (0xD503201F).to_bytes(4, "little"))
+    assert spoilt != probe.ARM_PAYLOAD
+    monkeypatch.setattr(probe, "ARM_PAYLOAD", spoilt)
+    assert probe.trial(*words) is probe.Verdict.WRONG
+
+
+def test_the_arm_payload_is_its_source(tmp_path: Path) -> None:
+    if shutil.which("aarch64-linux-gnu-as") is None:
+        pytest.skip("no assembler for Arm here")
+    source = Path(probe.__file__).with_name("payload-arm64.S")
+    built, plain = tmp_path / "payload.o", tmp_path / "payload.bin"
+    subprocess.run(["aarch64-linux-gnu-as", "-o", built, source], check=True, capture_output=True)
+    subprocess.run(["aarch64-linux-gnu-objcopy", "-O", "binary", "-j", ".text", built, plain], check=True)
+    assert plain.read_bytes() == probe.ARM_PAYLOAD

@@ -3,7 +3,7 @@
 A `/dev/kvm` that opens is no proof: there are machines where it opens, creates a VM, runs 16-bit code, and then emulates or
 hangs on every 64-bit kernel. The guest (`payload.S`) is a firmware of a few hundred bytes that enters long mode with paging,
 runs forty million instructions, takes a breakpoint, a page fault and timer interrupts, and reports through QEMU's
-isa-debug-exit device.
+isa-debug-exit device. On Arm (`payload-arm64.S`) it does the like at EL1 and reports through the serial port.
 """
 
 from __future__ import annotations
@@ -40,6 +40,17 @@ PAYLOAD = zlib.decompress(
         "avB023TYcrPcB/yzna1gZ/85PzvPYSl6E8xs5D+w9BfLlR"
     )
 )
+# `as` and `objcopy -O binary -j .text` of payload-arm64.S.
+ARM_PAYLOAD = zlib.decompress(
+    base64.b64decode(
+        "eNrtlz9Lw0AYh3+XxBI6RSw04tDQ4lJwEFQKHXrQakHEiATasejo6KCg0lME56wubS1K6ejm1PoVzp6rKf0EcbKDxktB8Csod/Dw3vuHe971QGFh"
+        "aIsFME7Q41mD+mWDPuaAaS5gXEfvPWdgasj+pqR0uvxxb8AfwAw7UeTNydpD7+glnh0whGXA6zLGD5Hol3/Njr8iL8gwjjtbtM9Rp44tiKRV0kXm"
+        "xpzFNwmsgujiigN6H5Y9qzXOUIeBcCx9gDNqJhASDV4DQ7kznTaTCC8JPARFQS6kw3y+xWRJNORujozxG86kKIIovcEILA1ItQn2iNPhWooWDoC1"
+        "LPD0GUVpdgJb9kdNRxeRzL2au+XuVJyq61aS+Mlq++5uNQl5MnJOoVAoFIq/Rp4WxPY8/Dy1xXECfqC3XpVf+ZVf+ZVf+ZX/f/tN4Dr+xy6uM2jx"
+        "ZWWVxOEbg2SXYQ=="
+    )
+)
+_ARM_SAYS = {b"TWOFOLD GOOD\n": "GOOD", b"TWOFOLD WRONG\n": "WRONG"}
 _ROM = 0x10000
 _RESET = 0xFFF0
 _GOOD = 0x2A << 1 | 1  # isa-debug-exit ends QEMU with twice the value plus one
@@ -92,8 +103,10 @@ def native() -> Arch | None:
     return {"x86_64": Arch.AMD64, "aarch64": Arch.ARM64}.get(platform.machine())
 
 
-def trial(program: str, accelerator: Accelerator, seconds: float) -> Verdict:
+def trial(program: str, accelerator: Accelerator, seconds: float, arch: Arch = Arch.AMD64) -> Verdict:
     """Run the tiny guest once. Always ends; QEMU is killed at the deadline."""
+    if arch is Arch.ARM64:
+        return _arm_trial(program, accelerator, seconds)
     rom = memfd.holding("twofold-probe", image())
     argv = [
         program, "-nodefaults", "-no-user-config", "-display", "none", "-nic", "none", "-m", "16M",
@@ -101,19 +114,44 @@ def trial(program: str, accelerator: Accelerator, seconds: float) -> Verdict:
         "-device", "isa-debug-exit,iobase=0x501,iosize=2",
     ]  # fmt: skip
     try:
-        process = spawn(argv, pass_fds=(rom,))
+        status = _status(argv, (rom,), seconds)
     finally:
         os.close(rom)
+    if status is None:
+        return Verdict.HUNG
+    return {_GOOD: Verdict.GOOD, _WRONG: Verdict.WRONG}.get(status, Verdict.FAILED)
+
+
+def _arm_trial(program: str, accelerator: Accelerator, seconds: float) -> Verdict:
+    rom, said = memfd.holding("twofold-probe", ARM_PAYLOAD), memfd.create("twofold-probe-said")
+    gic, cpu = ("3", "cortex-a76") if accelerator is Accelerator.TCG else ("host", "host")
+    argv = [
+        program, "-nodefaults", "-no-user-config", "-display", "none", "-nic", "none", "-m", "16M",
+        "-machine", f"{MACHINE[Arch.ARM64]},gic-version={gic}", "-cpu", cpu, "-accel", str(accelerator),
+        "-bios", f"/proc/self/fd/{rom}", "-serial", f"file:/proc/self/fd/{said}",
+    ]  # fmt: skip
+    try:
+        status = _status(argv, (rom, said), seconds)
+        if status is None:
+            return Verdict.HUNG
+        return Verdict[_ARM_SAYS.get(os.pread(said, 64, 0), "FAILED")] if status == 0 else Verdict.FAILED
+    finally:
+        os.close(rom)
+        os.close(said)
+
+
+def _status(argv: list[str], fds: tuple[int, ...], seconds: float) -> int | None:
+    """How QEMU ended, or None where it had to be killed."""
+    process = spawn(argv, pass_fds=fds)
     harden(process.pid)
     try:
-        status = process.wait(timeout=seconds)
+        return process.wait(timeout=seconds)
     except subprocess.TimeoutExpired:
-        return Verdict.HUNG
+        return None
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
         process.wait(timeout=5)
-    return {_GOOD: Verdict.GOOD, _WRONG: Verdict.WRONG}.get(status, Verdict.FAILED)
 
 
 def image() -> bytes:
@@ -126,11 +164,9 @@ def image() -> bytes:
 
 
 def _decide(program: str, arch: Arch, kvm: Path) -> Answer:
-    if arch is not Arch.AMD64:
-        return Answer(Accelerator.TCG, f"There is no test guest for {arch} yet; using TCG.", 0)
     why = _kvm_obstacle(kvm)
     if why is None:
-        verdict = trial(program, Accelerator.KVM, KVM_SECONDS)
+        verdict = trial(program, Accelerator.KVM, KVM_SECONDS, arch)
         if verdict is Verdict.GOOD:
             return Answer(Accelerator.KVM, "KVM ran a 64-bit guest; using KVM.", 0)
         why = {
@@ -138,16 +174,16 @@ def _decide(program: str, arch: Arch, kvm: Path) -> Answer:
             Verdict.WRONG: "KVM opens but a 64-bit guest computed wrongly on it",
         }.get(verdict, "KVM opens but QEMU cannot start a guest on it")
     for candidate in _elsewhere():
-        if trial(program, candidate, KVM_SECONDS) is Verdict.GOOD:
+        if trial(program, candidate, KVM_SECONDS, arch) is Verdict.GOOD:
             return Answer(candidate, f"{candidate.upper()} ran a 64-bit guest; using it.", 0)
-    verdict = trial(program, Accelerator.TCG, TCG_SECONDS)
+    verdict = trial(program, Accelerator.TCG, TCG_SECONDS, arch)
     if verdict is Verdict.HUNG:  # a translator does not hang on known code: the machine is overloaded
         return Answer(Accelerator.TCG, f"{why}; using TCG (this machine is very busy just now).", 0)
     if verdict is not Verdict.GOOD:
         raise MissingError(
             f"QEMU ({program}) cannot run a 64-bit guest here: {why}, and translated (TCG) it {verdict}.",
             safe="Nothing was started.",
-            next="Reinstall QEMU 10 or newer (Debian: qemu-system-x86).",
+            next=f"Reinstall QEMU 10 or newer ({Path(program).name}).",
         )
     return Answer(Accelerator.TCG, f"{why}; using TCG.", 0)
 
@@ -169,7 +205,7 @@ def _key(program: str, arch: Arch, kvm: Path) -> str:
     """Everything whose change asks for a new probe."""
     boot = Path("/proc/sys/kernel/random/boot_id")
     binary = Path(program).stat()
-    facts: list[object] = [1, arch, boot.read_text().strip() if boot.exists() else "", program, binary.st_mtime_ns]
+    facts: list[object] = [2, arch, boot.read_text().strip() if boot.exists() else "", program, binary.st_mtime_ns]
     facts += [binary.st_size, os.geteuid()]
     try:
         device = kvm.stat()
