@@ -1,7 +1,5 @@
 """One emulated phone: 64-bit Arm with a hypervisor mode (EL2), a portrait touch screen, power and volume keys, network, storage,
 a TPM. It is driven as a person would: fingers, keys, and photographs of its own screen.
-
-`Handset.look` runs a command as root inside, for tests that must see what a person can't; nothing is done to the phone by it.
 """
 
 from __future__ import annotations
@@ -56,8 +54,6 @@ class Handset:
         self._qmp = self._qmp_socket.makefile("rwb", buffering=0)
         self._qmp.readline()
         self.qmp("qmp_capabilities")
-        self._console: socket.socket | None = None
-        self._asked = 0
 
     # What a person does
 
@@ -144,31 +140,6 @@ class Handset:
     def age(self) -> float:
         return time.monotonic() - self.born
 
-    # For tests alone
-
-    def look(self, command: str, seconds: float = 60) -> str:
-        """The output of a command that root runs inside.
-
-        Raises:
-            TimeoutError: it takes longer. RuntimeError: it failed.
-        """
-        if self._console is None:
-            self._console = _connected(self.folder / "console", self.process)
-        self._asked += 1
-        mark = f"@@{os.getpid()}.{self._asked}"
-        # The mark is written in two halves, so that an echo of the command is not taken for its end.
-        self._console.sendall(f"{{ {command}\n}} </dev/null 2>&1; echo; echo {mark[:2]}''{mark[2:]} $?\n".encode())
-        heard, deadline = b"", time.monotonic() + seconds
-        while True:
-            self._console.settimeout(max(0.1, deadline - time.monotonic()))
-            heard += self._console.recv(1 << 16)
-            text, found, rest = heard.partition(f"{mark} ".encode())
-            if found and b"\n" in rest:
-                said = text.decode(errors="replace").replace("\r", "").strip("\n")
-                if int(rest.split(b"\n")[0]):
-                    raise RuntimeError(f"{command}: {said}")
-                return said
-
     def qmp(self, command: str, **arguments: Any) -> Any:
         self._qmp.write(json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n")
         while True:
@@ -179,9 +150,8 @@ class Handset:
                 return answer["return"]
 
     def close(self) -> None:
-        for each in (self._qmp, self._qmp_socket, self._console):
-            if each is not None:
-                each.close()
+        self._qmp.close()
+        self._qmp_socket.close()
 
     def _send(self, events: Sequence[dict[str, Any]]) -> None:
         self.qmp("input-send-event", events=list(events))
@@ -207,7 +177,7 @@ def switched_on(parts: Parts, folder: Path, *extra: str, cpus: int = 2) -> Itera
     if not storage.exists():
         shutil.copyfile(parts.built.path("user-template"), storage)
         os.truncate(storage, parts.built.manifest.user_disk_size)
-    for name in ("qmp", "console", "tpm.sock"):
+    for name in ("qmp", "tpm.sock"):
         (folder / name).unlink(missing_ok=True)
     with contextlib.ExitStack() as undo:
         words = _board(parts, folder, cpus)
@@ -239,8 +209,6 @@ def _board(parts: Parts, folder: Path, cpus: int) -> list[str]:
         "-device", "virtio-multitouch-pci", "-device", "virtio-keyboard-pci", "-device", "virtio-rng-pci",
         "-audiodev", "none,id=a", "-device", "ich9-intel-hda", "-device", "hda-output,audiodev=a",
         "-netdev", "user,id=n", "-device", "virtio-net-pci,netdev=n,romfile=",
-        "-device", "virtio-serial-pci", "-chardev", f"socket,id=c,path={folder}/console,server=on,wait=off",
-        "-device", "virtconsole,chardev=c",
         "-qmp", f"unix:{folder}/qmp,server=on,wait=off",
     ]  # fmt: skip
     for number, (path, read_only) in enumerate(disks):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -99,20 +98,3 @@ def test_what_does_not_happen_is_said_with_a_photograph(phone: Handset) -> None:
     with pytest.raises(NeverSeenError, match=r"never\.png"):
         phone.changed(phone.photograph(), 1)
     assert (phone.folder / "never.png").stat().st_size > 1000
-
-
-def test_it_has_a_hypervisor_mode_storage_and_a_network(phone: Handset) -> None:
-    assert phone.look("ls /dev/kvm") == "/dev/kvm"  # only with EL2
-    assert phone.look("cat /sys/class/net/eth0/operstate") == "up"
-    assert phone.look("findmnt -no FSTYPE /home") == "ext4"
-    with pytest.raises(RuntimeError):
-        phone.look("false")
-
-
-def test_its_storage_outlives_a_cut_of_the_power(phone: Handset, tmp_path: Path) -> None:
-    with switched_on(Parts(build(), face="probe"), tmp_path) as first:
-        first.until(lambda now: bool(like(FIELD, now).mean() > 0.99), 240, "the field")
-        first.look("echo kept >/home/user/note; sync")
-    with switched_on(Parts(build(), face="probe"), tmp_path) as second:
-        second.until(lambda now: bool(like(FIELD, now).mean() > 0.99), 240, "the field")
-        assert second.look("cat /home/user/note") == "kept"
