@@ -105,6 +105,7 @@ def test_a_node_that_dies_is_told_of_and_taken_up_again(online: Online, page: Pa
     until(lambda: written(page) > 100)  # the machine went on meanwhile
 
 
+@pytest.mark.long
 @pytest.mark.timeout(180)
 def test_a_machine_that_was_switched_off_says_so_and_starts_again(online: Online, page: Page, ada: Person) -> None:
     opened(page, online, ada)

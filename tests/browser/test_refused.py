@@ -132,6 +132,7 @@ def test_the_pages_tell_strangers_nothing_and_people_only_of_their_own(online: O
     assert page.evaluate(statuses, {"/online/desktops": "GET"}) == [401], "ended at the server, not only here"
 
 
+@pytest.mark.long
 @pytest.mark.timeout(120)
 def test_signing_out_ends_the_screen(online: Online, page: Page, ada: Person) -> None:
     opened(page, online, ada)
