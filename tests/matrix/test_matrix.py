@@ -41,7 +41,9 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
 @pytest.mark.parametrize("share", ["sample", *long("all")])
 def test_every_step_of_every_operation_meets_every_failure(stage: Stage, share: str) -> None:
     now, outcomes, total = revision(), list[Outcome](), 0
-    deeds = sorted((make() for make in DEEDS), key=lambda deed: _drawn(now, deed.name))
+    # What a heartbeat carries takes its time where the server was away: of such there is one in a sample now and then.
+    slow = int(_drawn(now, "slow")[0], 16) >= 4
+    deeds = sorted((make() for make in DEEDS), key=lambda deed: (deed.beats and slow, _drawn(now, deed.name)))
     end = time.monotonic() + _SECONDS
     for deed in deeds:
         if share == "sample" and time.monotonic() > end - _EACH:
