@@ -67,7 +67,8 @@ async def checkout(registry: Registry, name: str, op: Operation, stick: str = ""
             brought = (await asyncio.to_thread(carried.bring, index.ids, Path(stick), cache, op.progress)).sent
         patched = await asyncio.to_thread(patches.bring, index, remote, cache, op.progress)
         fetched = await asyncio.to_thread(fetch, first(index), remote, cache, op.progress)
-        registry.supply.look_again()  # what a start reads comes while the vault is made
+        if begin is None:  # what a start reads comes while the vault is made; a back up has the line to itself
+            registry.supply.look_again()
         came: dict[str, Any] = {}
         if begin is None:
             await asyncio.to_thread(_fill, ws, remote, index, cache, op)
