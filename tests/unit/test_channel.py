@@ -286,3 +286,31 @@ def test_an_answer_given_twice_counts_once() -> None:
             assert (channel.closed, channel.malformed) == (False, 0)
 
     asyncio.run(run())
+
+
+def test_a_guest_gets_no_clipboard_by_sending_or_by_asking() -> None:
+    """Whatever the policy says, there is no such path: what it sends goes nowhere, what it asks is not answered."""
+    answered: list[bytes] = []
+
+    async def guest(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert await reader.readline() == b"\n"
+        for body in (
+            {"v": 1, "event": "clipboard", "text": "from work"},
+            {"v": 1, "event": "session", "up": True, "clipboard": "from work"},
+            {"v": 1, "id": 1, "do": "clipboard"},
+            {"v": 1, "id": 2, "do": "clipboard", "text": "from work"},
+        ):
+            writer.write(json.dumps(body).encode() + b"\n")
+        await writer.drain()
+        with contextlib.suppress(TimeoutError):
+            answered.append(await asyncio.wait_for(reader.read(1), 0.5))
+
+    async def run() -> None:
+        events: list[Mapping[str, Any]] = []
+        async with talk(guest, events) as channel:
+            await asyncio.sleep(0.7)
+            assert channel.malformed + channel.stale >= 3
+        assert "from work" not in json.dumps(events, default=str)
+        assert answered in ([], [b""])
+
+    asyncio.run(run())

@@ -69,6 +69,8 @@ def test_every_guest_is_confined(name: str) -> None:
     to_us = "stream,id=outside,server=off,addr.type=unix,addr.path=/run/n.sock,reconnect-ms=500"
     assert outside == [to_us if CASES[name][0].network else "none"], "the network process or nothing"
     assert not any(word in text for word in ("vnc", "tcp:", "unix:", "hostfwd", "netdev=user"))
+    crossing = ("vdagent", "spice", "usb-redir", "usb-host", "9p", "virtiofs", "vhost", "clipboard")
+    assert not any(word in text for word in crossing), "nothing that could carry a clipboard, a file or a device"
     machine = argv[argv.index("-machine") + 1]
     assert machine.startswith(machine_type(CASES[name][0]) + ",")
     assert "dump-guest-core=off" in machine
