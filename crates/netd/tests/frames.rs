@@ -38,7 +38,7 @@ fn ipv4(from: Ipv4Addr, to: Ipv4Addr, kind: IpProtocol, payload: &[u8]) -> Vec<u
 
 fn udp(from: Ipv4Addr, to: Ipv4Addr, port: u16, data: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0; 8 + data.len()];
-    UdpRepr { src_port: 4000, dst_port: port }.emit(
+    UdpRepr { src_port: if port == 67 { 68 } else { 4000 }, dst_port: port }.emit(
         &mut UdpPacket::new_unchecked(&mut bytes),
         &from.into(),
         &to.into(),
