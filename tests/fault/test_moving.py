@@ -19,6 +19,7 @@ from twofold.agent.store import KEY
 from twofold.model.errors import ConflictError, DamagedError, NotFoundError, RefusedError, TwofoldError, UsageError
 from twofold.model.policy import Policy
 from twofold.vault import nbd
+from twofold.vault.afar import RECORD
 from twofold.vault.seam import Keys, OpenVault
 from twofold.vault.store import SealedVault
 
@@ -54,6 +55,10 @@ class Vault:
 
     def open(self, keys: bytes | None = None) -> OpenVault:
         wrapped = (self.folder / KEY).read_bytes() if keys is None else keys
+        end = time.monotonic() + 60  # its agent brings what is still with the server
+        while (self.folder / "vault" / RECORD).exists():
+            assert time.monotonic() < end, "not all of it came"
+            time.sleep(0.05)
         return self.vaults.open(self.folder / "vault", Keys("work", wrapped), self.runtime)
 
     def write(self, data: bytes, at: int = AT) -> None:

@@ -10,7 +10,7 @@ use crate::store::{Medium, Store};
 use crate::sync::lock;
 
 /// Brought in one step.
-const STEP: u64 = 4 << 20;
+const STEP: u64 = 1 << 20;
 
 /// A file, once it was brought.
 type Home = Arc<OnceLock<Arc<dyn Medium>>>;
@@ -60,12 +60,12 @@ impl Afar {
     }
 
     /// Brings a file here, durably; it has its name once it is whole and is what the manifest names. False: it is here, or
-    /// somebody else is about it. Who has it open reads it here from then on.
+    /// somebody else is about it. Who has it open reads it here from then on. `progress` hears of the bytes so far.
     ///
     /// # Errors
     /// `NotFound` for a file that the manifest does not name; `InvalidData` if it is not what that says: nothing was kept;
     /// whatever the source or the disk says.
-    pub fn bring(&self, name: &str) -> io::Result<bool> {
+    pub fn bring(&self, name: &str, progress: &mut dyn FnMut(u64)) -> io::Result<bool> {
         let Some((file, home)) = self.files.get(name) else { return Err(io::ErrorKind::NotFound.into()) };
         {
             let mut under_way = lock(&self.under_way);
@@ -74,7 +74,7 @@ impl Afar {
             }
             under_way.push(name.to_owned());
         }
-        let result = self.fetch(file);
+        let result = self.fetch(file, progress);
         lock(&self.under_way).retain(|other| other != name);
         // Who had it open reads here from now on; if the vault has removed it already, from afar as before.
         result.map(|()| {
@@ -85,11 +85,11 @@ impl Afar {
         })
     }
 
-    fn fetch(&self, file: &File) -> io::Result<()> {
+    fn fetch(&self, file: &File, progress: &mut dyn FnMut(u64)) -> io::Result<()> {
         let part = format!("{}.new", file.name);
         let _ = self.here.remove(&part);
         let made = self.here.create(&part)?;
-        let result = (|| {
+        let mut work = || {
             let (mut hasher, mut buffer, mut at) = (blake3::Hasher::new(), vec![0; STEP as usize], 0);
             while at < file.length {
                 let some = &mut buffer[..(file.length - at).min(STEP) as usize];
@@ -97,6 +97,7 @@ impl Afar {
                 hasher.update(some);
                 made.write_at(some, at)?;
                 at += some.len() as u64;
+                progress(at);
             }
             if *hasher.finalize().as_bytes() != file.digest {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{} is another file", file.name)));
@@ -104,7 +105,8 @@ impl Afar {
             made.sync()?;
             self.here.rename(&part, &file.name)?;
             self.here.sync()
-        })();
+        };
+        let result = work();
         if result.is_err() {
             let _ = self.here.remove(&part);
         }

@@ -121,13 +121,13 @@ fn files_are_brought_in_any_order_while_the_vault_is_used_and_then_nobody_is_nee
     disk.write(0, &[9; BLOCK]).unwrap();
     disk.read(0, &mut block).unwrap();
     assert!(block == [9; BLOCK]);
-    assert!(afar.bring(&manifest.files[0].name).is_err());
+    assert!(afar.bring(&manifest.files[0].name, &mut |_| {}).is_err());
     there.away.store(false, Ordering::SeqCst);
     // It lies: nothing of it is believed, and nothing of it is kept.
     there.lies.store(true, Ordering::SeqCst);
     assert!(matches!(disk.read(BLOCK as u64, &mut block), Err(Error::Damaged(_))));
     for file in &manifest.files {
-        assert_eq!(afar.bring(&file.name).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(afar.bring(&file.name, &mut |_| {}).unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
     assert!(
         !here
@@ -140,12 +140,12 @@ fn files_are_brought_in_any_order_while_the_vault_is_used_and_then_nobody_is_nee
     disk.read(BLOCK as u64, &mut block).unwrap();
     // The last first, and used meanwhile.
     for (nth, file) in manifest.files.iter().enumerate().rev() {
-        assert!(afar.bring(&file.name).unwrap());
-        assert!(!afar.bring(&file.name).unwrap(), "it is here already");
+        assert!(afar.bring(&file.name, &mut |_| {}).unwrap());
+        assert!(!afar.bring(&file.name, &mut |_| {}).unwrap(), "it is here already");
         disk.write((1 + nth * 7) as u64 * BLOCK as u64, &[9; BLOCK]).unwrap();
         verify(&*here, file).unwrap();
     }
-    assert!(afar.bring("vault").is_err());
+    assert!(afar.bring("vault", &mut |_| {}).is_err());
     let needed = other.files();
     assert!(afar.missing(|name| needed.contains(name)).unwrap().is_empty());
     there.away.store(true, Ordering::SeqCst);

@@ -7,6 +7,7 @@ use twofold_nbd::{Export, Extents, Failure, Kind, Readiness, State, Wake};
 use twofold_vault as vault;
 
 use crate::base::ChunkBase;
+use crate::feed::{self, Feed};
 use crate::opened::Alarm;
 
 const BLOCK: u64 = 4096;
@@ -18,6 +19,7 @@ pub struct Disk {
     vault: vault::Vault,
     device: Arc<vault::Device>,
     base: Option<Arc<ChunkBase>>,
+    far: Option<Arc<Feed>>,
     closing: Arc<AtomicBool>,
     alarm: Alarm,
 }
@@ -28,16 +30,17 @@ impl Disk {
         vault: vault::Vault,
         device: Arc<vault::Device>,
         base: Option<Arc<ChunkBase>>,
+        far: Option<Arc<Feed>>,
         closing: Arc<AtomicBool>,
         alarm: Alarm,
     ) -> Self {
-        Self { vault, device, base, closing, alarm }
+        Self { vault, device, base, far, closing, alarm }
     }
 
     /// Have at hand what a change of a part of a block needs of the rest: the change itself must not wait for a network.
     fn edges(&self, offset: u64, length: u64) -> Result<(), Failure> {
         let end = offset + length;
-        if self.base.is_some() {
+        if self.base.is_some() || self.far.is_some() {
             let mut block = [0; BLOCK as usize];
             for edge in [offset, end].into_iter().filter(|edge| edge % BLOCK != 0) {
                 self.device.read(edge - edge % BLOCK, &mut block).map_err(|error| self.failure(error))?;
@@ -56,6 +59,11 @@ impl Disk {
     fn failure(&self, error: vault::Error) -> Failure {
         let text = error.to_string();
         match error {
+            missing if feed::is_missing(&missing) => Failure::new(Kind::Later, text),
+            // From afar, and not what it should be: asked for again, before anybody hears of it.
+            vault::Error::Damaged(damage) if self.far.as_ref().is_some_and(|far| far.distrust(&damage.file)) => {
+                Failure::new(Kind::Later, text)
+            }
             vault::Error::NoSpace => {
                 self.alarm.no_space();
                 Failure::new(Kind::NoSpace, text)
@@ -127,9 +135,14 @@ impl Export for Disk {
     }
 
     fn later(&self, offset: u64, length: u64, wake: Wake) {
-        match &self.base {
-            Some(base) => base.later(offset, length, wake),
-            None => wake(None),
+        let rest = match &self.far {
+            Some(far) => far.later(wake),
+            None => Err(wake),
+        };
+        match (rest, &self.base) {
+            (Err(wake), Some(base)) => base.later(offset, length, wake),
+            (Err(wake), None) => wake(None),
+            (Ok(()), _) => {}
         }
     }
 
@@ -144,7 +157,15 @@ impl Export for Disk {
     fn status(&self, offset: u64, length: u64, extents: &mut Extents) -> Result<(), Failure> {
         self.open()?;
         let end = offset + length;
-        for range in self.device.status(offset, length, RANGES).map_err(|error| self.failure(error))? {
+        let ranges = match self.device.status(offset, length, RANGES) {
+            // Nobody can tell yet: what is always safe to say.
+            Err(missing) if feed::is_missing(&missing) => {
+                extents.push(length, State::Data);
+                return Ok(());
+            }
+            other => other.map_err(|error| self.failure(error))?,
+        };
+        for range in ranges {
             let state = match range.kind {
                 vault::RangeKind::Data | vault::RangeKind::Base => State::Data,
                 vault::RangeKind::Zero | vault::RangeKind::Hole => State::Hole,
@@ -165,7 +186,14 @@ impl Export for Disk {
     fn changed(&self, since: u64, offset: u64, length: u64, extents: &mut Extents) -> Result<(), Failure> {
         self.open()?;
         let end = offset + length;
-        for range in self.device.changed(since, offset, length, RANGES).map_err(|error| self.failure(error))? {
+        let ranges = match self.device.changed(since, offset, length, RANGES) {
+            Err(missing) if feed::is_missing(&missing) => {
+                extents.push_changed(length, true);
+                return Ok(());
+            }
+            other => other.map_err(|error| self.failure(error))?,
+        };
+        for range in ranges {
             let (from, to) = (range.offset.max(offset), (range.offset + range.length).min(end));
             if !extents.push_changed(to - from, range.changed) {
                 break;

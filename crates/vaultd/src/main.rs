@@ -10,6 +10,8 @@ mod base;
 mod check;
 mod device;
 mod export;
+mod far;
+mod feed;
 mod harden;
 mod hex;
 mod hpke;

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use twofold_vault::{Anchor, Damage, Error, FileAnchor, Folder, Options, Report, Store, Vault};
 
 use crate::check;
+use crate::far;
 use crate::memory::Progress;
 use crate::opened::{MEMORY, Place, keyring, path};
 use crate::said::{Code, Said};
@@ -46,6 +47,7 @@ pub fn survey(service: &Service, args: Value, fds: Vec<OwnedFd>, progress: Progr
     let Surveying { workspace, keys } = parse(args)?;
     let place = place(workspace, &keys, exactly(fds)?)?;
     service.free()?;
+    far::whole(&place.folder)?;
     let found = look(&place, progress)?;
     Ok(Answer::body(json!({"digest": digest(&found.plan), "plan": found.plan})))
 }
@@ -58,6 +60,7 @@ pub fn repair(service: &Service, args: Value, fds: Vec<OwnedFd>, progress: Progr
     let Repairing { workspace, keys, plan } = parse(args)?;
     let place = place(workspace, &keys, exactly(fds)?)?;
     service.free()?;
+    far::whole(&place.folder)?;
     let found = look(&place, progress)?;
     if digest(&found.plan) != plan {
         return Err(Said::new(Code::Conflict, "What is lost is not what you were shown.")

@@ -9,11 +9,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use rustix::fs::{Mode, OFlags, openat};
+use rustix::io::Errno;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use twofold_vault::{Error, Export, Features, FileAnchor, Folder, Generation, Manifest, Options, Store, Vault};
+use twofold_vault::{Error, Export, Features, FileAnchor, Generation, Manifest, Options, Store, Vault};
 
 use crate::device;
+use crate::far::{Far, away};
 use crate::hex;
 use crate::keys::Document;
 use crate::memory::{Progress, holding};
@@ -96,6 +98,9 @@ struct Rewrapping {
 struct Importing {
     workspace: String,
     keys: String,
+    /// The files stay where they are for now; a stream that they can be asked for on comes last.
+    #[serde(default)]
+    far: bool,
 }
 
 /// A row of a manifest, as it came.
@@ -167,7 +172,10 @@ pub fn file(vault: &Opened, talk: &Talk, args: Value) -> Result<Answer, Said> {
         return Err(Said::new(Code::NotFound, "The generation has no such file."));
     };
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let opened = openat(vault.folder(), &file.name, flags, Mode::empty())?;
+    let opened = openat(vault.folder(), &file.name, flags, Mode::empty()).map_err(|why| match vault.far() {
+        Some(_) if why == Errno::NOENT => away("it is still with the server"),
+        _ => why.into(),
+    })?;
     Ok(Answer::with(json!({"length": file.length}), vec![opened]))
 }
 
@@ -221,15 +229,24 @@ pub fn rewrap(args: Value, fds: Vec<OwnedFd>) -> Result<Answer, Said> {
 /// Make a vault of the files in a folder and the manifest that names them, and begin the keys' newest epoch in it. The caller
 /// has checked whose the manifest is.
 pub fn import(service: &Service, args: Value, mut fds: Vec<OwnedFd>, progress: Progress<'_>) -> Result<Answer, Said> {
-    let Importing { workspace, keys } = parse(args)?;
+    let Importing { workspace, keys, far } = parse(args)?;
+    let stream = if far { fds.pop() } else { None };
     let record = if fds.len() == 4 { fds.pop() } else { None };
-    let Some(record) = record else { return Err(Said::new(Code::Usage, "The verb takes 4 descriptors.")) };
-    let manifest = manifest(&whole(record, LARGEST)?)?;
-    let place = place(workspace, &keys, exactly(fds)?)?;
+    let Some(record) = record else { return Err(Said::new(Code::Usage, "The verb takes 4 or 5 descriptors.")) };
+    let record = whole(record, LARGEST)?;
+    let manifest = manifest(&record)?;
+    let mut place = place(workspace, &keys, exactly(fds)?)?;
     if place.ring.current() <= manifest.epoch {
         return Err(Said::new(Code::Usage, "A generation goes on elsewhere under a new epoch alone."));
     }
     service.free()?;
+    if let Some(stream) = stream {
+        Far::note(&place.folder, &record)?;
+        place.far = Far::of(&place.folder)?;
+        if let Some(far) = &place.far {
+            far.feed.connect(stream)?;
+        }
+    }
     bring(&place, &manifest, progress).map(Answer::body)
 }
 
@@ -266,8 +283,10 @@ fn export(
 /// Files in a folder become a vault, which goes on under the newest epoch from its first byte on. Suspended memory is forgotten:
 /// whether it was lived elsewhere can't be told.
 fn bring(place: &Place, manifest: &Manifest, progress: Progress<'_>) -> Result<Value, Said> {
-    let store: Arc<dyn Store> = Arc::new(Folder::new(path(&place.folder)));
-    verify(&store, manifest, progress)?;
+    let store = place.store();
+    if place.far.is_none() {
+        verify(&store, manifest, progress)?;
+    }
     Vault::import(&store, &keyring(&place.ring)?, manifest)?;
     let anchor = Arc::new(FileAnchor::new(format!("{}/{}", path(&place.anchors), place.workspace)));
     let options = Options { replace_anchor: true, background: false, reserve: RESERVE, ..Options::default() };
@@ -286,7 +305,8 @@ fn rows(untrusted_rows: &[u8]) -> Result<Vec<Row>, Said> {
     serde_json::from_slice(untrusted_rows).map_err(|_| Said::bad("This is no list of a generation's files."))
 }
 
-fn manifest(untrusted_record: &[u8]) -> Result<Manifest, Said> {
+/// A record of a generation, as `import` takes it.
+pub fn manifest(untrusted_record: &[u8]) -> Result<Manifest, Said> {
     let off = || Said::bad("This is no record of a generation.");
     let record: Record = serde_json::from_slice(untrusted_record).map_err(|_| off())?;
     let mut files = Vec::new();

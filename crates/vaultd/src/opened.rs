@@ -12,10 +12,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use twofold_nbd::Server;
 use twofold_vault as vault;
-use twofold_vault::{DeviceSpec, FileAnchor, Folder, Keyring, Options, Vault};
+use twofold_vault::{DeviceSpec, FileAnchor, Folder, Keyring, Options, Store, Vault};
 
 use crate::check;
 use crate::export::Disk;
+use crate::far::{self, Far};
 use crate::image::Image;
 use crate::keys::Ring;
 use crate::memory::{self, Progress};
@@ -81,6 +82,7 @@ pub struct Opened {
     server: Arc<Server>,
     closing: Arc<AtomicBool>,
     image: Option<Image>,
+    far: Option<Far>,
     // Their paths name these descriptors.
     _folders: [OwnedFd; 2],
 }
@@ -97,6 +99,18 @@ pub struct Place {
     pub ring: Ring,
     /// What its devices are where they were never written.
     pub image: Option<Image>,
+    /// Where those of its files are that are not here.
+    pub far: Option<Far>,
+}
+
+impl Place {
+    /// What the vault lies on.
+    pub fn store(&self) -> Arc<dyn Store> {
+        match &self.far {
+            Some(far) => far.store(),
+            None => Arc::new(Folder::new(path(&self.folder))),
+        }
+    }
 }
 
 impl Opened {
@@ -110,8 +124,8 @@ impl Opened {
 
     /// Open a vault. `accept`: as it is, although it is older than its anchor or the anchor is lost; somebody said so.
     pub fn open(place: Place, accept: bool, service: Weak<Service>) -> Result<Self, Said> {
-        let Place { workspace, folder, anchors, ring, image } = place;
-        let store = Arc::new(Folder::new(path(&folder)));
+        let store = place.store();
+        let Place { workspace, folder, anchors, ring, image, far } = place;
         let anchor = Arc::new(FileAnchor::new(format!("{}/{workspace}", path(&anchors))));
         let bases = image.as_ref().map(Image::bases).unwrap_or_default();
         let options = Options { reserve: RESERVE, replace_anchor: accept, bases, ..Options::default() };
@@ -120,13 +134,21 @@ impl Opened {
             // Whether it was lived already can't be told any more.
             vault.consume(MEMORY)?;
         }
+        let feed = far.as_ref().map(|far| Arc::clone(&far.feed));
         let (server, closing, alarm) = (Server::new(WORKERS), Arc::default(), Alarm::new(service));
         for info in vault.devices() {
             let base = image.as_ref().and_then(|image| image.base(&info.name));
-            let disk = Disk::new(vault.clone(), vault.device(&info.name)?, base, Arc::clone(&closing), alarm.clone());
+            let disk = Disk::new(
+                vault.clone(),
+                vault.device(&info.name)?,
+                base,
+                feed.clone(),
+                Arc::clone(&closing),
+                alarm.clone(),
+            );
             server.insert(&info.name, Arc::new(disk));
         }
-        Ok(Self { workspace, vault, ring, server, closing, image, _folders: [folder, anchors] })
+        Ok(Self { workspace, vault, ring, server, closing, image, far, _folders: [folder, anchors] })
     }
 
     /// Serve NBD on a listening socket, for ever; peers of another user are hung up on.
@@ -161,6 +183,18 @@ impl Opened {
     /// `NotFound`: it has none.
     pub fn image(&self) -> Result<&Image, Said> {
         self.image.as_ref().ok_or_else(|| Said::new(Code::NotFound, "This store holds all of its disks itself."))
+    }
+
+    /// Where the files are that are not here; None if all are.
+    pub fn far(&self) -> Option<&Far> {
+        self.far.as_ref()
+    }
+
+    /// Bring one of them. Whether there are more; with the bytes that are here, and all.
+    pub fn fill(&self, progress: Progress<'_>) -> Result<Value, Said> {
+        let Some(far) = &self.far else { return Ok(json!({"more": false, "far": null})) };
+        let more = far.fill(Some(&self.vault), progress)?;
+        Ok(json!({"more": more, "far": far.status()}))
     }
 
     /// Its workspace's name.
@@ -217,6 +251,7 @@ impl Opened {
             "made": info.made,
             "anchored": info.anchored.map(|anchored| anchored.to_string()),
             "base": self.image.as_ref().map(Image::status),
+            "far": self.far.as_ref().map(Far::status),
         }))
     }
 
@@ -330,6 +365,9 @@ impl Opened {
 
     /// Go through everything, until nobody is there to hear of it; with `data` each block is opened. See [`check::check`].
     pub fn check(&self, data: bool, progress: Progress<'_>, gone: &AtomicBool) -> Result<Value, Said> {
+        if data {
+            far::whole(&self._folders[0])?;
+        }
         check::check(&self.vault, MEMORY, data, progress, gone)
     }
 
@@ -385,6 +423,9 @@ impl Opened {
     pub fn close(&self) -> Result<(), Said> {
         if let Some(image) = &self.image {
             image.wants.close();
+        }
+        if let Some(far) = &self.far {
+            far.feed.close();
         }
         self.server.close();
         self.closing.store(true, Ordering::Release);

@@ -4,6 +4,9 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::far;
+use crate::feed;
+
 /// What kind of error it is; each is told by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -24,6 +27,8 @@ pub enum Code {
     NoRoom,
     /// A message or file from outside is not valid.
     BadInput,
+    /// What is needed lies elsewhere, and does not come.
+    Unreachable,
 }
 
 /// An error with words for people; holds no secret.
@@ -136,6 +141,7 @@ impl From<twofold_vault::Error> for Said {
             Error::ReadOnly => Self::new(Code::Refused, "The workspace's store may only be read."),
             Error::OutOfRange | Error::Invalid(_) => Self::new(Code::Usage, format!("The store refuses: {text}.")),
             Error::Closed => Self::new(Code::Conflict, "The vault has been closed."),
+            ref missing if feed::is_missing(missing) => far::away(&text),
             _ => Self::new(Code::Failed, format!("The workspace's store failed: {text}.")),
         }
     }

@@ -9,9 +9,12 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use twofold_vault::{Folder, Store};
 use zeroize::Zeroizing;
 
 use crate::device;
+use crate::far::Far;
+use crate::feed;
 use crate::hex;
 use crate::hpke;
 use crate::image::{Image, ImageArgs};
@@ -20,7 +23,7 @@ use crate::lease::Shown;
 use crate::memory::{Progress, holding};
 use crate::mending;
 use crate::moving::{self, Talk};
-use crate::opened::{DeviceArgs, Opened, Place};
+use crate::opened::{DeviceArgs, Opened, Place, path};
 use crate::part;
 use crate::said::{Code, Said};
 use crate::secret;
@@ -37,13 +40,14 @@ pub fn call(
     progress: Progress<'_>,
 ) -> Result<Answer, Said> {
     let Request { verb, args, .. } = request;
+    feed::be_patient();
     match verb.as_str() {
         "hello" => {
             none(args)?;
             Ok(Answer::body(json!({"vaultd": env!("CARGO_PKG_VERSION"), "api": 1})))
         }
         "device_key" | "make_keys" | "lock_keys" | "unlock_keys" | "next_epoch" | "rewrap" | "create" | "import"
-        | "survey" | "repair" | "open"
+        | "survey" | "repair" | "open" | "bring"
             if !talk.starter =>
         {
             Err(Said::new(Code::Refused, "Only who started this process may do that."))
@@ -60,6 +64,16 @@ pub fn call(
         "repair" => mending::repair(service, args, fds, progress),
         "open" => open(service, args, fds),
         "digest" => moving::digest(args, fds),
+        "bring" => bring(args, fds, progress),
+        "fill" => none(args).and_then(|()| service.opened()?.fill(progress)).map(Answer::body),
+        "feed" => {
+            none(args)?;
+            let [stream] = exactly(fds)?;
+            if let Some(far) = service.opened()?.far() {
+                far.feed.connect(stream)?;
+            }
+            Ok(Answer::body(json!({})))
+        }
         "status" => status(service, args),
         "lease" => {
             let shown: Shown = parse(args)?;
@@ -282,6 +296,8 @@ struct Opening {
     accept: bool,
     #[serde(default)]
     image: Option<ImageArgs>,
+    #[serde(default)]
+    feed: bool,
 }
 
 /// Make or read the device's wrapping key in the folder that came as a descriptor; its public half.
@@ -340,14 +356,23 @@ fn create(service: &Arc<Service>, args: Value, fds: Vec<OwnedFd>) -> Result<Answ
 }
 
 fn open(service: &Arc<Service>, args: Value, mut fds: Vec<OwnedFd>) -> Result<Answer, Said> {
-    let Opening { workspace, keys, lease, accept, image } = parse(args)?;
+    let Opening { workspace, keys, lease, accept, image, feed } = parse(args)?;
     let mut rest = if fds.len() > 3 { fds.split_off(3) } else { Vec::new() };
     let mut place = place(workspace, &keys, exactly(fds)?)?;
     let chunks = image.as_ref().map_or(Ok(0), ImageArgs::descriptors)?;
     if rest.len() < chunks {
         return Err(Said::new(Code::Usage, "The image's descriptors are missing."));
     }
-    let listeners = rest.split_off(chunks);
+    let mut listeners = rest.split_off(chunks);
+    if feed {
+        if listeners.is_empty() {
+            return Err(Said::new(Code::Usage, "The stream is missing."));
+        }
+        let stream = listeners.remove(0);
+        if let Some(far) = &place.far {
+            far.feed.connect(stream)?;
+        }
+    }
     if let Some(image) = image {
         place.image = Some(Image::open(&image, rest, &place.ring, Arc::downgrade(service))?);
     }
@@ -369,7 +394,8 @@ fn open(service: &Arc<Service>, args: Value, mut fds: Vec<OwnedFd>) -> Result<An
 pub fn place(workspace: String, keys: &str, [folder, anchors, key_file]: [OwnedFd; 3]) -> Result<Place, Said> {
     let device = device::read(File::from(key_file))?;
     let (_, ring) = Document::open(keys.as_bytes(), &workspace, &device)?;
-    Ok(Place { workspace, folder, anchors, ring, image: None })
+    let far = Far::of(&folder)?;
+    Ok(Place { workspace, folder, anchors, ring, image: None, far })
 }
 
 fn status(service: &Arc<Service>, args: Value) -> Result<Answer, Said> {
@@ -403,6 +429,20 @@ fn open_part(vault: &Opened, args: Value, fds: Vec<OwnedFd>) -> Result<Answer, S
     let mut untrusted_sealed = part::whole(sealed, part::LARGEST + part::OVERHEAD)?;
     let plain = part::open(vault.ring(), &name, &digest, &mut untrusted_sealed)?;
     Ok(Answer::with(json!({}), vec![holding("twofold-part", plain)?]))
+}
+
+/// Bring one file of a vault that nobody has open (its folder, and a stream to ask on). Whoever opens it ends this process first.
+fn bring(args: Value, fds: Vec<OwnedFd>, progress: Progress<'_>) -> Result<Answer, Said> {
+    none(args)?;
+    let [folder, stream] = exactly(fds)?;
+    let _one = Folder::new(path(&folder)).lock().map_err(|_| {
+        Said::new(Code::Conflict, "The workspace's store is open already.").safe("It was left as it is.")
+    })?;
+    let Some(far) = Far::of(&folder)? else { return Ok(Answer::body(json!({"more": false, "far": null}))) };
+    far.feed.connect(stream)?;
+    let more = far.fill(None, progress);
+    far.feed.close();
+    Ok(Answer::body(json!({"more": more?, "far": far.status()})))
 }
 
 /// A verb without arguments.

@@ -14,7 +14,6 @@ from typing import Any
 from twofold.agent import base, handover, hardware, parts, rights
 from twofold.agent.arrival import Beginning, beginning, bring
 from twofold.agent.operations import Operation
-from twofold.agent.past import Past
 from twofold.agent.registry import Registry
 from twofold.agent.remote import Remote, SignedLease
 from twofold.agent.repair import empty, repair
@@ -86,6 +85,7 @@ async def checkout(registry: Registry, name: str, op: Operation, stick: str = ""
         undo.pop_all()
     ws.tell()
     registry.supply.look_again()
+    registry.rest.look_again()
     stored = await asyncio.to_thread(rooms.vault.stored_bytes, ws.folder / VAULT)
     return {
         "received": patched + fetched.sent,
@@ -100,7 +100,7 @@ async def checkout(registry: Registry, name: str, op: Operation, stick: str = ""
 def _go_on(
     ws: Workspace, remote: Remote, begin: Beginning, index: ImageIndex, cache: Path, op: Operation
 ) -> dict[str, Any]:
-    came = bring(ws, Past(remote), begin, cache.parent, op)
+    came = bring(ws, begin, op)
     with ws.rooms.vault.resting(ws.folder / VAULT, ws.keys()) as vault:
         equip(ws, vault, remote, index, cache, op)
     return came

@@ -45,7 +45,7 @@ class Agent:
         self._listener: Listener | None = None
         self._contact = Contact(self.registry, self.operations, self._beat_soon, self._seat)
         self._supervision = Supervision(
-            self.registry.all, self._suspend, self._contact, self.registry.supply.stopped, self.erase
+            self.registry.all, self._suspend, self._contact, self._stopped, self.erase
         )
         self._over = asyncio.Event()
         self._extra: list[Callable[[], Coroutine[Any, Any, None]]] = []
@@ -113,6 +113,7 @@ class Agent:
             if await asyncio.to_thread(self.rooms.is_node):
                 self._seats().begin()
             work = [self._listener.serve(), self._supervision.run(), self.registry.supply.run()]
+            work.append(self.registry.rest.run())
             work += [each() for each in self._extra]
             if self._extra:
                 self._supervision.retry = _NODE_RETRY
@@ -168,6 +169,9 @@ class Agent:
     def end(self) -> None:
         """As SIGTERM does."""
         self._over.set()
+
+    async def _stopped(self, ws: Workspace) -> bool:
+        return await self.registry.rest.stopped(ws) or await self.registry.supply.stopped(ws)
 
     def _beat_soon(self) -> None:
         self._supervision.beat_soon()

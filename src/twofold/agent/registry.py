@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from twofold.agent.rest import Rest
 from twofold.agent.rooms import Rooms
 from twofold.agent.store import Store
 from twofold.agent.supply import Supply
@@ -22,6 +23,7 @@ class Registry:
         self._tell = tell
         self._all: dict[str, Workspace] = {}
         self.supply = Supply(dirs.cache, rooms, self.store, self.all)
+        self.rest = Rest(self.all)
 
     def load(self) -> None:
         """Everything in the state directory. Broken workspaces are in the list too."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from twofold.engine.seam import Engine
 from twofold.model.errors import DamagedError, TwofoldError
+from twofold.model.generation import SealedFile
 from twofold.model.lease import Lease
 from twofold.platform.dirs import Dirs
 from twofold.vault.seam import Vault
@@ -41,7 +42,12 @@ class Rooms:
     def vault(self) -> Vault:
         from twofold.vault.store import SealedVault
 
-        return SealedVault(self._dirs.state / "device", self._dirs.state / "anchors")
+        return SealedVault(self._dirs.state / "device", self._dirs.state / "anchors", self._elsewhere)
+
+    def _elsewhere(self, workspace: str, file: SealedFile, offset: int, length: int) -> bytes:
+        from twofold.agent.past import Past
+
+        return Past(self.remote()).read(workspace, file, offset, length)
 
     @functools.cached_property
     def identity(self) -> Identity:

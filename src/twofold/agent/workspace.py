@@ -46,6 +46,7 @@ class Workspace:
         self.image: ImageVersion | None = None
         self.base_digest = ""  # of the index that its disks stand on; empty where the vault holds everything itself
         self.stock: Stock | None = None
+        self.rest: Stock | None = None  # of its own sealed files, while some are with the server
         self.wrong: TwofoldError | None = None
         self._readable = True
         self.machine: Machine | None = None
@@ -78,6 +79,8 @@ class Workspace:
                 raise DamagedError(f"The lease in {self.name} belongs to another workspace.")
             if not (self.folder / VAULT).is_dir():
                 raise DamagedError(f"The sealed store of {self.name} is gone from this disk.")
+            found = self.rooms.vault.afar(self.folder / VAULT)
+            self.rest = None if found is None else Stock(*found)
         except TwofoldError as wrong:
             log.warning("workspace broken", extra={"workspace": self.name, "error": wrong.code})
             self.wrong = wrong if wrong.next else type(wrong)(
@@ -214,6 +217,12 @@ class Workspace:
             self.stock = stock
             self.tell()
 
+    def awaited(self, rest: Stock | None) -> None:
+        """So much of its own is on this machine; None: all."""
+        if rest != self.rest:
+            self.rest = rest
+            self.tell()
+
     def fail(self, error: TwofoldError | None) -> None:
         self.note(error=None if error is None else error.to_wire())
 
@@ -252,6 +261,7 @@ class Workspace:
             "launched_at": record.launched_at,
             "has_agent": bool(image and image.has_agent),
             "base": wire(self.stock),
+            "rest": wire(self.rest),
         }
 
     # What lives beside us

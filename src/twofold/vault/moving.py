@@ -7,16 +7,29 @@ import dataclasses
 import os
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
 from twofold.model.errors import ConflictError
+from twofold.model.generation import SealedFile
 from twofold.model.progress import Progress, silent
+from twofold.vault.afar import Feed
 from twofold.vault.generations import files_to_wire, holding
 from twofold.vault.process import Starter
 from twofold.vault.seam import Contents, Keys
+
+
+@dataclasses.dataclass
+class Feeding:
+    """What an opening hands over where a part of the vault is elsewhere: arguments and descriptors; and who answers. Unless that
+    is kept, it ends with the opening."""
+
+    args: dict[str, Any]
+    fds: list[int]
+    feed: Feed | None = None
+    kept: bool = False
 
 
 class Moving(ABC):
@@ -24,6 +37,9 @@ class Moving(ABC):
 
     @abstractmethod
     def _descriptors(self, where: Path) -> AbstractContextManager[list[int]]: ...
+
+    @abstractmethod
+    def _feeding(self, where: Path, files: Sequence[SealedFile] = ()) -> AbstractContextManager[Feeding]: ...
 
     @abstractmethod
     def _key(self) -> AbstractContextManager[int]: ...
@@ -59,11 +75,19 @@ class Moving(ABC):
         with making(where, self._anchor(where)):
             yield
 
-    def adopt(self, where: Path, keys: Keys, contents: Contents, progress: Progress = silent) -> dict[str, Any]:
+    def adopt(
+        self, where: Path, keys: Keys, contents: Contents, progress: Progress = silent, *, far: bool = False
+    ) -> dict[str, Any]:
         record = dataclasses.asdict(contents) | {"files": files_to_wire(contents.files)}
         del record["time"], record["note"]
-        with Starter() as starter, self._descriptors(where) as fds, holding(record) as manifest:
-            answer, _ = starter.call("import", to_wire(keys), [*fds, manifest], progress, "verifying")
+        with (
+            Starter() as starter,
+            self._descriptors(where) as fds,
+            holding(record) as manifest,
+            self._feeding(where, contents.files if far else ()) as feeding,
+        ):
+            args = to_wire(keys) | ({"far": True} if far else {})
+            answer, _ = starter.call("import", args, [*fds, manifest, *feeding.fds], progress, "verifying")
         return answer
 
     def survey(self, where: Path, keys: Keys, progress: Progress = silent) -> tuple[str, dict[str, Any]]:

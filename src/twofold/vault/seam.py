@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
+from twofold.model.errors import TwofoldError
 from twofold.model.generation import Manifest, SealedFile
 from twofold.model.image import ImageVersion, Part
 from twofold.model.machine import MemoryIdentity
@@ -265,6 +266,12 @@ class OpenVault(Inspected, Protocol):
     def touched(self) -> list[tuple[str, int, int]]:
         """What was read of the base since the opening, in the order of the first time: device, offset and length in bytes."""
 
+    def fill(self, progress: Progress) -> bool:
+        """Bring one file of those that are with the server still, as `Vault.fill`."""
+
+    def away(self) -> TwofoldError | None:
+        """Why the last thing that the process asked of the server could not be had; None if it could."""
+
     def renew(self, term: Term) -> None:
         """From now on the keys may be held as long as this.
 
@@ -337,9 +344,12 @@ class Vault(Protocol):
     def receiving(self, where: Path) -> AbstractContextManager[None]:
         """A new folder for the files of a vault that comes from elsewhere. On any failure of the block nothing remains."""
 
-    def adopt(self, where: Path, keys: Keys, contents: Contents, progress: Progress = silent) -> dict[str, Any]:
+    def adopt(
+        self, where: Path, keys: Keys, contents: Contents, progress: Progress = silent, *, far: bool = False
+    ) -> dict[str, Any]:
         """Make the vault `contents` of the files in `where`, once each is verified; `keys` have a newer epoch than any in it, and
         all that is written here goes under that. Suspended memory is forgotten. The caller has checked whose record it is.
+        `far`: no file need be here; what is read is fetched and verified then, the rest by `fill`.
 
         Raises:
             DamagedError: a file is not what the record names. BadInputError, UsageError: the record does not fit.
@@ -354,6 +364,16 @@ class Vault(Protocol):
 
         Raises:
             ConflictError: something else would be given up by now; nothing was changed.
+        """
+
+    def afar(self, where: Path) -> tuple[int, int] | None:
+        """Sealed bytes that are here, of how many; None if all of the vault is here."""
+
+    def fill(self, where: Path, progress: Progress) -> bool:
+        """Bring one file of a vault that nobody has open, whole and verified, durably. Whether there are more.
+
+        Raises:
+            ConflictError: somebody has it open, or has ended this to open it. DamagedError: it is not what was backed up.
         """
 
     def stored_bytes(self, where: Path) -> int:

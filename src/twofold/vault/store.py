@@ -7,15 +7,18 @@ the folder `anchors`, which says how new the vault must be.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import socket
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from twofold.model.errors import ConflictError, DamagedError, NotFoundError, UsageError
+from twofold.model.errors import ConflictError, DamagedError, NotFoundError, TwofoldError, UnreachableError, UsageError
+from twofold.model.generation import SealedFile
 from twofold.model.image import Part
 from twofold.model.machine import MemoryIdentity
 from twofold.model.names import slug
@@ -24,22 +27,28 @@ from twofold.platform import cgroup
 from twofold.platform.dirs import private
 from twofold.platform.peers import listen
 from twofold.vault import nbd, process
+from twofold.vault.afar import Elsewhere, Feed, here, named
 from twofold.vault.control import Conversation
 from twofold.vault.generations import Generations, one
-from twofold.vault.moving import Moving, making, sync_folder, to_wire
+from twofold.vault.moving import Feeding, Moving, making, sync_folder, to_wire
 from twofold.vault.process import LOG, NBD, SOCKET, Process, Starter
 from twofold.vault.seam import Base, DeviceSpec, Filling, Inspected, Keys, OpenVault, Term
 from twofold.vault.wanted import Supplied
 
+log = logging.getLogger(__name__)
 WRAPPING_KEY = "wrapping.key"
 _STEP = 1 << 20
 
 
 class SealedVault(Moving):
-    """`twofold.vault.seam.Vault`. `device` is the folder of the device's keys, `anchors` that of the vaults' anchors."""
+    """`twofold.vault.seam.Vault`. `device` is the folder of the device's keys, `anchors` that of the vaults' anchors, `elsewhere`
+    reads what of a vault is not here."""
 
-    def __init__(self, device: Path, anchors: Path) -> None:
-        self._device, self._anchors = device, anchors
+    def __init__(self, device: Path, anchors: Path, elsewhere: Elsewhere | None = None) -> None:
+        self._device, self._anchors, self._elsewhere = device, anchors, elsewhere
+        self._filling: dict[Path, Starter] = {}
+        self._opening: dict[Path, int] = {}
+        self._one = threading.Lock()
 
     def device_key(self) -> bytes:
         with Starter() as starter, _opened(private(self._device), os.O_DIRECTORY) as folder:
@@ -67,22 +76,24 @@ class SealedVault(Moving):
 
     @contextlib.contextmanager
     def resting(self, where: Path, keys: Keys, *, accept: bool = False) -> Iterator[Inspected]:
-        with Starter() as starter, self._descriptors(where) as fds:
-            starter.call("open", {"accept": accept} | to_wire(keys), fds)
+        with Starter() as starter, self._descriptors(where) as fds, self._feeding(where) as feeding:
+            starter.call("open", {"accept": accept} | feeding.args | to_wire(keys), [*fds, *feeding.fds])
             yield _Inspected(starter)
             starter.call("stop")
 
     def open(
         self, where: Path, keys: Keys, runtime: Path, base: Base | None = None, term: Term | None = None
     ) -> OpenVault:
-        _require_free(where)  # before the sockets of a process that runs are taken from it
         with ExitStack() as stack:
             fds = stack.enter_context(self._descriptors(where))
+            _require_free(where)  # before the sockets of a process that runs are taken from it
             image = {}
             if base is not None:
                 fds.append(stack.enter_context(_opened(base.sealed)))
                 fds += [stack.enter_context(_opened(folder, os.O_DIRECTORY)) for folder in base.folders]
                 image = {"image": {"digest": base.digest, "folders": len(base.folders)}}
+            feeding = stack.enter_context(self._feeding(where))
+            fds += feeding.fds
             undo = stack.enter_context(ExitStack())
             for name in (SOCKET, NBD):
                 fds.append(stack.enter_context(listen(runtime / name)).fileno())
@@ -91,15 +102,81 @@ class SealedVault(Moving):
             cgroup.favour(starter.child.pid, runtime.name)  # the group of the machine that will wait for it
             undo.callback(cgroup.release, runtime.name)
             lease = {"lease": term.to_wire()} if term is not None else {}
-            starter.call("open", image | lease | to_wire(keys), fds)
+            starter.call("open", image | lease | feeding.args | to_wire(keys), fds)
             undo.pop_all()
-            return _Open(process.keep(starter, runtime))
+            feeding.kept = True
+            return _Open(process.keep(starter, runtime), feeding.feed)
 
     def attach(self, where: Path, runtime: Path) -> OpenVault | None:
         found = process.attach(runtime)
         if found is None:
             self.release(where)
-        return _Open(found) if found else None
+        if found is None:
+            return None
+        with self._feeding(where) as feeding:
+            if feeding.feed is not None:
+                try:
+                    found.call("feed", fds=feeding.fds)
+                    feeding.kept = True
+                except TwofoldError as gone:  # its end is looked after elsewhere
+                    log.info("a store was not fed: %s", gone.code)
+            return _Open(found, feeding.feed)
+
+    def afar(self, where: Path) -> tuple[int, int] | None:
+        files = tuple(named(where).values())
+        return (here(where, files), sum(file.length for file in files)) if files else None
+
+    def fill(self, where: Path, progress: Progress) -> bool:
+        with Starter() as starter, _opened(where, os.O_DIRECTORY) as folder, self._feeding(where) as feeding:
+            if feeding.feed is None:
+                return False
+            with self._one:
+                if self._opening.get(where) or where in self._filling:
+                    raise ConflictError("The workspace's store is being opened.", safe="It was left as it is.")
+                self._filling[where] = starter
+            try:
+                answer, _ = starter.call("bring", {}, [folder, *feeding.fds], progress, "bringing the rest")
+            except UnreachableError as gone:
+                if self._opening.get(where):
+                    raise ConflictError(
+                        "The workspace's store is being opened.", safe="It was left as it is."
+                    ) from gone
+                raise
+            finally:
+                with self._one:
+                    self._filling.pop(where, None)
+            return bool(answer["more"])
+
+    @contextlib.contextmanager
+    def _feeding(self, where: Path, files: Sequence[SealedFile] = ()) -> Iterator[Feeding]:
+        """Where a part of the vault in this folder, or of one to be made of `files`, is elsewhere: what it is asked for on."""
+        known = {file.name: file for file in files} or named(where)
+        if not known or self._elsewhere is None:
+            yield Feeding({}, [])
+            return
+        feed = Feed(where.parent.name, known, self._elsewhere)
+        with feed.giving() as end:
+            feeding = Feeding({"feed": True}, [end], feed)
+            try:
+                yield feeding
+            finally:
+                if not feeding.kept:
+                    feed.close()
+
+    @contextlib.contextmanager
+    def _alone(self, where: Path) -> Iterator[None]:
+        """Nobody fills it while this lasts; who does is ended, which loses nothing but the file on its way."""
+        with self._one:
+            self._opening[where] = self._opening.get(where, 0) + 1
+            filling = self._filling.get(where)
+        try:
+            if filling is not None:
+                filling.child.kill()
+                filling.child.wait()
+            yield
+        finally:
+            with self._one:
+                self._opening[where] -= 1
 
     def release(self, where: Path) -> None:
         process.release(where / "lock")
@@ -108,11 +185,12 @@ class SealedVault(Moving):
         return sum(path.stat().st_blocks * 512 for path in where.rglob("*") if path.is_file())
 
     def destroy(self, where: Path) -> None:
-        _require_free(where)
-        self._anchor(where).unlink(missing_ok=True)
-        if where.exists():
-            shutil.rmtree(where)
-            sync_folder(where.parent)
+        with self._alone(where):
+            _require_free(where)
+            self._anchor(where).unlink(missing_ok=True)
+            if where.exists():
+                shutil.rmtree(where)
+                sync_folder(where.parent)
 
     def _anchor(self, where: Path) -> Path:
         return self._anchors / where.parent.name
@@ -126,6 +204,7 @@ class SealedVault(Moving):
         if not where.is_dir():
             raise NotFoundError(f"There is no vault in {where}.")
         with ExitStack() as stack:
+            stack.enter_context(self._alone(where))
             folder = stack.enter_context(_opened(where, os.O_DIRECTORY))
             anchors = stack.enter_context(_opened(private(self._anchors), os.O_DIRECTORY))
             yield [folder, anchors, stack.enter_context(_opened(self._device / WRAPPING_KEY))]
@@ -179,6 +258,16 @@ class _Open(_Inspected, Supplied):
 
     _talk: Process
 
+    def __init__(self, talk: Process, feed: Feed | None = None) -> None:
+        super().__init__(talk)
+        self._feed = feed
+
+    def fill(self, progress: Progress) -> bool:
+        return bool(self._talk.call("fill", progress=progress, step="bringing the rest")[0]["more"])
+
+    def away(self) -> TwofoldError | None:
+        return None if self._feed is None else self._feed.away
+
     @property
     def pid(self) -> int:
         return self._talk.pid
@@ -215,6 +304,8 @@ class _Open(_Inspected, Supplied):
 
     def close(self) -> None:
         self._talk.stop()
+        if self._feed is not None:
+            self._feed.close()
 
 
 @contextlib.contextmanager
