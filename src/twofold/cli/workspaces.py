@@ -71,6 +71,7 @@ def info(workspace: ask.Workspace = "", output: out.Output = Form.TABLE) -> None
             "image here": _stock(found["base"]),
             "on this disk, verified": out.when(where["on_disk_verified_at"]),
             "on the server": out.when(where["on_server_at"]),
+            "still to come": out.size(rest["of"] - rest["here"]) if (rest := found.get("rest")) else "nothing",
             "allowed": ", ".join(allowed) or "nothing crosses",
             "offline until": out.when(found["expires"]),
         },
@@ -304,6 +305,8 @@ def _where(each: dict[str, Any]) -> str:
     if where["on_disk_verified_at"]:
         facts.append(f"this disk, verified {out.when(where['on_disk_verified_at'])}")
     facts.append(f"server {out.when(where['on_server_at'])}" if where["on_server_at"] else "not on the server")
+    if rest := each.get("rest"):
+        facts.append(f"{100 * rest['here'] // max(rest['of'], 1)} % of {out.size(rest['of'])} here")
     return ", ".join(facts)
 
 

@@ -52,9 +52,10 @@ class Card:
 
     @classmethod
     def _read(cls, wire: Any) -> Card:
-        where, base = wire["whereabouts"], wire.get("base") or {"here": 0, "of": 0}
-        policy, shut = wire["policy"], str(wire.get("shut") or "")
+        where, policy, shut = wire["whereabouts"], wire["policy"], str(wire.get("shut") or "")
         every = policy.get("replicate_seconds", 0)
+        # Its image, and of its own files those that are with the server still.
+        parts = [part for name in ("base", "rest") if (part := wire.get(name))]
         colour = str(wire["colour"])
         return cls(
             name=str(wire["workspace"]),
@@ -72,8 +73,8 @@ class Card:
             has_agent=bool(wire.get("has_agent", True)),
             memory_stored=bool(wire.get("memory_stored", False)),
             sound_out=policy.get("sound_out") is True,
-            here=int(base["here"]),
-            of=int(base["of"]),
+            here=sum(int(part["here"]) for part in parts),
+            of=sum(int(part["of"]) for part in parts),
             error=from_wire(wire["error"]) if wire.get("error") else None,
             warning=from_wire(wire["warning"]) if wire.get("warning") else None,
             shut=shut if shut in _SHUT else "",
