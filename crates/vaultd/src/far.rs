@@ -90,6 +90,13 @@ impl Far {
     }
 }
 
+/// Bring one more file of what lies afar, if anything does: whether there are more, the bytes that are here, and all.
+pub fn step(far: Option<&Far>, vault: Option<&Vault>, progress: &mut dyn FnMut(u64, u64)) -> Result<Value, Said> {
+    let Some(far) = far else { return Ok(json!({"more": false, "far": null})) };
+    let more = far.fill(vault, progress)?;
+    Ok(json!({"more": more, "far": far.status()}))
+}
+
 /// Refuses what needs all of a vault, as long as some of it is afar.
 pub fn whole(folder: &OwnedFd) -> Result<(), Said> {
     match Folder::new(path(folder)).open(RECORD) {

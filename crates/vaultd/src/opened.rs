@@ -190,13 +190,6 @@ impl Opened {
         self.far.as_ref()
     }
 
-    /// Bring one of them. Whether there are more; with the bytes that are here, and all.
-    pub fn fill(&self, progress: Progress<'_>) -> Result<Value, Said> {
-        let Some(far) = &self.far else { return Ok(json!({"more": false, "far": null})) };
-        let more = far.fill(Some(&self.vault), progress)?;
-        Ok(json!({"more": more, "far": far.status()}))
-    }
-
     /// Its workspace's name.
     pub fn workspace(&self) -> &str {
         &self.workspace

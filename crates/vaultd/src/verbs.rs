@@ -13,7 +13,7 @@ use twofold_vault::{Folder, Store};
 use zeroize::Zeroizing;
 
 use crate::device;
-use crate::far::Far;
+use crate::far::{self, Far};
 use crate::feed;
 use crate::hex;
 use crate::hpke;
@@ -65,7 +65,11 @@ pub fn call(
         "open" => open(service, args, fds),
         "digest" => moving::digest(args, fds),
         "bring" => bring(args, fds, progress),
-        "fill" => none(args).and_then(|()| service.opened()?.fill(progress)).map(Answer::body),
+        "fill" => {
+            none(args)?;
+            let opened = service.opened()?;
+            far::step(opened.far(), Some(opened.vault()), progress).map(Answer::body)
+        }
         "feed" => {
             none(args)?;
             let [stream] = exactly(fds)?;
@@ -438,11 +442,11 @@ fn bring(args: Value, fds: Vec<OwnedFd>, progress: Progress<'_>) -> Result<Answe
     let _one = Folder::new(path(&folder)).lock().map_err(|_| {
         Said::new(Code::Conflict, "The workspace's store is open already.").safe("It was left as it is.")
     })?;
-    let Some(far) = Far::of(&folder)? else { return Ok(Answer::body(json!({"more": false, "far": null}))) };
-    far.feed.connect(stream)?;
-    let more = far.fill(None, progress);
-    far.feed.close();
-    Ok(Answer::body(json!({"more": more?, "far": far.status()})))
+    let far = Far::of(&folder)?;
+    if let Some(far) = &far {
+        far.feed.connect(stream)?;
+    }
+    far::step(far.as_ref(), None, progress).map(Answer::body)
 }
 
 /// A verb without arguments.
