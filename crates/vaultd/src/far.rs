@@ -9,9 +9,12 @@ use serde_json::{Value, json};
 use twofold_vault::{Afar, Folder, Source, Store, Vault};
 
 use crate::feed::{self, Feed, Missing};
+use crate::memory::Progress;
 use crate::moving::manifest;
 use crate::opened::path;
 use crate::said::{Code, Said};
+use crate::service::Answer;
+use crate::verbs::{exactly, none};
 
 /// The record in the vault's folder: the manifest's fields that the vault itself needs, as `import` takes them.
 pub const RECORD: &str = "afar";
@@ -95,6 +98,20 @@ pub fn step(far: Option<&Far>, vault: Option<&Vault>, progress: &mut dyn FnMut(u
     let Some(far) = far else { return Ok(json!({"more": false, "far": null})) };
     let more = far.fill(vault, progress)?;
     Ok(json!({"more": more, "far": far.status()}))
+}
+
+/// Bring one file of a vault that nobody has open (its folder, and a stream to ask on). Whoever opens it ends this process first.
+pub fn bring(args: Value, fds: Vec<OwnedFd>, progress: Progress<'_>) -> Result<Answer, Said> {
+    none(args)?;
+    let [folder, stream] = exactly(fds)?;
+    let _one = Folder::new(path(&folder)).lock().map_err(|_| {
+        Said::new(Code::Conflict, "The workspace's store is open already.").safe("It was left as it is.")
+    })?;
+    let far = Far::of(&folder)?;
+    if let Some(far) = &far {
+        far.feed.connect(stream)?;
+    }
+    step(far.as_ref(), None, progress).map(Answer::body)
 }
 
 /// Refuses what needs all of a vault, as long as some of it is afar.

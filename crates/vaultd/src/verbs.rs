@@ -9,7 +9,6 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use twofold_vault::{Folder, Store};
 use zeroize::Zeroizing;
 
 use crate::device;
@@ -23,7 +22,7 @@ use crate::lease::Shown;
 use crate::memory::{Progress, holding};
 use crate::mending;
 use crate::moving::{self, Talk};
-use crate::opened::{DeviceArgs, Opened, Place, path};
+use crate::opened::{DeviceArgs, Opened, Place};
 use crate::part;
 use crate::said::{Code, Said};
 use crate::secret;
@@ -64,7 +63,7 @@ pub fn call(
         "repair" => mending::repair(service, args, fds, progress),
         "open" => open(service, args, fds),
         "digest" => moving::digest(args, fds),
-        "bring" => bring(args, fds, progress),
+        "bring" => far::bring(args, fds, progress),
         "fill" => {
             none(args)?;
             let opened = service.opened()?;
@@ -369,10 +368,8 @@ fn open(service: &Arc<Service>, args: Value, mut fds: Vec<OwnedFd>) -> Result<An
     }
     let mut listeners = rest.split_off(chunks);
     if feed {
-        if listeners.is_empty() {
-            return Err(Said::new(Code::Usage, "The stream is missing."));
-        }
-        let stream = listeners.remove(0);
+        let missing = || Said::new(Code::Usage, "The stream is missing.");
+        let stream = (!listeners.is_empty()).then(|| listeners.remove(0)).ok_or_else(missing)?;
         if let Some(far) = &place.far {
             far.feed.connect(stream)?;
         }
@@ -433,20 +430,6 @@ fn open_part(vault: &Opened, args: Value, fds: Vec<OwnedFd>) -> Result<Answer, S
     let mut untrusted_sealed = part::whole(sealed, part::LARGEST + part::OVERHEAD)?;
     let plain = part::open(vault.ring(), &name, &digest, &mut untrusted_sealed)?;
     Ok(Answer::with(json!({}), vec![holding("twofold-part", plain)?]))
-}
-
-/// Bring one file of a vault that nobody has open (its folder, and a stream to ask on). Whoever opens it ends this process first.
-fn bring(args: Value, fds: Vec<OwnedFd>, progress: Progress<'_>) -> Result<Answer, Said> {
-    none(args)?;
-    let [folder, stream] = exactly(fds)?;
-    let _one = Folder::new(path(&folder)).lock().map_err(|_| {
-        Said::new(Code::Conflict, "The workspace's store is open already.").safe("It was left as it is.")
-    })?;
-    let far = Far::of(&folder)?;
-    if let Some(far) = &far {
-        far.feed.connect(stream)?;
-    }
-    far::step(far.as_ref(), None, progress).map(Answer::body)
 }
 
 /// A verb without arguments.

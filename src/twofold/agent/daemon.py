@@ -44,9 +44,7 @@ class Agent:
         self.operations = Operations(self._operation_changed, Journal(dirs.state))
         self._listener: Listener | None = None
         self._contact = Contact(self.registry, self.operations, self._beat_soon, self._seat)
-        self._supervision = Supervision(
-            self.registry.all, self._suspend, self._contact, self._stopped, self.erase
-        )
+        self._supervision = Supervision(self.registry.all, self._suspend, self._contact, self._stopped, self.erase)
         self._over = asyncio.Event()
         self._extra: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self._node: Node | None = None
