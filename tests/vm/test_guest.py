@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import io
+import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
@@ -21,7 +22,18 @@ from twofold.image.build import Built
 from twofold.model.errors import BadInputError, NotFoundError, TwofoldError
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
+# QEMU's own network in the place of the network process; 192.0.0.1 is then this machine's loopback.
+CARD = (
+    "-netdev",
+    "user,id=n,net=192.0.0.0/29,host=192.0.0.1,dns=192.0.0.3,dhcpstart=192.0.0.4",
+    "-device",
+    "virtio-net-pci,netdev=n",
+)
 SLOW = 60.0  # seconds for what takes two on a machine of one's own
+
+KEYS = {
+    " ": ("spc",), "\n": ("ret",), ".": ("dot",), "/": ("slash",), "<": ("shift", "comma"),
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +112,7 @@ class Talk:
 
 @pytest.fixture(scope="module")
 def guest(image: Built, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Talk]:
-    with boot(image, tmp_path_factory.mktemp("guest")) as machine:
+    with boot(image, tmp_path_factory.mktemp("guest"), *CARD) as machine:
         talk = Talk(machine)
         print(f"boot to desktop: {talk.until_session():.1f} s")
         yield talk
@@ -123,6 +135,19 @@ def test_each_application_shows_its_window(guest: Talk, app: str) -> None:
     event = guest.launch(app)
     assert event["event"] == "window" and event["app"] == app
     assert app in {window["app"] for window in guest.ask("windows")["windows"]}
+
+
+def test_its_card_has_the_address_that_the_network_process_expects(guest: Talk) -> None:
+    """Typed at the guest's terminal; what arrives is what it takes for its name server."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(SLOW)
+        guest.launch("lxterminal")
+        for each in f"busybox nc 192.0.0.1 {listener.getsockname()[1]} </etc/resolv.conf\n":
+            guest.machine.press(*KEYS.get(each, (each,)))
+        line, _ = listener.accept()
+        with line:
+            line.settimeout(SLOW)
+            assert line.recv(100) == b"nameserver 192.0.0.1\n"
 
 
 def test_what_is_not_installed_is_not_started(guest: Talk) -> None:
