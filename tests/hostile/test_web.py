@@ -200,7 +200,6 @@ def test_a_simple_request_changes_nothing(server: tuple[Admin, Path], kind: str)
 @pytest.mark.parametrize(
     "path",
     [
-        "/",
         "/docs",
         "/redoc",
         "/openapi.json",
@@ -216,6 +215,11 @@ def test_a_stranger_finds_one_wall(server: tuple[Admin, Path], path: str) -> Non
     host = {"Host": f"127.0.0.1:{admin.place.port}"}
     assert raw(admin, "GET", path, host) == raw(admin, "GET", "/nothing/here", host)
     assert raw(admin, "GET", path, host)[0] == 401
+
+
+def test_the_front_door_leads_to_the_sign_in_page_and_nowhere_else(server: tuple[Admin, Path]) -> None:
+    admin, _ = server
+    assert raw(admin, "GET", "/", {"Host": f"127.0.0.1:{admin.place.port}"}) == (303, b"")
 
 
 def test_the_port_speaks_tls_alone(server: tuple[Admin, Path]) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from twofold.model.errors import ConflictError, RefusedError, TimedOutError, UnreachableError
 from twofold.server.certificates import ensure_certificate, make_authority
-from twofold.trust.https import Https, Place, pinned
+from twofold.trust.https import NONCE, Https, Place, pinned
 
 HANG_UP = b""
 SILENCE = b"nothing comes"
@@ -90,10 +90,19 @@ def test_a_kept_connection_that_was_closed_is_opened_again(tmp_path: Path) -> No
 
 
 def test_a_request_that_arrived_before_the_line_broke_is_not_called_refused(tmp_path: Path) -> None:
-    with peer(tmp_path, [OK, HANG_UP, UNKNOWN]) as (client, _):
+    with peer(tmp_path, [OK, HANG_UP, UNKNOWN, UNKNOWN]) as (client, _):
         client.request("GET", "/first")
         with pytest.raises(UnreachableError):
-            client.request("POST", "/second")
+            client.request("POST", "/second", headers={NONCE: "0" * 32})
+        with pytest.raises(RefusedError):  # on the connection that is open now
+            client.request("POST", "/third", headers={NONCE: "1" * 32})
+
+
+def test_an_unsigned_request_that_is_refused_was_refused(tmp_path: Path) -> None:
+    with peer(tmp_path, [OK, HANG_UP, UNKNOWN]) as (client, _):
+        client.request("GET", "/first")
+        with pytest.raises(RefusedError):
+            client.request("POST", "/login")
 
 
 @pytest.mark.parametrize("before", [[], [OK]], ids=["fresh", "kept"])

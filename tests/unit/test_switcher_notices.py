@@ -87,7 +87,8 @@ def test_a_back_up_under_way_says_how_far_it_is() -> None:
 
 
 @pytest.mark.parametrize(("shut", "head"), [("locked", "Acme is locked"), ("away", "Acme is locked"),
-                                            ("ended", "Acme has ended"), ("taken", "Acme was taken back")])  # fmt: skip
+                                            ("ended", "Acme has ended"), ("taken", "Acme was taken back"),
+                                            ("assurance", "Acme may not run here")])  # fmt: skip
 @pytest.mark.parametrize("run", ["off", "suspended"])
 def test_what_is_shut_says_why_and_by_whom_and_names_no_command_line(shut: str, head: str, run: str) -> None:
     error = LOCKED | {"next": "Do this:  twofold backup work"}
@@ -95,7 +96,15 @@ def test_what_is_shut_says_why_and_by_whom_and_names_no_command_line(shut: str, 
     assert page is not None
     assert page.head == head and "asked by admin" in page.text
     assert "twofold" not in page.text + page.safe and page.button
-    assert lease(card(shut=shut, expires=NOW + 9 * 86400)) in ("locked", "ended", "taken back")
+    assert lease(card(shut=shut, expires=NOW + 9 * 86400)) in ("locked", "ended", "taken back", "may not run here")
+
+
+def test_a_code_that_is_wanted_is_asked_for_where_it_can_be_given() -> None:
+    page = notice(card(run="off", shut="code"))
+    assert page is not None
+    assert (page.head, page.verb) == ("Acme wants your code", "start")
+    assert "twofold unlock work" in page.text, "the window has no field for it yet"
+    assert notice(card(run="running", shut="code")) is None, "an agent that began anew stops nothing that runs"
 
 
 def test_what_was_sent_after_it_was_taken_is_not_offered_again() -> None:
@@ -212,7 +221,7 @@ class Shown:
 @pytest.fixture
 def line() -> Iterator[Line]:
     made = Line()
-    made.cards = [WIRE | {"policy": POLICY, "whereabouts": where(NOW)}]
+    made.cards = [WIRE | {"policy": POLICY, "whereabouts": where(int(time.time()))}]
     yield made
     with suppress(OSError):
         made.ours.close()
@@ -227,7 +236,7 @@ def shown(qtbot: Any, line: Line) -> Iterator[Shown]:
 
 def test_a_warning_comes_stays_until_it_is_read_and_comes_again_in_the_last_hour(shown: Shown, line: Line) -> None:
     assert shown.told() == ""
-    ends = line.cards[0] | {"event": "workspace", "warning": WARNING, "expires": NOW + 7200}
+    ends = line.cards[0] | {"event": "workspace", "warning": WARNING, "expires": int(time.time()) + 7200}
     line.tell(**ends)
     shown.says("locks on Sunday")
     shown.press("close")
@@ -235,7 +244,7 @@ def test_a_warning_comes_stays_until_it_is_read_and_comes_again_in_the_last_hour
     line.tell(**ends)
     shown.qtbot.wait(100)
     assert shown.told() == "", "it was read"
-    line.tell(**ends | {"expires": NOW + 1800})
+    line.tell(**ends | {"expires": int(time.time()) + 1800})
     shown.says("locks on Sunday")
     shown.press("close")
     shown.says("")

@@ -104,3 +104,25 @@ fn a_failed_attempt_gives_its_space_back() {
     vault.clean(Cleaning::default()).unwrap();
     assert!(taken(&store) < before + 160 * SLOT, "{} of {before}", taken(&store));
 }
+
+/// Bytes that a generation of now would have sent.
+fn sent(vault: &Vault) -> u64 {
+    let made = vault.commit("").unwrap();
+    vault.manifest(made.number, |_, _| None).unwrap().files.iter().map(|file| file.length).sum()
+}
+
+#[test]
+fn what_a_resume_leaves_is_in_no_generation() {
+    let (_, _, vault) = made();
+    let before = sent(&vault);
+    suspend(&vault).unwrap();
+    vault.consume("memory").unwrap();
+    let then = content(&vault);
+    assert!(vault.sweep().unwrap().removed > 0);
+    let after = sent(&vault);
+    // Its last segment may hold something of the disks' too.
+    assert!(after < before + (128 + 32) * SLOT as u64, "{before} before it slept, {after} now");
+    assert!(content(&vault) == then && check(&vault).is_sound());
+    assert_eq!(vault.sweep().unwrap().removed, 0, "nothing is left to do");
+    vault.close().unwrap();
+}

@@ -248,9 +248,9 @@ impl Opened {
         }))
     }
 
-    /// One pass of the cleaner, which also works by itself once a quarter of what is stored is dead.
-    pub fn clean(&self) -> Result<Value, Said> {
-        let done = self.vault.clean(vault::Cleaning::default())?;
+    /// One pass of the cleaner, which also works by itself; without `moving` only of files that are dead as a whole.
+    pub fn clean(&self, moving: bool) -> Result<Value, Said> {
+        let done = if moving { self.vault.clean(vault::Cleaning::default())? } else { self.vault.sweep()? };
         Ok(json!({"moved": done.moved, "removed": done.removed}))
     }
 

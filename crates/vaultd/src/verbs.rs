@@ -119,7 +119,7 @@ fn opened(vault: &Opened, verb: &str, args: Value, fds: Vec<OwnedFd>, progress: 
             vault.renew(&device, size, read_only).map(|()| Answer::body(json!({})))
         }
         "flush" => none(args).and_then(|()| vault.flush()).map(|()| Answer::body(json!({}))),
-        "clean" => none(args).and_then(|()| vault.clean()).map(Answer::body),
+        "clean" | "sweep" => none(args).and_then(|()| vault.clean(verb == "clean")).map(Answer::body),
         "head" => none(args).and_then(|()| vault.head()).map(|head| Answer::body(json!({"head": head}))),
         "commit" => {
             let Note { note } = parse(args)?;

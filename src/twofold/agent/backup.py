@@ -208,6 +208,7 @@ async def _frozen(ws: Workspace, op: Operation) -> tuple[int, bool]:
     assert vault is not None
     op.progress("taking a point in time", 0, 0)
     frozen = False
+    await asyncio.to_thread(_sweep, vault)
     if guest is not None and guest.up:
         with suppress(TwofoldError):
             await guest.call("freeze", seconds=FROZEN)
@@ -218,6 +219,11 @@ async def _frozen(ws: Workspace, op: Operation) -> tuple[int, bool]:
         if frozen and guest is not None:
             with suppress(TwofoldError):  # it thaws by itself
                 await guest.call("thaw")
+
+
+def _sweep(vault: Generations) -> None:
+    with suppress(TwofoldError):  # it only saves the way
+        vault.sweep()
 
 
 def _left(ws: Workspace) -> int:
@@ -246,6 +252,7 @@ def _manifest(ws: Workspace, op: Operation, onto: Base, number: int) -> Manifest
     known = onto.kept.content.files if onto.kept is not None else ()
     with at_hand(ws) as vault:
         if not number:
+            _sweep(vault)
             number = vault.commit(NOTE).number
         contents = _contents(vault, number, known, op)
     if contents.epoch < lease.epoch:

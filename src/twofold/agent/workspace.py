@@ -158,6 +158,12 @@ class Workspace:
             )
         return self.opened
 
+    def _shut(self) -> str:
+        if self.lease is None or self.wrong is not None:
+            return ""
+        wants = self.lease.policy.unlock and self.code() == ""  # one has to be chosen
+        return rights.shut(self.lease, self.record) or ("code" if wants or self.code() == "locked" else "")
+
     def code(self) -> str:
         """`locked` or `open` where it has an unlock code, else empty."""
         try:
@@ -252,7 +258,7 @@ class Workspace:
             "session_up": self.guest is not None and self.guest.session_up,
             "error": self.wrong.to_wire() if self.wrong else record.error,
             "warning": rights.warning(lease, record) if lease and not self.wrong else None,
-            "shut": rights.shut(lease, record) if lease and not self.wrong else "",
+            "shut": self._shut(),
             "policy": (lease.policy if lease else Policy()).to_wire(),
             "expires": rights.runs_until(lease, record) if lease else 0,
             "pid": self.machine.pid if self.machine else 0,

@@ -10,7 +10,10 @@ from twofold.model.errors import BadInputError, TwofoldError, from_wire
 from twofold.model.names import PALETTE
 from twofold.model.workspace import Custody, RunState
 
-_SHUT = {"taken": "taken back", "locked": "locked", "ended": "ended", "away": "locked"}
+_SHUT = {
+    "taken": "taken back", "locked": "locked", "ended": "ended", "away": "locked", "assurance": "may not run here",
+    "code": "wants your code",
+}  # fmt: skip
 _LATE = 2  # times the interval, after which a back up is late
 
 
@@ -37,7 +40,7 @@ class Card:
     of: int
     error: TwofoldError | None
     warning: TwofoldError | None  # the right to run it is about to end
-    shut: str  # why it may not run, in a word: taken, locked, ended, away; empty where it may
+    shut: str  # why it may not run, in a word: one of _SHUT; empty where it may
     backed_up_every: int  # seconds, 0: never by itself
     may_back_up: bool
     may_defer: bool

@@ -99,6 +99,12 @@ def _shut(card: Card) -> Notice | None:
             return Notice(
                 f"{name} has ended", f"{said}\nAsk your administrator to extend it.", windows, "To Personal", PERSONAL
             )
+        case "assurance":
+            return Notice(f"{name} may not run here", f"{said}\nYour administrator can say what it takes.", windows,
+                          "To Personal", PERSONAL)  # fmt: skip
+        case "code":
+            return Notice(f"{name} wants your code", f"Give it in a terminal:  twofold unlock {card.name}\n"
+                          "The first time you choose it there, with  --new.", windows, "Start", "start")  # fmt: skip
         case "taken" if card.error is not None and card.error.code == "conflict":  # what was here has been sent
             return Notice(f"{name} was taken back", said, card.error.safe, "To Personal", PERSONAL)
         case "taken":

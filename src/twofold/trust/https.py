@@ -26,6 +26,7 @@ from twofold.model.errors import (
 from twofold.trust.publisher import Anchor
 
 API = "/api/v1"
+NONCE = "Twofold-Nonce"  # of a signed request
 Body = (
     bytes | Callable[[], Iterable[bytes]]
 )  # all of it, or what makes it anew for each try; its length is a header then
@@ -215,13 +216,8 @@ class Https:
         """
         with self._lock:
             kept = self._idle.pop() if self._idle else None
-        again = kept is not None
         try:
             return self._kept_or_fresh(kept, method, path, body, headers, limit, patience)
-        except UnknownError as twice:
-            if not again:
-                raise
-            raise self._away() from twice  # it may be known, and have arrived before: the next one tells
         except ssl.SSLCertVerificationError as off:
             raise RefusedError(
                 f"{self.where.origin} does not prove to be the server that was pinned.",
@@ -259,12 +255,17 @@ class Https:
                 ssl.SSLZeroReturnError,
             ):
                 # The server closes idle connections whenever it likes. A signed request carries a nonce, so that one which
-                # did arrive is refused rather than done twice (above).
+                # did arrive is refused rather than done twice (below).
                 kept.close()
         fresh = http.client.HTTPSConnection(
             self.where.host, self.where.port, timeout=self._timeout, context=self._context
         )
-        return self._exchange(fresh, method, path, body, headers, limit, patience)
+        try:
+            return self._exchange(fresh, method, path, body, headers, limit, patience)
+        except UnknownError as twice:
+            if kept is None or NONCE not in (headers or {}):
+                raise
+            raise self._away() from twice  # whoever asks may be known, and this have arrived before: the next one tells
 
     def _away(self) -> UnreachableError:
         return UnreachableError(

@@ -22,6 +22,9 @@ class Generations:
 
     _talk: Conversation | Process
 
+    def sweep(self) -> None:
+        self._talk.call("sweep")
+
     def commit(self, note: str) -> Generation:
         made, _ = self._talk.call("commit", {"note": note})
         return Generation(made["generation"], made["time"], note)

@@ -99,6 +99,10 @@ class Generations(Protocol):
     """The history of an open vault. To replicate is to commit, to ask what of `reading(n).contents` the server lacks, to send
     these files or ranges of them, and then the signed manifest; `forget` older ones when it is acknowledged."""
 
+    def sweep(self) -> None:
+        """Let files go of which nothing is needed any more, so that the next generation does not name them: what a memory that
+        was resumed from has left, say. Quick where there are none."""
+
     def commit(self, note: str) -> Generation:
         """Keep the present state of all devices, durably. What is written from now on goes to other files."""
 
