@@ -42,7 +42,7 @@ def test_discarded_by_the_company_while_it_boots(whole: Whole) -> None:
 def test_wiped_by_the_company_while_it_runs(whole: Whole) -> None:
     came = whole.client.finish("checkout", workspace=WORKSPACE)["result"]
     assert came["from"] > 0, "the discard left the back up"
-    mine = settle(whole.owner)
+    mine, before = settle(whole.owner), len(verbs(whole))
     whole.client.finish("start", workspace=WORKSPACE)
     whole.up(WORKSPACE, "agent_up")
     folder, machine = whole.stage.dirs.workspace(WORKSPACE), whole.info()["pid"]
@@ -60,5 +60,10 @@ def test_wiped_by_the_company_while_it_runs(whole: Whole) -> None:
     assert not folder.exists() and not list(whole.stage.dirs.state.rglob("*.sealed"))
     assert belongings(whole.owner) == mine
     assert key_gone < 30, "far below the five minutes between two heartbeats"
-    verbs = [job["verb"] for job in whole.client.call("jobs")["operations"] if job["workspace"] == WORKSPACE]
-    assert verbs.count("wipe") == 1 and "checkin" not in verbs, "somebody else began to take it away as well"
+    since = verbs(whole)[before:]
+    assert since.count("wipe") == 1 and "checkin" not in since, "somebody else began to take it away as well"
+
+
+def verbs(whole: Whole) -> list[str]:
+    """Of all jobs, as they were begun."""
+    return [job["verb"] for job in whole.client.call("jobs")["operations"] if job["workspace"] == WORKSPACE]
