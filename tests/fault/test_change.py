@@ -212,6 +212,7 @@ def test_a_point_of_the_past_opens_on_the_version_that_it_was_made_on(
     company.admin.restore(row["number"], first, row["head"])
     client.finish("checkout", workspace="work", limit=60)
     assert info(client)["version"] == 1
+    until(lambda: info(client)["rest"] is None and info(client)["base"]["here"] == info(client)["base"]["of"], 60)
     disks.is_version(images[1], installed=INSTALLED)
     assert disks.read("user", len(MINE), 0) == MINE
 

@@ -59,7 +59,7 @@ class SeatRooms(Rooms):
     def vault(self) -> Vault:
         from twofold.vault.store import SealedVault
 
-        return SealedVault(self._node.state / "device", self._anchors)
+        return SealedVault(self._node.state / "device", self._anchors, self._elsewhere)
 
 
 class Node:
