@@ -100,7 +100,7 @@ def test_wrong_codes_lock_it_then_erase_it(
     number = int(company.admin.find_workspace(user, "work")["number"])
     for left in (1, 0):
         company.admin.ask(number, "unlock")
-        until(lambda: fresh.call("info", workspace=work)["shut"] == "", 30)
+        until(lambda: fresh.call("info", workspace=work)["shut"] == "code", 30)
         with pytest.raises(RefusedError, match="locked now" if left else "has been erased"):
             fresh.call("unlock", workspace=work, code="wrong one")
     until(lambda: not folder(device).exists(), 20)
@@ -148,7 +148,7 @@ def test_a_locked_one_stays_locked_while_its_agent_was_away(
     with pytest.raises(RefusedError, match="may not run on this machine"):
         coded.finish("start", workspace=work)
     rule(company, user)
-    until(lambda: coded.call("info", workspace=work)["shut"] == "", 40)
+    until(lambda: coded.call("info", workspace=work)["shut"] == "code", 40)
     with pytest.raises(RefusedError, match="unlock code"):
         coded.finish("start", workspace=work)  # it slept: the code was forgotten
     coded.call("unlock", workspace=work, code=CODE)
