@@ -188,6 +188,16 @@ class Answer:
         return document
 
 
+@dataclass(frozen=True)
+class _Request:
+    method: str
+    path: str
+    body: Body
+    headers: dict[str, str]
+    limit: int  # bytes of the answer
+    seconds: float
+
+
 class Https:
     """Requests to one place over connections that are kept open; any thread may call it."""
 
@@ -214,10 +224,12 @@ class Https:
             RefusedError: the server's certificate is not of the pinned authority.
             TwofoldError: of the kind that the server says.
         """
+        seconds = self._timeout if patience is None else patience
+        asked = _Request(method, path, body, dict(headers or {}), limit, seconds)
         with self._lock:
             kept = self._idle.pop() if self._idle else None
         try:
-            return self._kept_or_fresh(kept, method, path, body, headers, limit, patience)
+            return self._kept_or_fresh(kept, asked)
         except ssl.SSLCertVerificationError as off:
             raise RefusedError(
                 f"{self.where.origin} does not prove to be the server that was pinned.",
@@ -233,19 +245,10 @@ class Https:
         except (OSError, http.client.HTTPException) as away:
             raise self._away() from away
 
-    def _kept_or_fresh(
-        self,
-        kept: http.client.HTTPSConnection | None,
-        method: str,
-        path: str,
-        body: Body,
-        headers: Mapping[str, str] | None,
-        limit: int,
-        patience: float | None,
-    ) -> Answer:
+    def _kept_or_fresh(self, kept: http.client.HTTPSConnection | None, asked: _Request) -> Answer:
         if kept is not None:
             try:
-                return self._exchange(kept, method, path, body, headers, limit, patience)
+                return self._exchange(kept, asked)
             except (
                 http.client.RemoteDisconnected,
                 ConnectionResetError,
@@ -261,9 +264,9 @@ class Https:
             self.where.host, self.where.port, timeout=self._timeout, context=self._context
         )
         try:
-            return self._exchange(fresh, method, path, body, headers, limit, patience)
+            return self._exchange(fresh, asked)
         except UnknownError as twice:
-            if kept is None or NONCE not in (headers or {}):
+            if kept is None or NONCE not in asked.headers:
                 raise
             raise self._away() from twice  # whoever asks may be known, and this have arrived before: the next one tells
 
@@ -280,30 +283,21 @@ class Https:
         for connection in idle:
             connection.close()
 
-    def _exchange(
-        self,
-        connection: http.client.HTTPSConnection,
-        method: str,
-        path: str,
-        body: Body,
-        headers: Mapping[str, str] | None,
-        limit: int,
-        patience: float | None,
-    ) -> Answer:
-        seconds = self._timeout if patience is None else patience
-        connection.timeout = seconds
+    def _exchange(self, connection: http.client.HTTPSConnection, asked: _Request) -> Answer:
+        connection.timeout = asked.seconds
         if connection.sock is not None:
-            connection.sock.settimeout(seconds)
+            connection.sock.settimeout(asked.seconds)
         try:
-            connection.request(method, path, body() if callable(body) else body or None, dict(headers or {}))
+            body = asked.body() if callable(asked.body) else asked.body or None
+            connection.request(asked.method, asked.path, body, asked.headers)
             response = connection.getresponse()
-            untrusted_body = response.read(limit + 1)
+            untrusted_body = response.read(asked.limit + 1)
         except BaseException:
             connection.close()
             raise
-        if len(untrusted_body) > limit or not response.isclosed():
+        if len(untrusted_body) > asked.limit or not response.isclosed():
             connection.close()
-            raise BadInputError(f"The server's answer is longer than {limit} bytes.")
+            raise BadInputError(f"The server's answer is longer than {asked.limit} bytes.")
         if response.will_close:
             connection.close()
         else:
