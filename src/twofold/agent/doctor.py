@@ -17,7 +17,7 @@ from twofold.model.errors import TwofoldError
 from twofold.model.machine import Accelerator
 from twofold.platform import memory
 from twofold.platform.dirs import Dirs
-from twofold.platform.run import run
+from twofold.platform.run import own, run
 
 GOOD, POOR, BAD = "good", "poor", "bad"
 _MEMORY = 1536 << 20  # bytes: one workspace with its machine
@@ -67,7 +67,7 @@ async def _engine(rooms: Rooms) -> list[Check]:
 def _network() -> Check:
     """Only workspaces whose policy allows a network need it."""
     try:
-        said = run([network.program(), "--version"], timeout=5).stdout.decode(errors="replace").strip()
+        said = run([own(network.PROGRAM), "--version"], timeout=5).stdout.decode(errors="replace").strip()
     except TwofoldError as lacking:
         return Check("network", BAD, lacking.happened, lacking.next)
     return Check("network", GOOD, f"{said}: a guest's network ends there, and reaches what its policy lists.")

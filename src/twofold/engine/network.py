@@ -13,28 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from twofold.engine.devices import GUEST_ADDRESS
-from twofold.model.errors import DamagedError, MissingError, TimedOutError, UnreachableError, from_wire
+from twofold.model.errors import DamagedError, TimedOutError, UnreachableError, from_wire
 from twofold.platform.limits import start_time
 from twofold.platform.peers import listen, send_fds
 from twofold.platform.process import disown, reap
-from twofold.platform.run import spawn
+from twofold.platform.run import own, spawn
 
 PROGRAM = "twofold-netd"
 LINK, CONTROL, RECORD, LOG = "network-link.sock", "network.sock", "network.json", "network.log"
 _SECONDS = 5.0
 _LINE = 1 << 16
-
-
-def program() -> Path:
-    """The binary that belongs to this very build.
-
-    Raises:
-        MissingError: it was not built.
-    """
-    path = Path(__file__).resolve().parents[1] / "bin" / PROGRAM
-    if not os.access(path, os.X_OK):
-        raise MissingError(f"{PROGRAM} is missing.", next="Install Twofold anew; in a source tree:  make setup")
-    return path
 
 
 class Network:
@@ -109,7 +97,7 @@ def start(runtime: Path, reach: dict[str, Any]) -> Network:
         link, control = (ours.enter_context(listen(runtime / name, backlog=4)) for name in (LINK, CONTROL))
         near, far = (ours.enter_context(each) for each in socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM))
         log = ours.enter_context((runtime / LOG).open("wb"))
-        child = spawn([program()], stdin=far.fileno(), stderr=log)
+        child = spawn([own(PROGRAM)], stdin=far.fileno(), stderr=log)
         try:
             far.close()
             args = {"guest": GUEST_ADDRESS, "policy": reach}

@@ -55,6 +55,18 @@ def replayable(argv: Sequence[str], env: Mapping[str, str] | None = None) -> str
     return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in (env or {}).items()), shlex.join(argv)])
 
 
+def own(name: str) -> Path:
+    """A program of ours: the binary that belongs to this very build.
+
+    Raises:
+        MissingError: it was not built.
+    """
+    path = Path(__file__).resolve().parents[1] / "bin" / name
+    if not os.access(path, os.X_OK):
+        raise MissingError(f"{name} is missing.", next="Install Twofold anew; in a source tree:  make setup")
+    return path
+
+
 def find(program: str) -> str:
     """The path of an installed program.
 

@@ -14,29 +14,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from twofold.model.errors import MissingError, TwofoldError
+from twofold.model.errors import TwofoldError
 from twofold.model.progress import Progress, silent
 from twofold.platform import cgroup
 from twofold.platform.limits import start_time
 from twofold.platform.process import disown, reap
-from twofold.platform.run import spawn
+from twofold.platform.run import own, spawn
 from twofold.vault.control import Conversation, ended
 
 PROGRAM = "twofold-vaultd"
 SOCKET, NBD, RECORD, LOG = "vault.sock", "vault-nbd.sock", "vault.json", "vault.log"
 _STOP_SECONDS = 30.0
-
-
-def program() -> Path:
-    """The binary that belongs to this very build.
-
-    Raises:
-        MissingError: it was not built.
-    """
-    path = Path(__file__).resolve().parents[1] / "bin" / PROGRAM
-    if not os.access(path, os.X_OK):
-        raise MissingError(f"{PROGRAM} is missing.", next="Install Twofold anew; in a source tree:  make setup")
-    return path
 
 
 class Starter(Conversation):
@@ -47,7 +35,7 @@ class Starter(Conversation):
         sink = os.open(log or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            self.child = spawn([program()], stdin=theirs.fileno(), stderr=sink)
+            self.child = spawn([own(PROGRAM)], stdin=theirs.fileno(), stderr=sink)
         except BaseException:
             ours.close()
             raise
