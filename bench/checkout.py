@@ -6,11 +6,8 @@ Each part can be run alone: `--only PART`.
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +20,7 @@ from bench import (
     checkout_upgrade,
 )
 from bench.report import Row, report
+from bench.setting import folder as work_folder
 
 
 @dataclass(frozen=True)
@@ -59,18 +57,6 @@ PARTS: dict[str, tuple[Callable[[Path, Size], list[Row]], list[str]]] = {
 }
 
 
-@contextmanager
-def home() -> Iterator[Path]:
-    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    folder = state / "twofold-bench-checkout"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def main() -> int:
     words = argparse.ArgumentParser(prog="make bench-checkout", description=__doc__)
     words.add_argument("--quick", action="store_true", help="one round on small disks: for a look, not for figures")
@@ -81,7 +67,7 @@ def main() -> int:
     notes = ["A quick look on small disks: these are no figures."] if asked.quick else []
     for part in PARTS if asked.only is None else (asked.only,):
         measure, said = PARTS[part]
-        with home() as folder:
+        with work_folder("checkout") as folder:
             table += measure(folder, size)
         notes += said
         told = report(name, table, notes)  # after each part: what comes later may fail

@@ -49,12 +49,21 @@ def child(module: str) -> int:
 
 
 @contextmanager
+def folder(bench: str) -> Iterator[Path]:
+    """A bench's own folder, empty, on the disk that workspaces lie on; gone afterwards."""
+    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    made = state / f"twofold-bench-{bench}"
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir(parents=True)
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+@contextmanager
 def checked_out(bench: str) -> Iterator[Setting]:
-    home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / f"twofold-bench-{bench}"
-    shutil.rmtree(home, ignore_errors=True)
-    home.parent.mkdir(parents=True, exist_ok=True)
     console = Console()
-    with Stage(home, console) as stage:
+    with folder(bench) as home, Stage(home, console) as stage:
         built, _, client = stage.ready()
         yield Setting(stage, client, built, home, console)
-    shutil.rmtree(home, ignore_errors=True)

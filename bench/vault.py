@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +17,7 @@ from bench.generations import generations
 from bench.ours import Vault
 from bench.report import Row, report, row
 from bench.servers import Server, peers
+from bench.setting import folder as work_folder
 from bench.sqlite import sqlite
 
 LUKS, RAW, KIT = "qcow2+LUKS", "qemu-nbd raw", "nbdkit file"
@@ -81,18 +79,6 @@ GOALS = [
     ("4 KiB write, fsync=1", RAW, 0.9),
     ("4 KiB write, fsync=1", KIT, 0.9),
 ]
-
-
-@contextmanager
-def home() -> Iterator[Path]:
-    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    folder = state / "twofold-bench-vault"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def measure(servers: Sequence[Server], size: Size) -> dict[tuple[str, str], list[Sample]]:
@@ -172,7 +158,7 @@ def main() -> int:
     ]
     name, table = "vault" if asked.only is None else f"vault-{asked.only}", []
     for part in PARTS if asked.only is None else (asked.only,):
-        with home() as folder:
+        with work_folder("vault") as folder:
             table += PARTS[part](folder, size)
         told = report(name, table, [*notes, *NOTES])  # after each part: what comes later may fail
     sys.stdout.write(f"written to {told}\n")
