@@ -15,7 +15,7 @@ from tests.fault.test_moving import Vault
 from tests.fault.test_roaming import broken, until
 from tests.fault.test_supply import info, works
 from tests.harness.company import COUNT_AT, SIZE, Company, Device
-from tests.harness.line import Line
+from tests.harness.relay import Relay
 from twofold.agent.client import Client
 from twofold.model.policy import Policy
 from twofold.vault import nbd, process
@@ -34,14 +34,14 @@ def user(company: Company) -> str:
 
 
 @pytest.fixture
-def line(company: Company) -> Iterator[Line]:
+def line(company: Company) -> Iterator[Relay]:
     words, _ = company._run
-    with Line(int(words[words.index("--port") + 1])) as made:
+    with Relay(int(words[words.index("--port") + 1])) as made:
         yield made
 
 
 @pytest.fixture
-def other(company: Company, user: str, tmp_path: Path, line: Line) -> Iterator[Device]:
+def other(company: Company, user: str, tmp_path: Path, line: Relay) -> Iterator[Device]:
     """A second device of this user, on the slow line."""
     made = Device(tmp_path / "other")
     with made.start() as connected:
@@ -70,7 +70,7 @@ def lost(client: Client, work: str, user: str, company: Company, device: Device,
 
 
 def test_a_new_device_is_at_work_before_its_disks_are_here(
-    lost: None, other: Device, line: Line, tmp_path: Path
+    lost: None, other: Device, line: Relay, tmp_path: Path
 ) -> None:
     line.rate = 3 * MIB
     began = line.came

@@ -1,4 +1,5 @@
-"""A network between a device and its server that can be cut: a relay on the loopback."""
+"""A network between a device and its server that can be slow, cut and mended, and counts what comes over it: a relay on the
+loopback."""
 
 from __future__ import annotations
 
@@ -7,19 +8,22 @@ import select
 import socket
 import struct
 import threading
+import time
 from types import TracebackType
 from typing import Self
 
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with a reset
-_STEP = 1 << 16
+_STEP = 16 << 10
 
 
 class Relay:
-    """What connects to `port` talks to `to`, while it is whole."""
+    """What connects to `port` talks to `to`, while it is whole. `rate` in bytes a second towards the device, 0 for as fast as it
+    goes; `came` counts them."""
 
-    def __init__(self, to: int) -> None:
-        self._to, self._whole = to, True
+    def __init__(self, to: int, rate: int = 0) -> None:
+        self._to, self._whole, self.rate, self.came = to, True, rate, 0
         self._lock, self._open = threading.Lock(), set[socket.socket]()
+        self._turn = threading.Lock()
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listening.getsockname()[1])
 
@@ -30,6 +34,8 @@ class Relay:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        with contextlib.suppress(OSError):
+            self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
         self.cut()
 
@@ -44,6 +50,10 @@ class Relay:
 
     def mend(self) -> None:
         self._whole = True
+
+    def through(self, url: str) -> str:
+        """An invitation to the same server, over this relay."""
+        return url.replace(f":{self._to}/", f":{self.port}/")
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -62,15 +72,23 @@ class Relay:
                 with self._lock:
                     self._open.update(pair)
                 try:
-                    self._carry(pair)
+                    self._carry(pair, there)
                 finally:
                     with self._lock:
                         self._open.difference_update(pair)
 
-    def _carry(self, pair: dict[socket.socket, socket.socket]) -> None:
+    def _carry(self, pair: dict[socket.socket, socket.socket], there: socket.socket) -> None:
         while True:
             for one in select.select(list(pair), [], [])[0]:
                 data = one.recv(_STEP)
                 if not data or not self._whole:
                     return
+                if one is there:
+                    self._count(len(data))
                 pair[one].sendall(data)
+
+    def _count(self, length: int) -> None:
+        with self._turn:  # one line for all connections
+            self.came += length
+            if self.rate:
+                time.sleep(length / self.rate)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -23,18 +24,18 @@ class Ended:
     error: TwofoldError | None = None
 
 
-class Deed:
+class Deed(ABC):
     """One operation. `begin` asks for it; `look` answers how it ended, None while it lasts."""
 
     name = ""
     beats = False  # the company asks for it, and a heartbeat carries it
 
+    @abstractmethod
     def before(self, stage: Stage) -> None:
         """Bring the stage to where this can be done, with work in it that is told apart."""
-        raise NotImplementedError
 
-    def begin(self, stage: Stage) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def begin(self, stage: Stage) -> str: ...
 
     def look(self, stage: Stage, number: str) -> Ended | None:
         found = self.actor(stage).call("job", operation=number, wait=0.05)
@@ -49,9 +50,9 @@ class Deed:
         """Whether it has its effect."""
         return ended.state == "done"
 
+    @abstractmethod
     def after(self, stage: Stage) -> None:
         """Nothing that was acknowledged is lost."""
-        raise NotImplementedError
 
     def branches(self, stage: Stage) -> int:
         """How many generations beside the line there may be."""
