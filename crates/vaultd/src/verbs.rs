@@ -6,11 +6,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
+use crate::args::{
+    Absent, Changed, Check, Creating, Device, Generation, Ids, Note, Nothing, Opening, Part, Renewing, Resizing,
+    Sealing, Touched, WithCode, Workspace, Wrapped,
+};
 use crate::device;
 use crate::far::{self, Far};
 use crate::feed;
@@ -22,7 +25,7 @@ use crate::lease::Shown;
 use crate::memory::{Progress, holding};
 use crate::mending;
 use crate::moving::{self, Talk};
-use crate::opened::{DeviceArgs, Opened, Place};
+use crate::opened::{Opened, Place};
 use crate::part;
 use crate::said::{Code, Said};
 use crate::secret;
@@ -170,137 +173,6 @@ fn opened(vault: &Opened, verb: &str, args: Value, fds: Vec<OwnedFd>, progress: 
         "open_part" => open_part(vault, args, fds),
         _ => Err(Said::new(Code::Usage, "There is no such verb.")),
     }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Nothing {}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Device {
-    device: String,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Resizing {
-    device: String,
-    size: u64,
-    #[serde(default)]
-    shrink: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Renewing {
-    device: String,
-    size: u64,
-    read_only: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Note {
-    note: String,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Generation {
-    generation: u64,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Changed {
-    device: String,
-    since: u64,
-    #[serde(default)]
-    offset: u64,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Check {
-    data: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Sealing {
-    identity: Value,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Part {
-    name: String,
-    digest: String,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Ids {
-    ids: Vec<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Absent {
-    ids: Vec<String>,
-    why: String,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Touched {
-    #[serde(default)]
-    from: usize,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Workspace {
-    workspace: String,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WithCode {
-    workspace: String,
-    keys: String,
-    code: String,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Wrapped {
-    workspace: String,
-    keys: String,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Creating {
-    workspace: String,
-    keys: String,
-    devices: Vec<DeviceArgs>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Opening {
-    workspace: String,
-    keys: String,
-    #[serde(default)]
-    lease: Option<Shown>,
-    #[serde(default)]
-    accept: bool,
-    #[serde(default)]
-    image: Option<ImageArgs>,
-    #[serde(default)]
-    feed: bool,
 }
 
 /// Make or read the device's wrapping key in the folder that came as a descriptor; its public half.
