@@ -17,7 +17,8 @@ from bench.checkout_kit import MIB, company, newest, tell
 from bench.checkout_link import Relay, counted
 from bench.images import PEERS, erofs, served, upgrade
 from bench.report import Row, row
-from twofold.agent.remote import Remote, enrol
+from twofold.agent.enrolment import enrol
+from twofold.agent.remote import Remote
 from twofold.image import patches
 from twofold.image.build import Built
 from twofold.image.fetch import fetch

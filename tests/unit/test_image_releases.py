@@ -12,7 +12,8 @@ import pytest
 
 from tests.unit.server_kit import running
 from tests.unit.test_publish_fetch import SYSTEM, built
-from twofold.agent.remote import Remote, enrol
+from twofold.agent.enrolment import enrol
+from twofold.agent.remote import Remote
 from twofold.image.catalogue import Catalogue
 from twofold.image.export import export
 from twofold.image.fetch import fetch, open_part

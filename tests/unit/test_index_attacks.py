@@ -12,7 +12,8 @@ import pytest
 
 from tests.unit.roles_kit import READING, Company, release
 from tests.unit.test_chunks_index import INDEX
-from twofold.agent.remote import Enrolment, Remote
+from twofold.agent.enrolment import Enrolment
+from twofold.agent.remote import Remote
 from twofold.image.sealed import seal
 from twofold.model.errors import BadInputError, RefusedError, TwofoldError, UnreachableError
 from twofold.model.release import MAX_INDEX, Release, bucket, offered

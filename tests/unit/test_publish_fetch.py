@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.unit.server_kit import ADMIN, PASSWORD, free_port, running
-from twofold.agent.remote import Enrolment, Remote, enrol
+from twofold.agent.enrolment import Enrolment, enrol
+from twofold.agent.remote import Remote
 from twofold.image.fetch import Fetched, fetch, open_part
 from twofold.image.publish import publish
 from twofold.model.errors import (

@@ -18,7 +18,8 @@ from twofold.platform.dirs import Dirs
 from twofold.vault.seam import Vault
 
 if TYPE_CHECKING:
-    from twofold.agent.remote import Enrolment, Remote
+    from twofold.agent.enrolment import Enrolment
+    from twofold.agent.remote import Remote
     from twofold.trust.device import Identity
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,8 @@ class Rooms:
     def remote(self) -> Remote:
         """Raises: NotFoundError: this device is not enrolled."""
         if self._remote is None:
-            from twofold.agent.remote import Enrolment, Remote
+            from twofold.agent.enrolment import Enrolment
+            from twofold.agent.remote import Remote
 
             seen = self._dirs.state / "device" / "images"
             self._remote = Remote(Enrolment.load(self._dirs.state / ENROLMENT), self.identity, seen)
@@ -73,7 +75,7 @@ class Rooms:
         return self.enrolled() and self.remote().enrolment.kind == "node"
 
     def enrol(self, untrusted_url: str, name: str) -> Enrolment:
-        from twofold.agent.remote import enrol
+        from twofold.agent.enrolment import enrol
 
         enrolment = enrol(untrusted_url, name, self.identity, self.vault.device_key())
         enrolment.save(self._dirs.state / ENROLMENT)
