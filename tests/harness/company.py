@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from twofold.agent.client import Client
+from twofold.agent.client import Client, answering
 from twofold.model.errors import TimedOutError, UnreachableError
 from twofold.model.image import Arch, Firmware, ImageVersion, Part, SystemMode
 from twofold.model.policy import Policy
@@ -195,7 +195,7 @@ class Device:
         deadline = time.monotonic() + 30
         while True:
             try:
-                return Client(self.dirs.agent_socket)
+                return answering(self.dirs.agent_socket)
             except UnreachableError:
                 if time.monotonic() > deadline:
                     raise

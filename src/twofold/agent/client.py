@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -205,19 +206,16 @@ class _Lines:
 def connect(path: Path | None = None) -> Client:
     """A client of the running agent, which is started first where none runs."""
     path = path or dirs().agent_socket
-    try:
-        return Client(path)
-    except UnreachableError:
-        pass
+    with suppress(UnreachableError):
+        return answering(path)
     argv = [sys.executable, "-m", "twofold.agent"]
     env = {name: os.environ[name] for name in _SHARED if name in os.environ}
     child = spawn(argv, env=env)
     end = time.monotonic() + _START_LIMIT
     while time.monotonic() < end:
-        try:
-            return Client(path)
-        except UnreachableError:
-            time.sleep(0.02)
+        with suppress(UnreachableError):
+            return answering(path)
+        time.sleep(0.02)
         status = child.poll()
         if status == ConflictError.exit_code:
             # Another agent holds the lock: one that is starting and will answer, or one that is ending and will let go.
@@ -230,6 +228,15 @@ def connect(path: Path | None = None) -> Client:
         safe="Workspaces that run go on running.",
         next=f"See what it says:  {replayable([*argv, '--foreground'])}",
     )
+
+
+def answering(path: Path) -> Client:
+    """An answer, not only a connection: a child that a killed agent had just forked keeps its socket open until it executes."""
+    with ExitStack() as undo:
+        client = undo.enter_context(Client(path))
+        client.call("hello")
+        undo.pop_all()
+    return client
 
 
 def _connect(path: Path) -> socket.socket:
