@@ -40,7 +40,9 @@ def upgraded() -> bytes:
 
 
 TWO = upgraded()
-SMALL = 90_000  # bytes of patches, at most: where cuts fall, and so how many there are, is another secret's choice each run
+SMALL = (
+    90_000  # bytes of patches, at most: where cuts fall, and so how many there are, is another secret's choice each run
+)
 
 
 @dataclasses.dataclass(frozen=True)
