@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.harness.company import TREE, Device, end, tiny
+from tests.unit.test_cli import completed
 
 pytestmark = pytest.mark.vm
 
@@ -111,6 +112,7 @@ def test_from_nothing_to_a_receipt(admin: Typed, tmp_path: Path) -> None:
         assert person.json("policy", "show")["clipboard_to_work"] is True
         info = person.json("info")
         assert (info["run"], info["title"], info["key"]) == ("running", "Acme", 1)
+        assert completed(tmp_path / "person", tmp_path, "stop", "") == ["work"]
         person("apps", code=6)
         assert "no guest agent" in person.err
         assert "suspended" in person("suspend")

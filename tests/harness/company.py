@@ -40,6 +40,12 @@ _BOOT = bytes.fromhex(
     "31c08ed88ed0bc00708816007e66c70600800000000066ff060080be2c7cb800438a16007ecd13fbf4ebeb90"
     "10000100008000000800000000000000"
 )
+# The same with a power button: PM1_EN (port 602, q35) = 100 before the loop; after hlt, if PM1_STS (600) has bit 100, then
+# PM1_CNT (604) = 2000: S5 (ACPI 6.5, 4.8.3). A button that is not enabled is not heard.
+_BUTTON = bytes.fromhex(
+    "31c08ed88ed0bc00708816007e66c706008000000000ba0206b80001ef66ff060080be427cb800438a16007ecd13fbf4"
+    "ba0006eda9000174e4ba0406b80020efebdb10000100008000000800000000000000"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,11 +59,11 @@ class Tiny:
         return self.folder / part
 
 
-def tiny(folder: Path, name: str, *, has_agent: bool = False, direct: bool = False) -> Tiny:
+def tiny(folder: Path, name: str, *, has_agent: bool = False, direct: bool = False, button: bool = False) -> Tiny:
     """`has_agent`: the image claims to have our agent, which never answers. `direct`: it has a kernel and an initrd to boot from,
-    which are noise: for all that happens before they run."""
-    disk = bytearray(SIZE)
-    disk[: len(_BOOT)] = _BOOT
+    which are noise: for all that happens before they run. `button`: it shuts down when its power button is pressed."""
+    disk, boot = bytearray(SIZE), _BUTTON if button else _BOOT
+    disk[: len(boot)] = boot
     disk[510:512] = b"\x55\xaa"
     disk[1 << 20 : 3 << 20] = os.urandom(2 << 20)  # something to seal, send and damage
     folder.mkdir(parents=True, exist_ok=True)
@@ -152,8 +158,9 @@ class Company:
             for pid in family:
                 os.kill(pid, signal.SIGCONT)
 
-    def publish(self, name: str, *, has_agent: bool = False, direct: bool = False) -> None:
-        self.admin.publish_image(tiny(self.folder / name, name, has_agent=has_agent, direct=direct), self.publisher)
+    def publish(self, name: str, **kind: bool) -> None:
+        """`kind` as `tiny` takes it."""
+        self.admin.publish_image(tiny(self.folder / name, name, **kind), self.publisher)
 
     def user(self, name: str) -> str:
         self.admin.create_user(name, secrets.token_urlsafe(18))

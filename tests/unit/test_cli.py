@@ -167,6 +167,51 @@ def test_completion_is_printed(tmp_path: Path, shell: str) -> None:
     assert "_TWOFOLD_COMPLETE" in twofold(tmp_path, "completion", shell).stdout
 
 
+_BASH = """
+eval "$(twofold completion bash)"
+COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _twofold_completion twofold; printf '%s\n' "${COMPREPLY[@]}"
+"""
+
+
+def completed(home: Path, folder: Path, *words: str) -> list[str]:
+    """What a real bash would offer for the last word."""
+    program = folder / "bin" / "twofold"
+    program.parent.mkdir(exist_ok=True)
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m twofold.cli "$@"\n')
+    program.chmod(0o755)
+    env = {name: os.environ[name] for name in ("HOME", "LANG", "XDG_RUNTIME_DIR") if name in os.environ}
+    env |= {
+        "PATH": f"{program.parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(TREE / "src"),
+        "TWOFOLD_HOME": str(home),
+    }
+    done = subprocess.run(
+        ["bash", "--norc", "-c", _BASH, "bash", "twofold", *words], env=env, capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+def test_a_shell_completes_and_no_agent_is_started_for_it(tmp_path: Path) -> None:
+    assert completed(tmp_path, tmp_path, "st") == ["status", "start", "stop"]
+    assert completed(tmp_path, tmp_path, "jobs", "") == ["list", "show", "pause", "resume", "cancel"]
+    assert completed(tmp_path, tmp_path, "start", "") == []
+    assert completed(tmp_path, tmp_path, "switch", "p") == ["personal"]
+    assert twofold(tmp_path, "status").returncode == 9, "no agent was started"
+    code = "import sys; from twofold.cli import names; names.workspaces(''); print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PYTHONPATH": str(TREE / "src"), "TWOFOLD_HOME": str(tmp_path)}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert not {"rich", "PySide6", "cryptography", "asyncio", "typer", "tuf"} & set(done.stdout.split())
+
+
+def test_a_shell_is_told_nothing_that_it_would_carry_out() -> None:
+    from twofold.cli import names
+
+    assert names._plain('$(touch x)`id`"; rm -r ~\n\x1b[31m\\ Acme, off') == "  touch x  id    rm -r     31m  Acme, off"
+
+
 def test_the_socket_path_stays_short() -> None:
     assert len(os.fsencode(dirs.dirs().workspace_runtime("w" * 40) / "agent-channel.sock")) < 108
 

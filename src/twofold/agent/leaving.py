@@ -38,7 +38,8 @@ async def check_in(
     registry: Registry, ws: Workspace, op: Operation, turn: backup.Turn, may: str = "checkin"
 ) -> dict[str, Any]:
     """Back up what is new, give the lease back, remove the workspace from this device. Until the server has all of it nothing is
-    given up; from then on the rest is finished whatever happens. `may`: the rule of the policy that allows it.
+    given up; from then on the rest is finished whatever happens. `may`: the rule of the policy that allows it. `turn` may be one
+    that shuts the machine down (`closing.closed`).
 
     Raises:
         RefusedError: the company does not let the person do that. ConflictError: it runs, or its memory is stored, which stays
@@ -97,11 +98,13 @@ def _require_off(ws: Workspace) -> None:
         raise ConflictError(
             f"{ws.title} is suspended; what is open in it stays on no server.",
             safe="Nothing was changed.",
-            next=f"Start and stop it:  twofold start {ws.name}   or give up what is open:  twofold off {ws.name} --yes",
+            next=f"Let it be woken and shut down, with --yes, or give up what is open:  twofold off {ws.name} --yes",
         )
     if ws.machine is not None or ws.vault is not None:
         raise ConflictError(
-            f"{ws.title} is {ws.run}.", safe="Nothing was changed.", next=f"Stop it first:  twofold stop {ws.name}"
+            f"{ws.title} is {ws.run}.",
+            safe="Nothing was changed.",
+            next=f"Let it be shut down, with --yes, or stop it first:  twofold stop {ws.name}",
         )
 
 

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,17 @@ if TYPE_CHECKING:
     from twofold.agent.daemon import Agent
 
 API = 1
-EXTENSIONS = ("removed-event", "time", "icons", "switch", "disk-moves", "backup", "online", "jobs-pause")
+EXTENSIONS = (
+    "removed-event",
+    "time",
+    "icons",
+    "switch",
+    "disk-moves",
+    "backup",
+    "online",
+    "jobs-pause",
+    "leave-running",
+)
 
 _WORKSPACE = {"workspace": (str, ...)}
 _WAIT_LIMIT = 300.0
@@ -50,9 +61,11 @@ def verbs(agent: Agent) -> dict[str, Verb]:
         "unlock": Verb(asked.unlock, _WORKSPACE | {"code": (str, ...), "new": (bool, False)}),
         "defer": Verb(asked.defer, _WORKSPACE),
         "backups": Verb(asked.backups, _WORKSPACE),
-        "checkin": Verb(asked.checkin, _WORKSPACE),
+        "checkin": Verb(asked.checkin, _WORKSPACE | {"stop": (bool, False)}),
         "loss": Verb(asked.loss, _WORKSPACE),
-        "discard": Verb(asked.discard, _WORKSPACE | {"yes": (bool, False), "backup": (bool, False)}),
+        "discard": Verb(
+            asked.discard, _WORKSPACE | {"yes": (bool, False), "backup": (bool, False), "stop": (bool, False)}
+        ),
         "disk_info": Verb(asked.operation("disk_info", disks.info), _WORKSPACE),
         "disk_check": Verb(asked.disk_check, _WORKSPACE | {"data": (bool, False)}),
         "disk_survey": Verb(asked.operation("disk_survey", disks.survey), _WORKSPACE),
@@ -185,12 +198,24 @@ class _Asked:
         rows = await asyncio.to_thread(lambda: Past(ws.rooms.remote()).listed(ws.name))
         return Answer({"backups": rows})
 
-    async def checkin(self, workspace: str) -> Answer:
+    async def checkin(self, workspace: str, stop: bool) -> Answer:
         from twofold.agent import leaving
 
         ws, registry = self._agent.registry.get(workspace), self._agent.registry
-        turn = self._agent.operations.turn(ws.name)
-        return self._submit("checkin", ws.name, {}, lambda op: leaving.check_in(registry, ws, op, turn), TRANSFER)
+        args = {"stop": True} if stop else {}
+        return self._submit(
+            "checkin",
+            ws.name,
+            args,
+            lambda op: leaving.check_in(registry, ws, op, self._leaving(ws, op, stop)),
+            TRANSFER,
+        )
+
+    def _leaving(self, ws: Workspace, op: Operation, stop: bool) -> AbstractAsyncContextManager[Any]:
+        from twofold.agent.closing import closed
+
+        operations = self._agent.operations
+        return closed(ws, op, operations) if stop else operations.turn(ws.name)
 
     async def loss(self, workspace: str) -> Answer:
         from twofold.agent import leaving
@@ -198,13 +223,16 @@ class _Asked:
         ws = self._agent.registry.get(workspace)
         return self._submit("loss", ws.name, {}, lambda op: leaving.loss(ws, op))
 
-    async def discard(self, workspace: str, yes: bool, backup: bool) -> Answer:
+    async def discard(self, workspace: str, yes: bool, backup: bool, stop: bool) -> Answer:
         from twofold.agent import leaving
 
         ws, registry, operations = self._agent.registry.get(workspace), self._agent.registry, self._agent.operations
-        turn, args = operations.turn(ws.name), {"yes": yes, "backup": backup}
+        turn, args = operations.turn(ws.name), {"yes": yes, "backup": backup, "stop": stop}
         if backup:
-            work = partial(leaving.check_in, registry, ws, turn=turn, may="discard")
+
+            async def work(op: Operation) -> dict[str, Any]:
+                return await leaving.check_in(registry, ws, op, self._leaving(ws, op, stop), may="discard")
+
             return self._submit("discard", ws.name, args, work, TRANSFER)
         if any(each.verb != "discard" for each in operations.under_way(ws.name, TRANSFER)):
             raise ConflictError(

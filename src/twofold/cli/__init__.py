@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
+
+COMPLETE = "_TWOFOLD_COMPLETE"  # how a shell asks what could come next (`twofold completion`)
 
 
 def main() -> None:
@@ -18,6 +21,10 @@ def run(words: list[str]) -> int:
     from twofold.cli.table import app
     from twofold.model.errors import TwofoldError
 
+    if COMPLETE in os.environ:
+        from typer._completion_classes import completion_init
+
+        completion_init()  # typer does it by itself only where it has options for it
     try:
         code = app(args=words, prog_name="twofold", standalone_mode=False)
         sys.stdout.flush()

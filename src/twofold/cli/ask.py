@@ -6,14 +6,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from twofold.cli import out
+from twofold.cli import names, out
 from twofold.model.errors import ConflictError, NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from twofold.agent.client import Client
 
 Workspace = Annotated[
-    str, typer.Argument(metavar="[WORKSPACE]", help="May be left out where there is only one.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="[WORKSPACE]",
+        help="May be left out where there is only one.",
+        show_default=False,
+        autocompletion=names.workspaces,
+    ),
 ]
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from twofold.cli import ask, out
+from twofold.cli import ask, names, out
 from twofold.cli.out import Form
+
+if TYPE_CHECKING:
+    from twofold.agent.client import Client
 
 For = Annotated[
     str, typer.Option("--for", metavar="DEVICE-KEY", help="Let this device open it: what 'disk key' says there.")
@@ -55,11 +58,12 @@ def backups(workspace: ask.Workspace = "", output: out.Output = Form.TABLE) -> N
         out.note("Nothing is on the server yet. Back up:  twofold backup")
 
 
-def checkin(workspace: ask.Workspace = "", output: out.Output = Form.TABLE) -> None:
-    """Back up what is new, give the workspace back, and remove it from this device. Prints a receipt."""
+def checkin(workspace: ask.Workspace = "", yes: out.Yes = False, output: out.Output = Form.TABLE) -> None:
+    """Back up what is new, give the workspace back, and remove it from this device. Shuts it down first. Prints a receipt."""
     with ask.agent() as client:
         name = ask.named(client, workspace)
-        done = ask.work(client, "checkin", output, workspace=name)["result"]
+        stop = _confirm(client, name, "check it in", yes=yes)
+        done = ask.work(client, "checkin", output, workspace=name, **stop)["result"]
     if output is Form.TABLE:
         if "bytes" in done:
             out.say(f"{name} is on the server: {out.size(done['bytes'])}, sealed; sent {out.size(done['sent_bytes'])}.")
@@ -67,7 +71,7 @@ def checkin(workspace: ask.Workspace = "", output: out.Output = Form.TABLE) -> N
 
 
 def discard(
-    workspace: Annotated[str, typer.Argument(help="Its name.", show_default=False)],
+    workspace: Annotated[str, typer.Argument(help="Its name.", show_default=False, autocompletion=names.workspaces)],
     backup: Annotated[bool, typer.Option("--backup", help="Back up first, so that nothing is lost.")] = False,
     yes: out.Yes = False,
     output: out.Output = Form.TABLE,
@@ -75,7 +79,8 @@ def discard(
     """Give up what is not on the server, and remove the workspace from this device. Shows first what is lost."""
     with ask.agent() as client:
         if backup:
-            done = ask.work(client, "discard", output, workspace=workspace, yes=True, backup=True)
+            stop = _confirm(client, workspace, "discard it", yes=yes)
+            done = ask.work(client, "discard", output, workspace=workspace, yes=True, backup=True, **stop)
         else:
             found = ask.work(client, "loss", Form.TABLE, workspace=workspace)["result"]
             out.confirm(
@@ -89,6 +94,24 @@ def discard(
             done = ask.work(client, "discard", output, workspace=workspace, yes=True)
     if output is Form.TABLE:
         out.fields(output, "receipt", done["result"]["receipt"])
+
+
+_WAKES = ("suspended", "resuming", "suspending")
+
+
+def _confirm(client: Client, name: str, then: str, *, yes: bool) -> dict[str, bool]:
+    """What a machine that runs or sleeps loses by being shut down, and a yes; nothing where there is nothing to shut down."""
+    run = client.call("info", workspace=name)["run"]
+    if run in ("off", "broken"):
+        return {}
+    out.confirm(
+        f"{'Wake' if run in _WAKES else 'Shut'} {name}{', shut it' if run in _WAKES else ''} down and {then}?",
+        lost="what is open in it and was not saved; you can go on working until it is shut down.",
+        safe="everything on its disks: nothing is given up before all of it is on the server. If it does not shut down, "
+        "nothing changes.",
+        yes=yes,
+    )
+    return {"stop": True}
 
 
 def _lost(found: dict[str, Any]) -> str:

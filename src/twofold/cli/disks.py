@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from twofold.cli import ask, out
+from twofold.cli import ask, names, out
 from twofold.cli.out import Form
 from twofold.model.errors import UsageError
 
@@ -26,7 +26,9 @@ From = Annotated[
     str, typer.Option("--from", metavar="DEVICE", help="The device that it comes from: what 'disk key' says there.")
 ]
 Exported = Annotated[Path, typer.Argument(help="What 'disk export' made.", show_default=False)]
-Named = Annotated[str, typer.Argument(help="The workspace's name.", show_default=False)]
+Named = Annotated[
+    str, typer.Argument(help="The workspace's name.", show_default=False, autocompletion=names.workspaces)
+]
 
 
 @app.command()

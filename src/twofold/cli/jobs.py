@@ -6,11 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
-from twofold.cli import ask, out
+from twofold.cli import ask, names, out
 from twofold.cli.out import Form
 
 app = typer.Typer(no_args_is_help=True, help="Long work: list, show, pause, resume, cancel.")
-Job = Annotated[str, typer.Argument(help="A job's id, as `twofold jobs list` shows it.")]
+_ID = "A job's id, as `twofold jobs list` shows it."
+Job = Annotated[str, typer.Argument(help=_ID, autocompletion=names.jobs)]
+UnderWay = Annotated[str, typer.Argument(help=_ID, autocompletion=names.jobs_under_way)]
 
 
 @app.command("list")
@@ -45,7 +47,7 @@ def show(job: Job, output: out.Output = Form.TABLE) -> None:
 
 
 @app.command()
-def pause(job: Job) -> None:
+def pause(job: UnderWay) -> None:
     """Let a job that sends or fetches stand still; what came or went stays. It outlives the agent."""
     with ask.agent() as client:
         state = client.call("job_pause", operation=job)["state"]
@@ -53,7 +55,7 @@ def pause(job: Job) -> None:
 
 
 @app.command()
-def resume(job: Job) -> None:
+def resume(job: UnderWay) -> None:
     """Let a paused job go on."""
     with ask.agent() as client:
         state = client.call("job_resume", operation=job)["state"]
@@ -61,7 +63,7 @@ def resume(job: Job) -> None:
 
 
 @app.command()
-def cancel(job: Job) -> None:
+def cancel(job: UnderWay) -> None:
     """Cancel a job; what it did so far is undone."""
     with ask.agent() as client:
         client.call("cancel", operation=job)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from twofold.cli import ask, out
+from twofold.cli import COMPLETE, ask, out
 from twofold.cli.out import Form
 
 
@@ -77,5 +77,5 @@ def completion(shell: Annotated[Shell, typer.Argument(help="Which shell.")]) -> 
     """Print completion for a shell; in bash:  eval "$(twofold completion bash)"."""
     from typer._completion_shared import get_completion_script
 
-    script = get_completion_script(prog_name="twofold", complete_var="_TWOFOLD_COMPLETE", shell=shell)
+    script = get_completion_script(prog_name="twofold", complete_var=COMPLETE, shell=shell)
     out.say(script)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from twofold.cli import ask, out
+from twofold.cli import ask, names, out
 from twofold.cli.out import Form
 
 Boot = Annotated[bool, typer.Option("--boot", help="Boot even where memory is stored; what was open is given up.")]
@@ -164,7 +164,7 @@ def off(workspace: ask.Workspace = "", yes: out.Yes = False, output: out.Output 
 
 
 def reset(
-    workspace: Annotated[str, typer.Argument(help="Its name, always in full.")],
+    workspace: Annotated[str, typer.Argument(help="Its name, always in full.", autocompletion=names.workspaces)],
     yes: out.Yes = False,
     output: out.Output = Form.TABLE,
 ) -> None:
@@ -184,7 +184,7 @@ def reset(
 
 
 def remove(
-    workspace: Annotated[str, typer.Argument(help="Its name, always in full.")],
+    workspace: Annotated[str, typer.Argument(help="Its name, always in full.", autocompletion=names.workspaces)],
     yes: out.Yes = False,
     output: out.Output = Form.TABLE,
 ) -> None:
@@ -231,7 +231,10 @@ def open_(
 
 def switch(
     workspace: Annotated[
-        str, typer.Argument(help="A workspace, or `personal`; without one the switcher toggles.")
+        str,
+        typer.Argument(
+            help="A workspace, or `personal`; without one the switcher toggles.", autocompletion=names.sides
+        ),
     ] = "",
 ) -> None:
     """Bring a workspace to the front of the open switcher, or the personal side back."""
