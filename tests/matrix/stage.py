@@ -132,7 +132,7 @@ class Stage:
         self._people.close()
         self._users += 1
         self.user = self.company.user(f"person{self._users}")
-        self.number = self.company.grant(self.user, "tiny", "work", "blue", Policy(keys_leave=True))
+        self.number = self.company.grant(self.user, "tiny", "work", "blue", Policy(keys_leave=True, disk_gib=1024))
         home = self.folder / f"p{self._users}"
         home.mkdir(mode=0o700)
         self.device, self.spare = (

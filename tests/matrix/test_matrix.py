@@ -15,7 +15,8 @@ import pytest
 from tests.harness.company import TREE
 from tests.harness.long import long
 from tests.matrix.cells import Cell, Outcome, cells, discovered, run, table, written
-from tests.matrix.deeds import DEEDS, Deed
+from tests.matrix.deeds import Deed
+from tests.matrix.growing import DEEDS
 from tests.matrix.stage import Stage
 
 pytestmark = pytest.mark.matrix

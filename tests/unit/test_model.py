@@ -138,6 +138,7 @@ def test_lease_and_policy_never_crash_on_documents(document: object) -> None:
         {"erase_failures": 5, "unlock_failures": 0},
         {"replicate_seconds": 10},
         {"keep_points": 0},
+        {"disk_gib": 65537},
     ],
 )
 def test_policy_is_refused_whole(document: dict[str, object]) -> None:

@@ -6,6 +6,8 @@ import asyncio
 import base64
 import hashlib
 import io
+import os
+import shutil
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -20,6 +22,7 @@ from tests.harness.image import business
 from twofold.agent.channel import GuestChannel
 from twofold.image.build import Built
 from twofold.model.errors import BadInputError, NotFoundError, TwofoldError
+from twofold.platform.run import run
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
 # QEMU's own network in the place of the network process; 192.0.0.1 is then this machine's loopback.
@@ -29,6 +32,7 @@ CARD = (
     "-device",
     "virtio-net-pci,netdev=n",
 )
+DISK = 20 << 30
 SLOW = 60.0  # seconds for what takes two on a machine of one's own
 
 KEYS = {
@@ -112,10 +116,25 @@ class Talk:
 
 @pytest.fixture(scope="module")
 def guest(image: Built, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Talk]:
-    with boot(image, tmp_path_factory.mktemp("guest"), *CARD) as machine:
+    folder = tmp_path_factory.mktemp("guest")
+    # The user's disk has become larger since it was made.
+    shutil.copyfile(image.path("user-template"), folder / "user.raw")
+    os.truncate(folder / "user.raw", DISK)
+    with boot(image, folder, *CARD) as machine:
         talk = Talk(machine)
         print(f"boot to desktop: {talk.until_session():.1f} s")
         yield talk
+
+
+def test_its_users_file_system_has_grown_with_its_disk(guest: Talk, image: Built) -> None:
+    """Mounted, by the guest's own kernel, past what its table of groups had room for."""
+    assert guest.ask("hello")["home"] == {"device": DISK, "files": DISK}
+    assert image.manifest.user_disk_size < DISK
+    guest.ask("freeze", seconds=30)
+    try:
+        run(["e2fsck", "-fn", guest.machine.folder / "user.raw"])
+    finally:
+        guest.ask("thaw")
 
 
 def test_its_applications_have_real_icons(guest: Talk, image: Built) -> None:

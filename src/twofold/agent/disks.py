@@ -24,7 +24,9 @@ async def info(ws: Workspace, op: Operation) -> dict[str, Any]:
     def look() -> dict[str, Any]:
         with at_hand(ws) as vault:
             found: dict[str, Any] = vault.status()["vault"]
-        return found | {"files": ws.rooms.vault.stored_bytes(ws.folder / VAULT)}
+        inside = ws.guest.home if ws.guest is not None else None
+        waiting = {"grow_to": ws.record.grow_to, "inside": inside}
+        return found | waiting | {"files": ws.rooms.vault.stored_bytes(ws.folder / VAULT)}
 
     return await asyncio.to_thread(look)
 

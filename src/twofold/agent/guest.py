@@ -40,6 +40,9 @@ class Guest:
         self._patient_until = 0.0
         self._answers = asyncio.Event()
         self.up = self.session_up = False
+        self.home: dict[str, int] | None = (
+            None  # bytes of the user's disk and of the file system on it, as the guest says
+        )
 
     def start(self) -> None:
         self._patient_until = time.monotonic() + _PATIENCE
@@ -93,6 +96,7 @@ class Guest:
                 if self._channel is None:
                     self._channel = await GuestChannel.connect(self._path, self._event)
                 hello = await self._channel.call("hello", timeout=_HELLO)
+                self.home = hello.get("home")
                 self._is(up=True, session_up=bool(hello["session"]))
                 if self._time_due:
                     await self._set_time(self._channel)

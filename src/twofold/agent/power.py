@@ -9,7 +9,7 @@ import time
 from contextlib import AsyncExitStack, ExitStack
 from typing import Any
 
-from twofold.agent import change, hardware, parts, rights, unlock
+from twofold.agent import change, growth, hardware, parts, rights, unlock
 from twofold.agent.operations import Operation
 from twofold.agent.workspace import Workspace
 from twofold.engine.seam import Machine
@@ -64,6 +64,8 @@ async def _start(ws: Workspace, op: Operation, *, boot: bool) -> dict[str, Any]:
     if change.due(ws.record, boot=boot):
         await change.apply(ws, op)
         lease, image = ws.whole()
+    if growth.due(ws.record, boot=boot):
+        await growth.apply(ws, op)
     resuming = ws.record.memory_stored and not boot
     ws.become(RunState.RESUMING if resuming else RunState.STARTING, error=None)
     try:

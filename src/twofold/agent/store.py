@@ -39,6 +39,7 @@ class Record:
     this device has read and found as their digests say. `version` is the image version that its disks stand on; `upgrade_to`
     the one that is being brought or is ready, `change` what the next boot does (`twofold.agent.change`), `trial`: the version
     that is there has not come up yet, and may give way to the former one, for which the vault keeps the generation `undo`.
+    `grow_to`: bytes that its disk is to have from its next boot on (`twofold.agent.growth`).
     """
 
     custody: Custody = Custody.CHECKING_OUT
@@ -74,6 +75,7 @@ class Record:
     change: str = ""
     trial: bool = False
     undo: int = 0
+    grow_to: int = 0
     error: dict[str, str] | None = None
 
     def with_error(self, error: TwofoldError | None) -> Record:

@@ -116,6 +116,7 @@ def icon(untrusted_ok: object, digest: str) -> dict[str, Any]:
     return {"png": base64.b64encode(picture).decode()}
 
 
+_HOME: dict[str, Callable[[Any], Any]] = {"device": _number(0, 1 << 53), "files": _number(0, 1 << 53)}
 _PATHS = _list(64, _text(4096, 1))
 ANSWERS: dict[str, dict[str, Callable[[Any], Any]]] = {
     "hello": {"agent": _text(32), "features": _list(64, _match(_WORD)), "boot": _match(_WORD), "session": _truth},
@@ -141,7 +142,10 @@ def answer(verb: str, untrusted_ok: object, asked: Mapping[str, Any]) -> dict[st
     """The checked answer to `verb`; `asked` are the request's arguments."""
     if verb == "icon":
         return icon(untrusted_ok, str(asked["icon"]))
-    return _pick(untrusted_ok, ANSWERS[verb])
+    checked = _pick(untrusted_ok, ANSWERS[verb])
+    if verb == "hello" and isinstance(untrusted_ok, dict) and "home" in untrusted_ok:  # older guests do not say
+        checked["home"] = _pick(untrusted_ok["home"], _HOME)
+    return checked
 
 
 def event(untrusted_event: dict[str, Any]) -> dict[str, Any]:

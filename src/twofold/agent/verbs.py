@@ -34,6 +34,7 @@ EXTENSIONS = (
     "online",
     "jobs-pause",
     "leave-running",
+    "disk-resize",
 )
 
 _WORKSPACE = {"workspace": (str, ...)}
@@ -70,6 +71,7 @@ def verbs(agent: Agent) -> dict[str, Verb]:
         "disk_check": Verb(asked.disk_check, _WORKSPACE | {"data": (bool, False)}),
         "disk_survey": Verb(asked.operation("disk_survey", disks.survey), _WORKSPACE),
         "disk_repair": Verb(asked.disk_repair, _WORKSPACE | {"yes": (bool, False), "plan": (str, "")}),
+        "disk_resize": Verb(asked.disk_resize, _WORKSPACE | {"size": (int, ...)}),
         "disk_upgrade": Verb(asked.operation("disk_upgrade", disks.upgrade), _WORKSPACE),
         "disk_export": Verb(
             asked.disk_export, _WORKSPACE | {"to": (str, ...), "generation": (int, 0), "key": (str, "")}
@@ -252,6 +254,12 @@ class _Asked:
         ws = self._agent.registry.get(workspace)
         args = {"yes": yes, "plan": plan}
         return self._submit("disk_repair", ws.name, args, lambda op: disks.repair(ws, op, yes=yes, plan=plan))
+
+    async def disk_resize(self, workspace: str, size: int) -> Answer:
+        from twofold.agent import growth
+
+        ws = self._agent.registry.get(workspace)
+        return self._submit("disk_resize", ws.name, {"size": size}, partial(growth.resize, ws, size=size))
 
     async def disk_export(self, workspace: str, to: str, generation: int, key: str) -> Answer:
         from twofold.agent.moving import export

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +27,7 @@ From = Annotated[
     str, typer.Option("--from", metavar="DEVICE", help="The device that it comes from: what 'disk key' says there.")
 ]
 Exported = Annotated[Path, typer.Argument(help="What 'disk export' made.", show_default=False)]
+Size = Annotated[str, typer.Argument(help="The new size, as 20G: M, G and T are MiB, GiB and TiB.", show_default=False)]
 Named = Annotated[
     str, typer.Argument(help="The workspace's name.", show_default=False, autocompletion=names.workspaces)
 ]
@@ -45,7 +47,7 @@ def info(workspace: ask.Workspace = "", output: out.Output = Form.TABLE) -> None
         {"workspace": found["workspace"]} | sizes | {
             "on this disk": f"{out.size(found['files'])} in {found['segments']} segments, {out.size(found['live'])} of it needed",
             "made": out.when(found["made"]), "format": f"version {found['format']['version']}", "key epoch": found["epoch"],
-            "state": found["head"], "newest known state": found["anchored"] or "none",
+            **_growth(found), "state": found["head"], "newest known state": found["anchored"] or "none",
         },
     )  # fmt: skip
 
@@ -114,6 +116,30 @@ def upgrade(workspace: ask.Workspace = "", output: out.Output = Form.TABLE) -> N
     if output is Form.TABLE:
         now = f"the newest format, version {found['format']['version']}"
         out.say(f"{name} has {now}, now." if found["upgraded"] else f"{name} is already at {now}.")
+
+
+@app.command()
+def resize(workspace: Named, size: Size, output: out.Output = Form.TABLE) -> None:
+    """Make the disk that a workspace's work lies on larger: at once, or at its next start if it runs. Never smaller."""
+    with ask.agent() as client:
+        args = {"workspace": ask.named(client, workspace), "size": _bytes(size)}
+        found = ask.work(client, "disk_resize", output, **args)["result"]
+    if output is not Form.TABLE:
+        return
+    if found["size"] == found["was"]:
+        out.say(f"{workspace} has {out.size(found['size'])}; it stays like that.")
+        return
+    at_once, had = found["at"] == "now", f"it had {out.size(found['was'])}"
+    disk = f"The {found['device']} disk of {workspace}"
+    out.say(
+        f"{disk} has {out.size(found['size'])} now; {had}."
+        if at_once
+        else f"{disk} gets {out.size(found['size'])} when it is shut down and started again; {had}."
+    )
+    if found["inside"]:
+        out.say(f"Its file system grows by itself at {'its next' if at_once else 'that'} start.")
+    else:
+        out.say("Only the disk grows: inside, enlarge its partition and file system with that system's own tools.")
 
 
 @app.command()
@@ -225,6 +251,22 @@ def _check(workspace: str, output: Form, *, data: bool) -> None:
             out.say(f"To go on without it:  twofold disk repair {name}")
     if lost or memory or kept:
         raise typer.Exit(7)
+
+
+def _growth(found: dict[str, Any]) -> dict[str, str]:
+    inside, wanted = found["inside"], found["grow_to"]
+    said = {"file system inside": out.size(inside["files"])} if inside is not None else {}
+    return said | ({"at its next start": f"a disk of {out.size(wanted)}"} if wanted else {})
+
+
+_UNITS = {"M": 20, "G": 30, "T": 40}
+
+
+def _bytes(text: str) -> int:
+    found = re.fullmatch(r"([0-9]{1,9})([MGT])(?:iB)?", text)
+    if found is None:
+        raise UsageError(f"'{text:.40}' is no size.", next="Say it as 20G, 512M or 1T.")
+    return int(found[1]) << _UNITS[found[2]]
 
 
 def _device(each: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 from twofold.guest import port, programs, wire
 from twofold.guest.disks import Freezer
 from twofold.guest.entries import entries
+from twofold.guest.growth import Home, grow
 from twofold.guest.wire import Refusal, Request
 
 AGENT = "0.1.0"
@@ -37,6 +38,7 @@ class Agent:
         self.session: socket.socket | None = None
         self.session_up = False
         self.closing = False
+        self.home: Home | None = None
         self._share = share
         self._asked: set[int] = set()
         self._verbs: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
@@ -91,7 +93,8 @@ class Agent:
     def _hello(self, _: Mapping[str, Any]) -> dict[str, Any]:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         features = sorted(_SESSION_VERBS | self._verbs.keys())
-        return {"agent": AGENT, "features": features, "boot": boot, "session": self.session_up}
+        hello = {"agent": AGENT, "features": features, "boot": boot, "session": self.session_up}
+        return hello if self.home is None else hello | {"home": vars(self.home)}
 
     def _apps(self, _: Mapping[str, Any]) -> dict[str, Any]:
         try:
@@ -137,6 +140,7 @@ def main() -> None:
     fd = port.wait()
     wired = port.Port(fd)
     agent = Agent(wired.send)
+    agent.home = grow()
     loop = _Loop(agent, wired)
     while True:
         loop.turn()

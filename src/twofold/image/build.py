@@ -30,6 +30,8 @@ FIRST_BOOT = (
 )
 _USER_UUID = "7766f01d-0000-4000-8000-000000000002"
 _BLOCK = 1 << 20
+# ext4: bytes of a block, of a group of blocks, of a row in the table of groups.
+_EXT4_BLOCK, _EXT4_GROUP, _EXT4_ROW = 4096, 128 << 20, 64
 
 
 @dataclass(frozen=True)
@@ -163,16 +165,32 @@ def user_template(path: Path, size: int) -> None:
     """
     with path.open("xb") as file:
         file.truncate(size)
-    # One superblock, all tables at the start: the rest of the disk is zero and need not be stored, hashed or sent.
-    features = "^resize_inode,sparse_super2"
-    options = f"lazy_itable_init=1,lazy_journal_init=1,hash_seed={_USER_UUID},nodiscard,num_backup_sb=0"
+    # All tables at the start: the rest of the disk is zero and need not be stored, hashed or sent. It can be made larger while it
+    # is mounted, which needs no room kept for a larger table of groups (resize_inode), but places for spare superblocks (Linux
+    # refuses sparse_super2). They stay empty here: nothing reads them, and the kernel fills them when it makes the disk larger.
+    options = f"lazy_itable_init=1,lazy_journal_init=1,hash_seed={_USER_UUID},nodiscard"
     run(
-        ["mkfs.ext4", "-q", "-F", "-U", _USER_UUID, "-m", "0", "-G", "64", "-J", "size=16,location=2048",
-         "-O", features, "-E", options, path],
+        ["mkfs.ext4", "-q", "-F", "-b", str(_EXT4_BLOCK), "-U", _USER_UUID, "-m", "0", "-G", "64",
+         "-J", "size=16,location=2048", "-O", "^resize_inode", "-E", options, path],
         env={"E2FSPROGS_FAKE_TIME": "1700000000", "SOURCE_DATE_EPOCH": "1700000000"},
     )  # fmt: skip
+    groups = -(-size // _EXT4_GROUP)
+    spare = _EXT4_BLOCK * (1 + -(-groups * _EXT4_ROW // _EXT4_BLOCK))  # a superblock, and a table of groups
+    for group in (number for number in range(1, groups) if _has_spare(number)):
+        run(["fallocate", "--punch-hole", "--offset", str(group * _EXT4_GROUP), "--length", str(spare), path])
     with path.open("r+b") as file:
         file.truncate(-(-_data_end(file.fileno()) // _BLOCK) * _BLOCK)
+
+
+def _has_spare(group: int) -> bool:
+    """Group 1 and powers of 3, 5 and 7 (ext4's sparse_super)."""
+    for base in (3, 5, 7):
+        power = 1
+        while power < group:
+            power *= base
+        if power == group:
+            return True
+    return False
 
 
 def _data_end(fd: int) -> int:

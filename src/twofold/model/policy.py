@@ -54,6 +54,7 @@ class Policy:
     unlock: bool = False  # opens only with a code that the person chose
     unlock_failures: int = 5  # wrong codes, then it is locked until its administrator unlocks it
     erase_failures: int = 0  # then its keys are destroyed; above unlock_failures
+    disk_gib: int = 0  # the person may have their disk made larger, up to so many GiB; 0: not at all
     recovery: bool = False  # keys are wrapped for the company's recovery key as well
     keys_leave: bool = False  # keys may be wrapped for another device when a workspace is exported to it
     hypervisor: bool = False  # starts only where our own hypervisor is below it
@@ -101,6 +102,7 @@ class Policy:
                 policy.erase_failures > 0 and policy.unlock_failures == 0,
                 "erase_failures needs unlock_failures: first lock, then erase",
             ),
+            (policy.disk_gib > 1 << 16, "disk_gib must not be above 65536"),
             (policy.keep_points < 1, "keep_points must be at least 1"),
         ):
             if off:

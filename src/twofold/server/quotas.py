@@ -9,6 +9,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from twofold.model.errors import NoRoomError
+from twofold.server import policies
 from twofold.server.context import Server
 from twofold.server.tables import Grant, Sealed, Version
 
@@ -22,7 +23,8 @@ def limit(session: Session, server: Server, grant: Grant) -> int:
     )
     manifest = json.loads(session.scalar(newest) or "{}")
     disks = sum(part["size"] for part in manifest.get("parts", ()) if part["name"] == "system")
-    disks += manifest.get("user_disk_size", 0)
+    # What the company lets it grow to, whatever it has grown to: that only its holder could say.
+    disks += max(manifest.get("user_disk_size", 0), policies.of(session, grant)[0].disk_gib << 30)
     return max(LEAST, disks * server.home.quota_percent // 100) if server.home.quota_percent else 0
 
 
