@@ -20,7 +20,7 @@ from twofold.agent.rooms import give_back
 from twofold.agent.store import LEASE, as_json
 from twofold.agent.workspace import Workspace
 from twofold.model.canonical import canonical
-from twofold.model.errors import TimedOutError, TwofoldError, UnreachableError
+from twofold.model.errors import NotFoundError, TimedOutError, TwofoldError, UnreachableError
 from twofold.model.workspace import Custody
 from twofold.platform.clock import boottime
 from twofold.platform.network import metered
@@ -100,7 +100,10 @@ class Contact:
                         ws.fail(rights.taken(ws.lease))
                 continue
             if fresh.lease != ws.lease:
-                await asyncio.to_thread(ws.store.write, ws.name, LEASE, canonical(fresh.document))
+                try:
+                    await asyncio.to_thread(ws.store.write, ws.name, LEASE, canonical(fresh.document))
+                except NotFoundError:
+                    continue  # it is being removed just now
                 ws.lease = fresh.lease
                 await ws.renew()
             if ws.record.taken:

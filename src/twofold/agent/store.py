@@ -147,9 +147,7 @@ class Store:
             return (self.folder(name) / file).read_bytes()
         except FileNotFoundError as gone:
             if not self.exists(name):
-                raise NotFoundError(
-                    f"There is no workspace {name} on this device.", next="See what there is:  twofold list"
-                ) from gone
+                raise _none(name) from gone
             if file == KEY and (self.folder(name) / VAULT).exists():
                 raise DamagedError(
                     f"The workspace {name} lacks its key; without it nothing of it can be read.",
@@ -167,7 +165,11 @@ class Store:
             ) from broken
 
     def write(self, name: str, file: str, data: bytes) -> None:
-        write_durably(self.folder(name) / file, data)
+        """Raises: NoRoomError: as it was. NotFoundError: the workspace has left this device, and nothing of it comes back."""
+        try:
+            write_durably(self.folder(name) / file, data)
+        except FileNotFoundError as gone:
+            raise _none(name) from gone
 
     def record(self, name: str) -> Record:
         return Record.from_bytes(self.read(name, STATE))
@@ -199,6 +201,10 @@ class Store:
             self.folder(name).rename(gone)
             sync_folder(self.root)
             shutil.rmtree(gone)
+
+
+def _none(name: str) -> NotFoundError:
+    return NotFoundError(f"There is no workspace {name} on this device.", next="See what there is:  twofold list")
 
 
 def free_look(taken: Iterable[Record], wanted: str) -> tuple[int, str]:

@@ -64,9 +64,12 @@ class Supervision:
             for ws in self._workspaces():
                 try:
                     await self._look(ws, slept=slept)
-                except TwofoldError as failed:
+                except (TwofoldError, OSError) as failed:
                     log.warning("supervision: %s", failed, extra={"workspace": ws.name})
-            await self._beat()
+            try:
+                await self._beat()
+            except OSError as failed:  # a disk that fails; what runs is looked after all the same
+                log.warning("heartbeat: %s", failed)
 
     def wake(self) -> None:
         """Something has changed: look soon, even where nothing ran before."""

@@ -19,7 +19,15 @@ from twofold.agent.rooms import Rooms
 from twofold.agent.store import IMAGE, KEY, LEASE, VAULT, Record, Store, as_json
 from twofold.agent.supply import Stock, Supply, wire
 from twofold.engine.seam import Machine
-from twofold.model.errors import ConflictError, DamagedError, NoRoomError, RefusedError, TwofoldError, from_wire
+from twofold.model.errors import (
+    ConflictError,
+    DamagedError,
+    NoRoomError,
+    NotFoundError,
+    RefusedError,
+    TwofoldError,
+    from_wire,
+)
 from twofold.model.image import ImageVersion
 from twofold.model.lease import Lease
 from twofold.model.names import PALETTE
@@ -199,9 +207,11 @@ class Workspace:
         self.keep(custody=then, **changes)
 
     def note(self, **changes: Any) -> None:
-        """Change the record: durable where there is room, then told."""
+        """Change the record: durable where there is room, then told; nothing where it has left this device meanwhile."""
         try:
             self.keep(**changes)
+        except NotFoundError:
+            log.info("it has left already", extra={"workspace": self.name})
         except NoRoomError as full:
             # A full disk must not keep a machine from being paused or let go; the state is read off the processes again.
             log.warning("the state file was not written", extra={"workspace": self.name, "error": full.code})
@@ -209,7 +219,7 @@ class Workspace:
             self.tell()
 
     def keep(self, **changes: Any) -> None:
-        """Change the record: durable, then told. Raises: NoRoomError: it is as it was."""
+        """Change the record: durable, then told. Raises: NoRoomError: it is as it was. NotFoundError: it has left."""
         changed = dataclasses.replace(self.record, **changes)
         # A file that can't be read is left for a person or a newer version: what we don't know must not replace it.
         if self._readable:
