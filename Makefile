@@ -46,8 +46,8 @@ test-quick: setup s3 ## style, unit and golden tests alone: no VM, well under a 
 	@$(PERSON) $(PY) -m pytest -q tests/unit tests/golden -m "not root"
 
 .PHONY: test-matrix-full
-test-matrix-full: setup ## every step of every operation meets every failure (hours); prints its share, writes out/matrix.json
-	@$(PERSON) $(PY) -m pytest -q -rP tests/matrix/test_matrix.py --soak -k all
+test-matrix-full: setup ## every step of every operation meets every failure (hours); goes on where it was stopped for the same code (AGAIN=1: anew)
+	@$(PERSON) $(PY) -m tests.matrix $(if $(AGAIN),--again) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(ONLY),--only '$(ONLY)')
 
 .PHONY: model
 model: setup ## leases, fencing and commits in every state they can reach; its traces replayed against the real server

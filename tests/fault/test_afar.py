@@ -35,8 +35,7 @@ def user(company: Company) -> str:
 
 @pytest.fixture
 def line(company: Company) -> Iterator[Relay]:
-    words, _ = company._run
-    with Relay(int(words[words.index("--port") + 1])) as made:
+    with Relay(company.port) as made:
         yield made
 
 

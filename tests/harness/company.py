@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Protocol, Self
 
 from twofold.agent.client import Client, answering
 from twofold.model.errors import TimedOutError, UnreachableError
@@ -78,6 +78,18 @@ def tiny(folder: Path, name: str, *, has_agent: bool = False, direct: bool = Fal
     return Tiny(folder, manifest)
 
 
+class Program(Protocol):
+    """One that we started: what is used here of `subprocess.Popen`."""
+
+    @property
+    def pid(self) -> int: ...
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def send_signal(self, sig: int, /) -> None: ...
+    def kill(self) -> None: ...
+    def terminate(self) -> None: ...
+
+
 class Company:
     """A server in a process of its own. `invite` and `grant` are what its administrator does."""
 
@@ -97,7 +109,7 @@ class Company:
             timeout=60,
         )
         self.port = _free_port()
-        self._run = self._program(home, self.port), env | self._environment()
+        self.home, self._env = home, env
         self.mend()
         self._undo.callback(self.cut)
         self.admin = Admin(f"https://{self.host}:{self.port}", saved_pin(home))
@@ -113,12 +125,12 @@ class Company:
     ) -> None:
         self._undo.close()
 
-    def _program(self, home: Path, port: int) -> list[str]:
-        words = [sys.executable, "-m", "twofold.server", "--home", str(home), "run"]
-        return [*words, "--host", self.host, "--port", str(port)]
-
-    def _environment(self) -> dict[str, str]:
-        return {}
+    def _started(self, log: Path) -> Program:
+        words = [sys.executable, "-m", "twofold.server", "--home", str(self.home), "run"]
+        with log.open("ab") as told:
+            return subprocess.Popen(
+                [*words, "--host", self.host, "--port", str(self.port)], env=self._env, stdout=told, stderr=told
+            )
 
     def cut(self) -> None:
         """The server is gone, for whoever asks."""
@@ -133,9 +145,7 @@ class Company:
 
     def mend(self) -> None:
         """It comes back, at the same address."""
-        words, env = self._run
-        with (self.folder / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(words, env=env, stdout=log, stderr=log)
+        self.process = self._started(self.folder / "server.log")
         deadline = time.monotonic() + 30
         while hasattr(self, "admin"):  # it knows the server already, so that only a question shows that it is there
             try:
@@ -175,7 +185,7 @@ class Device:
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Program | None = None
 
     @property
     def dirs(self) -> Dirs:
@@ -192,11 +202,11 @@ class Device:
     def start(self, **environment: str) -> Client:
         """Start the agent and return a client of it."""
         env = dict(os.environ) | {"PYTHONPATH": str(TREE / "src"), "TWOFOLD_HOME": str(self.home)} | environment
-        self.process = subprocess.Popen(self._program(), env=env)
+        self.process = self._started(env)
         return self.client()
 
-    def _program(self) -> list[str]:
-        return [sys.executable, "-m", "twofold.agent"]
+    def _started(self, env: dict[str, str]) -> Program:
+        return subprocess.Popen([sys.executable, "-m", "twofold.agent"], env=env)
 
     def client(self) -> Client:
         deadline = time.monotonic() + 30
@@ -234,7 +244,7 @@ class Device:
                 end(self.process)
 
 
-def end(process: subprocess.Popen[Any], seconds: float = 15) -> None:
+def end(process: Program, seconds: float = 15) -> None:
     """End one process that we started: asked first, then killed."""
     if process.poll() is None:
         process.terminate()

@@ -11,6 +11,7 @@ import contextlib
 import faulthandler
 import functools
 import importlib
+import inspect
 import re
 import signal
 import socket
@@ -114,23 +115,31 @@ class Finger:
             stream.recv(1)  # nothing comes where it is killed
 
     def before(self, where: str, say: Say) -> None:
-        """Tell before each call of a function; `say` gets its arguments and answers the step's name, or None for none."""
+        """Tell before each call of a function; `say` gets those of its arguments that it names, and answers the step, or None."""
 
-        def told(real: Any, *a: Any, **k: Any) -> Any:
-            step = say(*a, **k)
-            if step is not None:
-                self(_plain(step))
+        def told(real: Any, named: Callable[..., dict[str, Any]], *a: Any, **k: Any) -> Any:
+            self._tell(say(**named(*a, **k)))
             return real(*a, **k)
 
-        _replace(where, told)
+        _replace(where, say, told)
 
-    def after(self, where: str, step: str) -> None:
-        def told(real: Any, *a: Any, **k: Any) -> Any:
+    def after(self, where: str, say: Say) -> None:
+        """The same once it has done its work."""
+
+        def told(real: Any, named: Callable[..., dict[str, Any]], *a: Any, **k: Any) -> Any:
             done = real(*a, **k)
-            self(step)
+            self._tell(say(**named(*a, **k)))
             return done
 
-        _replace(where, told)
+        _replace(where, say, told)
+
+    def _tell(self, step: str | None) -> None:
+        if step is not None:
+            self(_plain(step))
+
+
+def _saying(step: str) -> Say:
+    return lambda: step
 
 
 def _plain(step: str) -> str:
@@ -138,18 +147,35 @@ def _plain(step: str) -> str:
     return _NUMBER.sub("N", _LONG.sub("*", _SEALED.sub("*", step.partition("?")[0])))
 
 
-def _replace(where: str, told: Callable[..., Any]) -> None:
-    """Put `told` in a function's place, wherever a module of ours has it already."""
+def found(where: str, say: Say) -> tuple[Any, str, Any]:
+    """The owner, the name and the function that a mark means.
+
+    Raises:
+        AttributeError, ModuleNotFoundError: there is none. TypeError: it has no argument of a name that `say` asks for.
+    """
     module, _, name = where.partition(":")
     owner: Any = importlib.import_module(module)
     *outer, last = name.split(".")
     for part in outer:
         owner = getattr(owner, part)
     real = getattr(owner, last)
+    if lacking := set(inspect.signature(say).parameters) - set(inspect.signature(real).parameters):
+        raise TypeError(f"{where} takes no {', '.join(sorted(lacking))}")
+    return owner, last, real
+
+
+def _replace(where: str, say: Say, told: Callable[..., Any]) -> None:
+    """Put `told` in a function's place, wherever a module of ours has it already."""
+    owner, last, real = found(where, say)
+    wanted, takes = list(inspect.signature(say).parameters), inspect.signature(real)
+
+    def named(*a: Any, **k: Any) -> dict[str, Any]:
+        given = takes.bind(*a, **k).arguments
+        return {name: given[name] for name in wanted}
 
     @functools.wraps(real)
     def fresh(*a: Any, **k: Any) -> Any:
-        return told(real, *a, **k)
+        return told(real, named, *a, **k)
 
     setattr(owner, last, fresh)
     for other in list(sys.modules.values()):
@@ -160,33 +186,50 @@ def _replace(where: str, told: Callable[..., Any]) -> None:
 _verb = threading.local()
 
 
-def _call(_: Any, verb: str, *__: Any, **___: Any) -> str:
+def _asked(verb: str) -> str:
     _verb.now = verb
     return f"vaultd: ask {verb}"
 
 
-def _progress(operation: Any, step: str, *_: Any) -> str | None:
-    return f"progress: {step}" if step != operation.step else None
+def _sent() -> str | None:
+    """Nothing else that goes out has just been asked for in this thread."""
+    verb: str | None = _verb.__dict__.pop("now", None)
+    return f"vaultd: at {verb}" if verb else None
 
 
-# The agent's durable writes, its calls of the server and of the vault process, and what its operations say of themselves.
+def _progress(self: Any, step: str) -> str | None:
+    return f"progress: {step}" if step != self.step else None
+
+
+def _impatient(self: Any) -> None:
+    """A server that was away is tried again soon: what the company asks for would take a minute in each cell."""
+    self.retry = 2.0
+
+
+# The steps are marked by functions that are there for all to see: the agent's durable writes, its calls of the server and of the
+# vault process, and what its operations say of themselves. tests/unit/test_mortal.py holds that each is there.
 AGENT: dict[str, Say] = {
-    "twofold.agent.store:write_durably": lambda path, _: f"write {path.name}",
-    "twofold.agent.store:Store.create": lambda *_: "make the folder",
-    "twofold.agent.store:Store.destroy": lambda *_: "remove the folder",
-    "twofold.agent.store:Store.destroy_key": lambda *_: "destroy the key",
-    "twofold.agent.remote:Remote.send": lambda _, method, what, *__, **___: f"server: {method} {what}",
-    "twofold.agent.remote:Remote.stream": lambda _, what, *__: f"server: PUT {what}",
+    "twofold.agent.store:write_durably": lambda path: f"write {path.name}",
+    "twofold.agent.store:Store.create": lambda: "make the folder",
+    "twofold.agent.store:Store.destroy": lambda: "remove the folder",
+    "twofold.agent.store:Store.destroy_key": lambda: "destroy the key",
+    "twofold.agent.remote:Remote.send": lambda method, what: f"server: {method} {what}",
+    "twofold.agent.remote:Remote.stream": lambda what: f"server: PUT {what}",
     "twofold.agent.operations:Operation.progress": _progress,
-    "twofold.agent.operations:Operation.commit": lambda *_: "no way back",
-    "twofold.agent.arrival:_fresh": lambda *_: "take a new key epoch",
-    "twofold.vault.control:Conversation.call": _call,
-    "twofold.vault.control:Conversation._answer": lambda *_: f"vaultd: at {getattr(_verb, 'now', '')}",
-    "twofold.vault.copies:Folder.write": lambda _, name, __: f"carried: write {name}",
-    "twofold.vault.copies:Folder.put": lambda _, file, *__: f"carried: copy {file.name}",
-    "twofold.vault.store:SealedVault.destroy": lambda *_: "remove the vault",
-    "twofold.agent.registry:Registry.drop": lambda *_: "drop it from the list",
+    "twofold.agent.operations:Operation.commit": lambda: "no way back",
+    "twofold.vault.control:Conversation.call": _asked,
+    "twofold.vault.copies:Folder.write": lambda name: f"carried: write {name}",
+    "twofold.vault.copies:Folder.put": lambda file: f"carried: copy {file.name}",
+    "twofold.vault.store:SealedVault.destroy": lambda: "remove the vault",
+    "twofold.agent.registry:Registry.drop": lambda: "drop it from the list",
+    "twofold.agent.supervision:Supervision.run": _impatient,
 }
+AGENT_AFTER: dict[str, Say] = {"twofold.platform.peers:send_fds": _sent}
+SERVER: dict[str, Say] = {"twofold.server.audit:record": lambda action: f"server: about to commit, {action}"}
+SERVER_AFTER: dict[str, Say] = {"twofold.server.objects:Folder.put": lambda: "server: kept a file"}
+# What each of the programs imports: a mold has it already (mold.py).
+AGENT_MODULES = ("twofold.agent.__main__", *sorted({where.partition(":")[0] for where in AGENT | AGENT_AFTER}))
+SERVER_MODULES = ("twofold.server.run", "twofold.server.app", "granian.server.embed")
 
 
 def _agent(finger: Finger) -> int:
@@ -197,6 +240,8 @@ def _agent(finger: Finger) -> int:
     run._KEEP = (*run._KEEP, *passed)  # type: ignore[assignment]
     for where, say in AGENT.items():
         finger.before(where, say)
+    for where, say in AGENT_AFTER.items():
+        finger.after(where, say)
     from twofold.agent.__main__ import main
 
     return main([])
@@ -210,14 +255,12 @@ def _server(finger: Finger, home: str, port: str, functions: Sequence[str]) -> i
 
     from twofold.server.run import worker
 
-    for where in functions:
-        if where.endswith("-"):
-            finger.before(where[:-1], lambda *_, where=where, **__: where)
-        else:
-            finger.after(where, where)
-    if not functions:
-        finger.after("twofold.server.objects:Folder.put", "server: kept a file")
-        finger.before("twofold.server.audit:record", lambda _, __, what, *___: f"server: about to commit, {what}")
+    before = {where[:-1]: _saying(where) for where in functions if where.endswith("-")}
+    after = {where: _saying(where) for where in functions if not where.endswith("-")}
+    for where, say in (before if functions else SERVER).items():
+        finger.before(where, say)
+    for where, say in (after if functions else SERVER_AFTER).items():
+        finger.after(where, say)
     app = worker(home)
     told = app if functions else _requests(finger, app)
     server = Server(

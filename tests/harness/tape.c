@@ -29,7 +29,8 @@ static void *real(const char *name) {
   return found;
 }
 
-__attribute__((constructor)) static void begin(void) {
+/* Again in a process that was forked with another environment (mold.py). */
+__attribute__((constructor)) void tape_begin(void) {
   below = getenv("TWOFOLD_TAPE_BELOW");
   tape = getenv("TWOFOLD_TAPE");
   full = getenv("TWOFOLD_TAPE_FULL");

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from tests.harness.tape import Cut
 from tests.matrix.deeds import Deed, Ended, attempt, looked
 from tests.matrix.stage import Stage, until
 from twofold.model.errors import TwofoldError
 
-_LASTS = 0.7  # seconds that a failure lasts where the operation does not end of it
+_LASTS = 0.5  # seconds that a failure lasts where the operation does not end of it
 _LIMIT = 75.0
 _TRIES = 4
+_SOON = 0.6  # seconds in which it is done by itself, once nothing is under way any more
+NOT_COME = "the step did not come this time"
 
 
 @dataclass(frozen=True)
@@ -79,8 +78,12 @@ class Cell:
     failure: Failure
 
     @property
+    def names(self) -> tuple[str, str, str]:
+        return self.deed, self.step.name, self.failure.name
+
+    @property
     def key(self) -> str:
-        return f"{self.deed} | {self.step.name} | {self.failure.name}"
+        return " | ".join(self.names)
 
     def skipped(self) -> str:
         """Why it can't be."""
@@ -99,6 +102,11 @@ class Outcome:
     result: str
     why: str = ""
     seconds: float = 0.0
+    tries: int = 1  # how often it was run
+
+    @property
+    def key(self) -> str:
+        return f"{self.deed} | {self.step} | {self.failure}"
 
 
 def discovered(deed: Deed, stage: Stage) -> list[Step]:
@@ -125,8 +133,8 @@ def thinned(steps: Sequence[Step]) -> list[Step]:
     return [step for step in steps if kept(step)]
 
 
-def cells(deed: Deed, steps: Iterable[Step]) -> list[Cell]:
-    return [Cell(deed.name, step, failure) for step in steps for failure in FAILURES]
+def cells(deed: str, steps: Iterable[Step]) -> list[Cell]:
+    return [Cell(deed, step, failure) for step in steps for failure in FAILURES]
 
 
 def _through(deed: Deed, stage: Stage, failure: Failure | None) -> tuple[bool, Ended]:
@@ -153,7 +161,7 @@ def run(deed: Deed, stage: Stage, cell: Cell) -> Outcome:
 
     def outcome(result: str, why: str = "") -> Outcome:
         seconds = round(time.monotonic() - began, 2)
-        return Outcome(cell.deed, cell.step.name, cell.failure.name, result, why, seconds)
+        return Outcome(*cell.names, result, why, seconds)
 
     if why := cell.skipped():
         return outcome("skipped", why)
@@ -172,16 +180,17 @@ def run(deed: Deed, stage: Stage, cell: Cell) -> Outcome:
     stage.again()
     stage.settled()
     how = "by itself"
-    if not until(lambda: deed.done(stage, ended), 0 if ended.state == "failed" else 1.5, 0.1):
+    if not until(lambda: deed.done(stage, ended), 0 if ended.state == "failed" else _SOON, 0.05):
         how = "asked again"
         if ended.state == "failed":
             _said(ended.error)
         _again(deed, stage)
     _history(deed, stage)
     deed.after(stage)
-    assert not stage.device.vaultds(), "a vault process is left"
+    # One that brings the rest of a back up, or closes after it, is none that is left.
+    assert until(lambda: not stage.device.vaultds(), 10), "a vault process is left"
     if not struck:
-        return outcome("skipped", "the step did not come this time")
+        return outcome("skipped", NOT_COME)
     said = f"{ended.error.code}: {ended.error.happened}" if ended.error is not None and how != "by itself" else ""
     return outcome(how, said)
 
@@ -218,27 +227,3 @@ def _history(deed: Deed, stage: Stage) -> None:
     beside = [row for row in rows if row["id"] not in line]
     assert {row["kind"] for row in beside} <= {"branch"}, "two lines"
     assert len(beside) == deed.branches(stage), "a generation beside the line"
-
-
-def written(path: Path, revision: str, outcomes: Sequence[Outcome], total: int) -> None:
-    """`out/matrix.json`, and a table beside it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    counted = Counter(outcome.result for outcome in outcomes)
-    rows = [dataclasses.asdict(outcome) for outcome in outcomes]
-    path.write_text(json.dumps({"revision": revision, "cells": total, "counted": counted, "rows": rows}, indent=1))
-    path.with_suffix(".md").write_text(table(outcomes))
-
-
-def table(outcomes: Sequence[Outcome]) -> str:
-    """Operations by failures: cells that ended by themselves, when asked again, not; and those skipped, with the reasons."""
-    names = [failure.name for failure in FAILURES]
-    lines = ["| operation | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    for deed in dict.fromkeys(outcome.deed for outcome in outcomes):
-        counts = []
-        for name in names:
-            found = Counter(each.result for each in outcomes if (each.deed, each.failure) == (deed, name))
-            counts.append(", ".join(f"{number} {result}" for result, number in sorted(found.items())) or "-")
-        lines.append(f"| {deed} | " + " | ".join(counts) + " |")
-    why = Counter(outcome.why for outcome in outcomes if outcome.result == "skipped")
-    lines += ["", *(f"- skipped, {number}: {reason}" for reason, number in why.items()), ""]
-    return "\n".join(lines)

@@ -78,7 +78,7 @@ def saved(stage: Stage) -> bytes:
 
 def proven(stage: Stage, data: bytes) -> None:
     """It is in the disks here."""
-    found = stage.vault.read(len(data))
+    found = stage.read(len(data))
     assert found == data, f"lost: {sum(a != b for a, b in zip(found, data, strict=True))} of {len(data)} bytes differ"
 
 

@@ -7,7 +7,6 @@ import os
 import random
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -16,8 +15,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from tests.fault.test_moving import Vault
-from tests.harness.company import TREE, Company, Device
-from tests.harness.mortal import Hand
+from tests.harness.company import TREE, Company, Device, Program
+from tests.harness.mold import Mold
+from tests.harness.mortal import AGENT_MODULES, SERVER_MODULES, Hand
 from tests.harness.relay import Relay
 from tests.harness.tape import Cut, Tape, library
 from twofold.agent.client import Client
@@ -33,32 +33,27 @@ BEATS = r"|device/heartbeat"
 class Watched(Company):
     """A server that says where it is, on a disk that can be full."""
 
-    def __init__(self, folder: Path, hand: Hand) -> None:
+    def __init__(self, folder: Path, hand: Hand, mold: Mold) -> None:
         super().__init__(folder)
-        self._hand = hand
+        self._hand, self._mold = hand, mold
         self.tape = Tape(folder / "server", folder / "server-tape", BUILT)
 
-    def _program(self, home: Path, port: int) -> list[str]:
-        return [sys.executable, "-m", "tests.harness.mortal", str(self._hand.path), "server", str(home), str(port)]
-
-    def _environment(self) -> dict[str, str]:
-        return {"PYTHONPATH": f"{TREE / 'src'}:{TREE}"} | self.tape.environment
+    def _started(self, log: Path) -> Program:
+        words = [str(self._hand.path), "server", str(self.home), str(self.port)]
+        return self._mold.start(words, dict(os.environ) | self.tape.environment, log)
 
 
 class Laptop(Device):
     """A device whose agent says where it is, behind a network that can be cut, on a disk that can be full or lose its power."""
 
-    def __init__(self, home: Path, hand: Hand, relay: Relay) -> None:
+    def __init__(self, home: Path, hand: Hand, mold: Mold, relay: Relay) -> None:
         super().__init__(home)
-        self._hand, self.relay = hand, relay
+        self._hand, self._mold, self.relay = hand, mold, relay
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.tape = Tape(home, home.parent / f"{home.name}-tape", BUILT)
 
-    def _program(self) -> list[str]:
-        return [sys.executable, "-m", "tests.harness.mortal", str(self._hand.path), "agent"]
-
-    def start(self, **environment: str) -> Client:
-        return super().start(PYTHONPATH=f"{TREE / 'src'}:{TREE}", **self.tape.environment, **environment)
+    def _started(self, env: dict[str, str]) -> Program:
+        return self._mold.start([str(self._hand.path), "agent"], env | self.tape.environment)
 
     def enrol(self, client: Client, company: Company, user: str, name: str) -> None:
         url = company.admin.invite_device(user).replace(f":{company.port}/", f":{self.relay.port}/")
@@ -102,9 +97,11 @@ class Stage:
         self._users = 0
 
     def __enter__(self) -> Self:
-        library(BUILT)
+        made = library(BUILT)
+        self._agents = self._undo.enter_context(Mold(AGENT_MODULES, made))
+        servers = self._undo.enter_context(Mold(SERVER_MODULES, made))
         self.hand = self._undo.enter_context(Hand(self.folder / "hand", BESIDE + BEATS))
-        self.company = self._undo.enter_context(Watched(self.folder / "company", self.hand))
+        self.company = self._undo.enter_context(Watched(self.folder / "company", self.hand, servers))
         self.relay = self._undo.enter_context(Relay(self.company.port))
         self.company.publish("tiny")
         self._people = self._undo.enter_context(ExitStack())
@@ -136,8 +133,8 @@ class Stage:
         home = self.folder / f"p{self._users}"
         home.mkdir(mode=0o700)
         self.device, self.spare = (
-            Laptop(home / "device", self.hand, self.relay),
-            Laptop(home / "spare", self.hand, self.relay),
+            Laptop(home / "device", self.hand, self._agents, self.relay),
+            Laptop(home / "spare", self.hand, self._agents, self.relay),
         )
         self._people.callback(self._ended)
         self.client = self.device.start()
@@ -208,6 +205,17 @@ class Stage:
         except ConflictError as busy:
             return busy
         return None
+
+    def read(self, size: int) -> bytes:
+        """From the disks here, as soon as the agent has done with them: it may still end what one before it has begun."""
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                return self.vault.read(size)
+            except ConflictError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
 
     def settled(self, seconds: float = 60) -> None:
         """Nothing is under way on the device."""
