@@ -17,6 +17,7 @@ from twofold.model.machine import Accelerator
 
 FAKE = """#!/bin/sh
 case "$*" in
+--version) {start} ;;
 *"-accel kvm"*) echo kvm >>{log}; {kvm} ;;
 *"-accel tcg"*) echo tcg >>{log}; {tcg} ;;
 esac
@@ -32,9 +33,9 @@ class Bench:
         self.cache.mkdir()
         self.kvm.touch()
 
-    def qemu(self, kvm: str, tcg: str = "exit 85") -> None:
+    def qemu(self, kvm: str, tcg: str = "exit 85", start: str = "exit 0") -> None:
         program = self.folder / "qemu-system-x86_64"
-        program.write_text(FAKE.format(log=self.log, kvm=kvm, tcg=tcg))
+        program.write_text(FAKE.format(log=self.log, kvm=kvm, tcg=tcg, start=start))
         program.chmod(0o755)
 
     def probe(self) -> probe.Answer:
@@ -76,6 +77,20 @@ def test_kvm_that_does_not_work_is_left(bench: Bench, behaviour: str, words: str
     answer = bench.probe()
     assert answer.accelerator is Accelerator.TCG
     assert answer.reason == words
+    assert time.monotonic() - began < 3
+
+
+def test_a_machine_that_is_slow_at_everything_has_not_hung(bench: Bench) -> None:
+    """An emulated phone's KVM works, and takes longer than a sound machine's deadline."""
+    bench.qemu("sleep 0.9; exit 85", start="sleep 0.3")
+    assert bench.probe().accelerator is Accelerator.KVM
+
+
+def test_a_qemu_that_never_says_its_version_is_not_waited_for(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "_LONGEST", 0.8)
+    bench.qemu("exec sleep 60", start="exec sleep 60")
+    began = time.monotonic()
+    assert bench.probe().accelerator is Accelerator.TCG
     assert time.monotonic() - began < 3
 
 
@@ -175,10 +190,10 @@ def test_the_payload_is_its_source(tmp_path: Path) -> None:
 class ArmBench(Bench):
     """The same on Arm, where what was computed is a line on the serial port."""
 
-    def qemu(self, kvm: str, tcg: str = "said=GOOD") -> None:
+    def qemu(self, kvm: str, tcg: str = "said=GOOD", start: str = "exit 0") -> None:
         fake = "#!/bin/sh\nfor w; do case $w in file:*) out=${{w#file:}} ;; esac; done\n" + FAKE.split("\n", 1)[1]
         program = self.folder / "qemu-system-aarch64"
-        program.write_text(fake.format(log=self.log, kvm=kvm, tcg=tcg) + 'echo "TWOFOLD $said" >$out\n')
+        program.write_text(fake.format(log=self.log, kvm=kvm, tcg=tcg, start=start) + 'echo "TWOFOLD $said" >$out\n')
         program.chmod(0o755)
 
     def probe(self) -> probe.Answer:

@@ -58,6 +58,8 @@ _WRONG = 0x11 << 1 | 1
 
 KVM_SECONDS = 2.0  # a sound KVM answers in 0.1 s
 TCG_SECONDS = 2.5  # translating takes 0.1 s on an idle machine
+_STARTS = 8  # a trial's guest runs for 2 to 3 times as long as QEMU takes to start and say its version
+_LONGEST = 20.0
 
 
 class Verdict(enum.StrEnum):
@@ -164,9 +166,9 @@ def image() -> bytes:
 
 
 def _decide(program: str, arch: Arch, kvm: Path) -> Answer:
-    why = _kvm_obstacle(kvm)
+    why, slow = _kvm_obstacle(kvm), _pace(program)
     if why is None:
-        verdict = trial(program, Accelerator.KVM, KVM_SECONDS, arch)
+        verdict = trial(program, Accelerator.KVM, max(KVM_SECONDS, slow), arch)
         if verdict is Verdict.GOOD:
             return Answer(Accelerator.KVM, "KVM ran a 64-bit guest; using KVM.", 0)
         why = {
@@ -174,9 +176,9 @@ def _decide(program: str, arch: Arch, kvm: Path) -> Answer:
             Verdict.WRONG: "KVM opens but a 64-bit guest computed wrongly on it",
         }.get(verdict, "KVM opens but QEMU cannot start a guest on it")
     for candidate in _elsewhere():
-        if trial(program, candidate, KVM_SECONDS, arch) is Verdict.GOOD:
+        if trial(program, candidate, max(KVM_SECONDS, slow), arch) is Verdict.GOOD:
             return Answer(candidate, f"{candidate.upper()} ran a 64-bit guest; using it.", 0)
-    verdict = trial(program, Accelerator.TCG, TCG_SECONDS, arch)
+    verdict = trial(program, Accelerator.TCG, max(TCG_SECONDS, slow), arch)
     if verdict is Verdict.HUNG:  # a translator does not hang on known code: the machine is overloaded
         return Answer(Accelerator.TCG, f"{why}; using TCG (this machine is very busy just now).", 0)
     if verdict is not Verdict.GOOD:
@@ -186,6 +188,14 @@ def _decide(program: str, arch: Arch, kvm: Path) -> Answer:
             next=f"Reinstall QEMU 10 or newer ({Path(program).name}).",
         )
     return Answer(Accelerator.TCG, f"{why}; using TCG.", 0)
+
+
+def _pace(program: str) -> float:
+    """Seconds that a trial may take here, by how long QEMU takes to say its version: a phone that is slow at everything has not
+    hung (docs/decisions/0033)."""
+    began = time.monotonic()
+    _status([program, "--version"], (), _LONGEST / _STARTS)
+    return min(_STARTS * (time.monotonic() - began), _LONGEST)
 
 
 def _elsewhere() -> Iterator[Accelerator]:
