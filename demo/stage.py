@@ -101,25 +101,27 @@ class Stage:
         self.checkout(client)
         return built, admin, client
 
-    def image(self) -> Built:
+    def image(self, arch: Arch = Arch.AMD64) -> Built:
         cache = Path(os.environ.get("TWOFOLD_BUILDS") or self.dirs.cache)
         built = self.timed(
-            "image_build", "Business image", lambda bar: build(TREE / "recipes" / "business", Arch.AMD64, cache, bar)
+            "image_build", "Business image", lambda bar: build(TREE / "recipes" / "business", arch, cache, bar)
         )
         # Where the build cache had it, the figure is what the real build took, and the next one says so.
         self.times["image_was_cached"] = built.seconds > 2 * self.times["image_build"]
         self.times["image_build"] = built.seconds
         return built
 
-    def server(self, host: str = "127.0.0.1") -> Admin:
-        """Make the server's home at the first run, start it, sign in. The password is made here and kept in the home folder."""
+    def server(self, host: str = "127.0.0.1", *names: str) -> Admin:
+        """Make the server's home at the first run, start it, sign in. The password is made here and kept in the home folder.
+        `names` are those by which devices may know it too."""
         home, secret = self.home / "server", self.home / "admin-password"
         words = [sys.executable, "-m", "twofold.server", "--home", str(home)]
         if not secret.exists():
             secret.touch(mode=0o600)
             secret.write_text(secrets.token_urlsafe(18))
+            known = [word for name in (host, *names) for word in ("--name", name)]
             made = self.start(
-                [*words, "init", "--company", TITLE, "--admin", ADMINISTRATOR, "--name", host],
+                [*words, "init", "--company", TITLE, "--admin", ADMINISTRATOR, *known],
                 {"TWOFOLD_PASSWORD": secret.read_text()},
             )
             if made.wait(60):

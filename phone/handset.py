@@ -22,12 +22,24 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from twofold.image.build import Built
-from twofold.platform.run import find, spawn
+from twofold.platform.run import find, run, spawn
 
 Picture = NDArray[np.uint8]
 WIDTH, HEIGHT = 540, 1170  # pixels, portrait
 MEMORY = 4096  # MiB: its own system, and a business VM in it
 POWER, LOUDER, SOFTER = "power", "volumeup", "volumedown"
+_KEYS = {
+    " ": "spc",
+    "\n": "ret",
+    "-": "minus",
+    "=": "equal",
+    "/": "slash",
+    ".": "dot",
+    ",": "comma",
+    ";": "semicolon",
+    "'": "apostrophe",
+}  # fmt: skip - QEMU's names
+_SHIFTED = dict(zip('!@#$%^&*()_+:"<>?', "1234567890-=;',./", strict=True))
 _RANGE = 0x7FFF  # QEMU's axes, whatever the screen's size
 _FRAME = 1 / 60  # seconds between two places of a moving finger
 
@@ -38,11 +50,13 @@ class NeverSeenError(AssertionError):
 
 @dataclass(frozen=True)
 class Parts:
-    """What a phone is started from. `built` is the recipe `handset`'s image; `software` an erofs with Twofold, or None."""
+    """What a phone is started from. `built` is the recipe `handset`'s image; `software` an erofs with Twofold, or None; with
+    `inspect` tests may `look` inside."""
 
     built: Built
     software: Path | None = None
     face: str = "labwc"
+    inspect: bool = False
 
 
 class Handset:
@@ -54,6 +68,7 @@ class Handset:
         self._qmp = self._qmp_socket.makefile("rwb", buffering=0)
         self._qmp.readline()
         self.qmp("qmp_capabilities")
+        self._port: socket.socket | None = None
 
     # What a person does
 
@@ -101,6 +116,16 @@ class Handset:
         """Hold a key, or let it go."""
         self._send([{"type": "key", "data": {"down": down, "key": {"type": "qcode", "data": key}}}])
 
+    def type(self, text: str, each: float = 0.03) -> None:
+        """Type on a keyboard that is plugged in (US layout), `each` seconds a key; a new line is Return."""
+        for character in text:
+            upper = character in _SHIFTED or character.isupper()
+            plain = _SHIFTED.get(character, character.lower())
+            name = _KEYS.get(plain, plain)
+            for key, down in [("shift", True)] * upper + [(name, True), (name, False)] + [("shift", False)] * upper:
+                self.key(key, down=down)
+            time.sleep(each)
+
     # What a person sees
 
     def photograph(self) -> Picture:
@@ -136,9 +161,39 @@ class Handset:
         """Wait until at least `share` of the screen is another than on the photograph `before`."""
         return self.until(lambda now: differing(before, now) >= share, seconds, "a change")
 
+    def keep_state(self, folder: Path) -> None:
+        """Put down all of the phone, so that `switched_on(..., state=folder)` goes on from here; it goes on itself."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.qmp("stop")
+        self.qmp("migrate", uri=f"file:{folder / 'memory'}")
+        while (status := self.qmp("query-migrate")["status"]) not in ("completed", "failed"):
+            time.sleep(0.2)
+        if status == "failed":
+            raise RuntimeError(self.qmp("query-migrate"))
+        _copy(self.folder / "storage.raw", folder / "storage.raw")
+        self.qmp("cont")
+
     @property
     def age(self) -> float:
         return time.monotonic() - self.born
+
+    def look(self, command: str, seconds: float = 60) -> str:
+        """What a command that root runs inside says: for tests of what no photograph shows (`Parts.inspect`).
+
+        Raises:
+            TimeoutError: it takes longer, or the phone is not up. RuntimeError: it failed.
+        """
+        if self._port is None:
+            self._port = _connected(self.folder / "inspect", self.process)
+        self._port.settimeout(seconds)
+        self._port.sendall(json.dumps(command).encode() + b"\n")
+        heard = b""
+        while not heard.endswith(b"\n"):
+            heard += self._port.recv(1 << 16)
+        status, said = json.loads(heard)
+        if status:
+            raise RuntimeError(f"{command}: {said}")
+        return str(said)
 
     def qmp(self, command: str, **arguments: Any) -> Any:
         self._qmp.write(json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n")
@@ -150,8 +205,9 @@ class Handset:
                 return answer["return"]
 
     def close(self) -> None:
-        self._qmp.close()
-        self._qmp_socket.close()
+        for each in (self._qmp, self._qmp_socket, self._port):
+            if each is not None:
+                each.close()
 
     def _send(self, events: Sequence[dict[str, Any]]) -> None:
         self.qmp("input-send-event", events=list(events))
@@ -171,19 +227,23 @@ def like(colour: tuple[int, int, int], picture: Picture, tolerance: int = 8) -> 
 
 
 @contextlib.contextmanager
-def switched_on(parts: Parts, folder: Path, *extra: str, cpus: int = 2) -> Iterator[Handset]:
-    """Power a phone on; its storage is a file in `folder` and stays there. It is cut off at the end of the block."""
-    storage, state = folder / "storage.raw", folder / "tpm"
-    if not storage.exists():
+def switched_on(parts: Parts, folder: Path, *extra: str, cpus: int = 2, state: Path | None = None) -> Iterator[Handset]:
+    """Power a phone on; its storage is a file in `folder` and stays there. It is cut off at the end of the block. With `state` it
+    is not powered on but goes on from where `Handset.keep_state` put it down."""
+    storage, chip = folder / "storage.raw", folder / "tpm"
+    if state is not None:
+        _copy(state / "storage.raw", storage)
+        extra = (*extra, "-incoming", f"file:{state / 'memory'}")
+    elif not storage.exists():
         shutil.copyfile(parts.built.path("user-template"), storage)
         os.truncate(storage, parts.built.manifest.user_disk_size)
-    for name in ("qmp", "tpm.sock"):
+    for name in ("qmp", "inspect", "tpm.sock"):
         (folder / name).unlink(missing_ok=True)
     with contextlib.ExitStack() as undo:
         words = _board(parts, folder, cpus)
         if shutil.which("swtpm"):
-            state.mkdir(exist_ok=True)
-            words += _tpm(state, folder, undo)
+            chip.mkdir(exist_ok=True)
+            words += _tpm(chip, folder, undo)
         born = time.monotonic()
         log = undo.enter_context((folder / "qemu.log").open("wb"))
         process = spawn([*words, *extra], stderr=log)
@@ -191,6 +251,10 @@ def switched_on(parts: Parts, folder: Path, *extra: str, cpus: int = 2) -> Itera
         handset = Handset(folder, process, born)
         undo.callback(handset.close)
         yield handset
+
+
+def _copy(source: Path, target: Path) -> None:
+    run(["cp", "--sparse=always", "--reflink=auto", source, target], timeout=300)
 
 
 def _board(parts: Parts, folder: Path, cpus: int) -> list[str]:
@@ -203,7 +267,7 @@ def _board(parts: Parts, folder: Path, cpus: int) -> list[str]:
         "-M", "virt-10.0,virtualization=on,gic-version=3", "-accel", "tcg,thread=multi", "-cpu", "cortex-a76",
         "-smp", str(cpus), "-m", str(MEMORY),
         "-kernel", str(built.path("kernel")), "-initrd", str(built.path("initrd")),
-        "-append", f"{built.manifest.cmdline} console=ttyAMA0 handset.shell={parts.face}",
+        "-append", f"{built.manifest.cmdline} console=ttyAMA0 handset.shell={parts.face}{' handset.inspect' * parts.inspect}",
         "-serial", f"file:{folder}/serial",
         "-device", f"virtio-gpu-pci,edid=on,xres={WIDTH},yres={HEIGHT}",
         "-device", "virtio-multitouch-pci", "-device", "virtio-keyboard-pci", "-device", "virtio-rng-pci",
@@ -211,6 +275,9 @@ def _board(parts: Parts, folder: Path, cpus: int) -> list[str]:
         "-netdev", "user,id=n", "-device", "virtio-net-pci,netdev=n,romfile=",
         "-qmp", f"unix:{folder}/qmp,server=on,wait=off",
     ]  # fmt: skip
+    if parts.inspect:
+        words += ["-device", "virtio-serial-pci", "-chardev", f"socket,id=i,path={folder}/inspect,server=on,wait=off"]
+        words += ["-device", "virtserialport,chardev=i,name=handset.inspect"]
     for number, (path, read_only) in enumerate(disks):
         words += ["-drive", f"if=none,id=d{number},file={path},format=raw,readonly={read_only},cache=unsafe"]
         words += ["-device", f"virtio-blk-pci,drive=d{number}"]

@@ -9,6 +9,7 @@ import array
 import contextlib
 import json
 import os
+import signal
 import socket
 import statistics
 import sys
@@ -20,6 +21,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from Xlib import Xatom
+from Xlib.display import Display
 
 from tests.harness.injector import Injector
 from tests.harness.screen import Screen
@@ -92,7 +95,7 @@ class Agent:
 class Person:
     def __init__(self, folder: Path, machine: Machine, width: int, height: int, scale: str = "1") -> None:
         self.undo = contextlib.ExitStack()
-        server = self.undo.enter_context(xserver(width, height))
+        self.server = server = self.undo.enter_context(xserver(width, height))
         self.undo.enter_context(window_manager(server))
         self.hands, self.screen = Injector(server), Screen(server)
         self.undo.callback(self.hands.close)
@@ -233,6 +236,18 @@ def test_a_narrow_screen_gets_the_phone(tmp_path: Path, machine: Machine) -> Non
         time.sleep(0.2)
         person.hands.click(*person.said["apps"]["pad"])
         person.until("launched", "pad")
+        # A phone's shell has bars of its own, and a keyboard that opens: Work makes room (EWMH, _NET_WORKAREA).
+        display = Display(person.server.name)
+        area = display.intern_atom("_NET_WORKAREA")
+        for top, height in ((44, 787), (44, 487), (0, 915)):
+            display.screen().root.change_property(area, Xatom.CARDINAL, 32, [0, top, 412, height])
+            display.sync()
+            person.until("guest", [6, top + 50, 400, height - 56])
+        display.close()
+        # Its button is no X key.
+        for shown in (False, True):
+            person.process.send_signal(signal.SIGUSR1)
+            person.until("shown", shown)
     finally:
         person.undo.close()
 

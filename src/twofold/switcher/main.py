@@ -99,6 +99,7 @@ def run(chosen: argparse.Namespace) -> int:
     gate.hide_first()
     window.cover()
     QGuiApplication.primaryScreen().geometryChanged.connect(window.cover)
+    QGuiApplication.primaryScreen().availableGeometryChanged.connect(window.cover)
     gate.start()
     link.start()
 
@@ -107,6 +108,8 @@ def run(chosen: argparse.Namespace) -> int:
     signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: app.quit())
+    # A phone's shell has no X key to press: its button and its gesture send this.
+    signal.signal(signal.SIGUSR1, lambda *_: gate.wish(Side.WORK if gate.side is Side.PERSONAL else Side.PERSONAL))
     awake = QSocketNotifier(reader.fileno(), QSocketNotifier.Type.Read)
     awake.activated.connect(lambda: reader.recv(64))
     # On a thread: the kernel takes its time to move a process between groups, and the window need not wait.

@@ -72,7 +72,8 @@ class Window(QWidget):
         self.typed.emit(event)
 
     def cover(self) -> None:
-        """Lie over the whole screen that holds the pointer."""
+        """Lie over the whole screen that holds the pointer; on a phone between its owner's bars, above an open keyboard."""
         screen = QGuiApplication.screenAt(self.cursor().pos()) or QGuiApplication.primaryScreen()
-        if self.geometry() != screen.geometry():
-            self.setGeometry(screen.geometry())
+        place = screen.availableGeometry() if self.metrics.phone else screen.geometry()
+        if self.geometry() != place:
+            self.setGeometry(place)
