@@ -59,9 +59,18 @@ class Tiny:
         return self.folder / part
 
 
-def tiny(folder: Path, name: str, *, has_agent: bool = False, direct: bool = False, button: bool = False) -> Tiny:
+def tiny(
+    folder: Path,
+    name: str,
+    *,
+    has_agent: bool = False,
+    direct: bool = False,
+    button: bool = False,
+    arch: Arch = Arch.AMD64,
+) -> Tiny:
     """`has_agent`: the image claims to have our agent, which never answers. `direct`: it has a kernel and an initrd to boot from,
-    which are noise: for all that happens before they run. `button`: it shuts down when its power button is pressed."""
+    which are noise: for all that happens before they run. `button`: it shuts down when its power button is pressed. `arch`: what
+    it says that it is for."""
     disk, boot = bytearray(SIZE), _BUTTON if button else _BOOT
     disk[: len(boot)] = boot
     disk[510:512] = b"\x55\xaa"
@@ -74,7 +83,7 @@ def tiny(folder: Path, name: str, *, has_agent: bool = False, direct: bool = Fal
         (folder / extra).write_bytes(contents[extra])
     parts = tuple(Part(each, len(data), hashlib.sha256(data).hexdigest()) for each, data in contents.items())
     firmware = Firmware.DIRECT if direct else Firmware.BIOS
-    manifest = ImageVersion(name, 0, Arch.AMD64, firmware, SystemMode.PERSISTENT, parts, has_agent=has_agent)
+    manifest = ImageVersion(name, 0, arch, firmware, SystemMode.PERSISTENT, parts, has_agent=has_agent)
     return Tiny(folder, manifest)
 
 

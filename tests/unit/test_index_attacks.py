@@ -15,8 +15,9 @@ from tests.unit.test_chunks_index import INDEX
 from twofold.agent.enrolment import Enrolment
 from twofold.agent.remote import Remote
 from twofold.image.sealed import seal
-from twofold.model.errors import BadInputError, RefusedError, TwofoldError, UnreachableError
-from twofold.model.release import MAX_INDEX, Release, bucket, offered
+from twofold.model.errors import BadInputError, ConflictError, RefusedError, TwofoldError, UnreachableError
+from twofold.model.image import Arch
+from twofold.model.release import MAX_INDEX, Release, Variant, bucket, offered
 from twofold.trust import updater
 from twofold.trust.device import identity
 from twofold.trust.https import API, Place
@@ -38,7 +39,7 @@ class Crooked(Remote):
             Place("127.0.0.1", 1), b"", "ACME", "ada", "Laptop", company.server.verify_key, company.pinned, READING
         )
         self.enrolment, self._identity, self._seen, self._one = place, who, folder / "seen", threading.Lock()
-        self.company, self.sealed = company, b""
+        self.company, self.sealed, self.arch = company, b"", Arch.AMD64
         self.cut: Callable[[], bytes] | None = None
 
     def send(
@@ -103,6 +104,32 @@ def test_targets_swapped_between_images(remote: Crooked, company: Company) -> No
     company.publish(dataclasses.replace(other, image="office", version=4), other)
     with pytest.raises(RefusedError, match="does not open"):
         remote.index("office", 4)
+
+
+def test_another_architecture_than_this_machines(remote: Crooked, company: Company) -> None:
+    (third, amd64), manifest = published(company), dataclasses.replace(INDEX.manifest, arch=Arch.ARM64)
+    arm64 = seal(dataclasses.replace(INDEX, manifest=manifest), READING)
+    both = dataclasses.replace(
+        third, arch="amd64", others={"arm64": Variant(len(arm64), hashlib.sha256(arm64).hexdigest())}
+    )
+    company.publish(both)
+    remote.sealed = amd64
+    assert remote.index("office", 3) == INDEX
+    with pytest.raises(RefusedError, match="for arm64"):
+        remote.index("office", 3, Arch.ARM64)
+    remote.sealed = arm64
+    assert remote.index("office", 3, Arch.ARM64).manifest.arch is Arch.ARM64
+    with pytest.raises(RefusedError, match="for amd64"):
+        remote.index("office", 3)
+    # Whatever a list says that an index is for, in the end the index says it.
+    company.publish(dataclasses.replace(both, others={"arm64": Variant(both.length, both.sha256)}))
+    remote.sealed = amd64
+    with pytest.raises(ConflictError, match="for amd64 machines; this one is arm64"):
+        remote.index("office", 3, Arch.ARM64)
+    company.publish(third)  # as it was published before there were several
+    assert remote.index("office", 3) == INDEX
+    with pytest.raises(ConflictError, match="for amd64 machines; this one is arm64"):
+        remote.index("office", 3, Arch.ARM64)
 
 
 def test_a_version_that_is_on_no_channel_is_not_begun_with(remote: Crooked, company: Company) -> None:

@@ -258,7 +258,7 @@ def test_a_part_that_changed_since_it_was_built_is_not_published(world: World, t
     image = built(tmp_path / "image", image="changed")
     (tmp_path / "image" / "system").write_bytes(SYSTEM[:-1] + b"x")
     with pytest.raises(DamagedError, match="not what the image's manifest says"):
-        publish(image, world.publisher, world.admin)
+        publish([(image, None)], world.publisher, world.admin)
     assert world.admin.newest("changed")["version"] == 0
 
 

@@ -18,7 +18,7 @@ from twofold.model.errors import DamagedError
 from twofold.server import home, objects, quotas
 from twofold.server.collector import UNFINISHED, Collected, collect
 from twofold.server.context import Server
-from twofold.server.tables import Generation, Grant, Sealed, Version
+from twofold.server.tables import Generation, Grant, Sealed, Variant
 from twofold.trust.keys import SigningKey
 from twofold.trust.signed import Context, sign, verify
 
@@ -416,7 +416,7 @@ def test_one_workspace_keeps_so_much_and_no_more(
     first = mine.back_up(4000)
     with parts(server).database.read() as session:
         grant = session.get_one(Grant, 1)
-        disks = sum(part["size"] for part in json.loads(session.scalars(select(Version.manifest)).one())["parts"])
+        disks = sum(part["size"] for part in json.loads(session.scalars(select(Variant.manifest)).one())["parts"])
         assert quotas.limit(session, parts(server), grant) == max(quotas.LEAST, 4 * disks)
         monkeypatch.setattr(quotas, "limit", lambda *_: 10_000)
         assert quotas.used(session, parts(server), grant) == 4000

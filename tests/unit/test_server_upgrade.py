@@ -11,7 +11,7 @@ from tests.unit.server_kit import Backend
 from twofold.model.policy import Policy
 from twofold.server import audit, leases, policies
 from twofold.server.database import Database
-from twofold.server.tables import Audit, Grant, Holder, Lease
+from twofold.server.tables import Audit, Grant, Holder, Lease, Version
 
 FIRST = {
     "offline_seconds": 604800, "heartbeat_seconds": 300, "clipboard_to_work": True, "clipboard_from_work": False,
@@ -63,4 +63,38 @@ def test_a_company_of_version_0_1_goes_on(backend: Backend, tmp_path: Path) -> N
         assert len(session.scalars(select(Audit)).all()) == 1
         row = leases.row(session, held)
         assert (row["status"], row["device_name"], row["pool"]) == ("checked-out", "Laptop", "office")
+    database.close()
+
+
+def test_a_version_that_was_for_one_architecture_still_is(backend: Backend, tmp_path: Path) -> None:
+    from sqlalchemy import MetaData
+
+    database = Database(backend.url() or tmp_path / "server.db")
+    database.upgrade("online")
+    tables = MetaData()
+    tables.reflect(database.engine)
+    rows: list[tuple[str, dict[str, object]]] = [(name, row) for name, row in DATA if name in ("publishers", "images")]
+    for number, arch in ((1, "amd64"), (2, "arm64"), (3, "amd64")):
+        manifest = json.dumps({"arch": arch, "cmdline": 'quiet "arch":"arm64"'}, separators=(",", ":"))
+        version = {
+            "id": number,
+            "image_id": 1,
+            "version": number,
+            "publisher": "p" * 64,
+            "bytes": number,
+            "published": 1,
+        }
+        rows.append(("versions", version | {"manifest": manifest, "sha256": f"{number}" * 64}))
+        if number < 3:  # the last has no index: it is from before there were any, and nobody can fetch it
+            rows.append(("indexes", {"version_id": number, "body": b"sealed %d" % number}))
+    with database.write() as session:
+        for name, row in rows:
+            session.execute(insert(tables.tables[name]), [row])
+    database.upgrade()
+    with database.read() as session:
+        first, second, third = session.scalars(select(Version).order_by(Version.id)).all()
+        found = [(each.arch, each.sha256, each.bytes, bytes(each.body)) for each in (*first.variants, *second.variants)]
+        assert found == [("amd64", "1" * 64, 1, b"sealed 1"), ("arm64", "2" * 64, 2, b"sealed 2")]
+        assert second.variant("") is second.variants[0], "devices that ask for no architecture get what they got"
+        assert (first.variant("arm64"), third.variants) == (None, [])
     database.close()

@@ -53,7 +53,7 @@ class SeatRooms(Rooms):
     def engine(self) -> Engine:
         from twofold.engine.hosted import HostedEngine
 
-        return HostedEngine(self._node.cache, screens=True)
+        return HostedEngine(self._node.cache, self.arch, screens=True)
 
     @cached_property
     def vault(self) -> Vault:

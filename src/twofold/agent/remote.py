@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from twofold.agent.enrolment import Enrolment
+from twofold.engine.probe import native
 from twofold.image.chunks import MAX_STORED, ImageIndex
 from twofold.image.sealed import unseal
 from twofold.model.canonical import canonical
 from twofold.model.errors import BadInputError, NotFoundError, RefusedError
+from twofold.model.image import Arch
 from twofold.model.lease import Lease
 from twofold.model.names import colour, slug, title
-from twofold.model.release import Release, allowed
+from twofold.model.release import Release, allowed, none_for
 from twofold.trust import https, request
 from twofold.trust.device import Identity
 from twofold.trust.publisher import Anchor
@@ -24,7 +26,7 @@ from twofold.trust.signed import Context, verify
 from twofold.trust.updater import refresh
 from twofold.trust.vouch import DEVICE, NODE, vouch
 
-EXTENSION, ONLINE = "generations-1", "online-1"
+EXTENSION, ONLINE, ARCHITECTURES = "generations-1", "online-1", "architectures-1"
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,10 @@ class Remote:
     """The server as this device sees it. Every method may raise RefusedError (the server says no, or its certificate is not
     the pinned one), UnreachableError, TimedOutError, and BadInputError (what it sent is malformed)."""
 
-    def __init__(self, enrolment: Enrolment, identity: Identity, seen: Path) -> None:
-        """`seen` is the folder that keeps what this device has seen of images (`trust.updater`)."""
+    def __init__(self, enrolment: Enrolment, identity: Identity, seen: Path, arch: Arch | None = None) -> None:
+        """`seen` is the folder that keeps what this device has seen of images (`trust.updater`); `arch` is that of the guests
+        which it runs, by default this machine's own."""
+        self.arch = arch or native() or Arch.AMD64
         self.enrolment = enrolment
         self._identity = identity
         self._seen, self._one = seen, threading.Lock()
@@ -137,7 +141,8 @@ class Remote:
 
     def grants(self) -> tuple[Grant, ...]:
         """What this device's user may check out."""
-        rows = self.call("GET", "device/grants").get("grants")
+        query = f"?arch={self.arch}" if ARCHITECTURES in self._known() else ""
+        rows = self.call("GET", f"device/grants{query}").get("grants")
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise BadInputError("The server's list of workspaces cannot be read.")
         return tuple(_grant(row) for row in rows)
@@ -160,7 +165,8 @@ class Remote:
         return self._checkout(workspace, {"speaks": [EXTENSION, ONLINE], "request": request})
 
     def _checkout(self, workspace: str, speaks: dict[str, Any]) -> SignedLease | Coming:
-        answer = self.call("POST", "device/checkout", {"workspace": slug(workspace, "a workspace")} | speaks)
+        mine = {"arch": str(self.arch)} if ARCHITECTURES in self._known() else {}
+        answer = self.call("POST", "device/checkout", {"workspace": slug(workspace, "a workspace")} | mine | speaks)
         if "coming" in answer and ONLINE in speaks.get("speaks", ()):
             try:
                 return Coming(int(answer["coming"]["request"]), title(answer["coming"]["place"], "a node"))
@@ -232,15 +238,18 @@ class Remote:
         """A document of python-tuf's roles; not verified here."""
         return self.send("GET", f"device/roles/{name}", b"", limit)
 
-    def index(self, image: str, version: int, *, held: bool = False, given_out: bool = False) -> ImageIndex:
-        """The image's index, as the publisher's newest targets name it: this version is on the device's channel; or on some
-        channel (`given_out`), where an administrator chose it; or, where the workspace on it is `held` here already, at least
-        not retired.
+    def index(
+        self, image: str, version: int, arch: Arch | None = None, *, held: bool = False, given_out: bool = False
+    ) -> ImageIndex:
+        """The image's index for `arch` (by default this device's), as the publisher's newest targets name it: this version is on
+        the device's channel; or on some channel (`given_out`), where an administrator chose it; or, where the workspace on it is
+        `held` here already, at least not retired.
 
         Raises:
-            RefusedError: the publisher does not say so. NotFoundError: this device holds no lease on it.
+            RefusedError: the publisher does not say so. ConflictError: the version has nothing for this architecture.
+            NotFoundError: this device holds no lease on it.
         """
-        listed = self.releases()
+        wanted, listed = arch or self.arch, self.releases()
         some = [each for each in listed if each.channels] if given_out else listed if held else allowed(listed, image)
         fit = [each for each in some if each.path == f"{image}/{version}"]
         if not fit:
@@ -249,16 +258,23 @@ class Remote:
                 safe="It was not used.",
                 next="Tell your administrator: the server is out of order or not honest.",
             )
+        found = fit[0].variant(wanted)
+        if found is None:
+            raise none_for(image, version, wanted, fit[0].archs)
+        query = f"?arch={wanted}" if fit[0].arch not in (wanted, "") else ""
         untrusted_sealed = self.send(
-            "GET", f"device/images/{slug(image, 'an image')}/{int(version)}", b"", fit[0].length
+            "GET", f"device/images/{slug(image, 'an image')}/{int(version)}{query}", b"", found.length
         )
-        if len(untrusted_sealed) != fit[0].length or hashlib.sha256(untrusted_sealed).hexdigest() != fit[0].sha256:
+        if len(untrusted_sealed) != found.length or hashlib.sha256(untrusted_sealed).hexdigest() != found.sha256:
             raise RefusedError(
-                f"What the server sent is not version {version} of {image}.",
+                f"What the server sent is not version {version} of {image} for {wanted}.",
                 safe="It was not used.",
                 next="Try again; if it stays so, tell your administrator.",
             )
-        return unseal(untrusted_sealed, self.enrolment.reading, image, version)
+        index = unseal(untrusted_sealed, self.enrolment.reading, image, version)
+        if index.manifest.arch is not wanted:
+            raise none_for(image, version, wanted, [index.manifest.arch])
+        return index
 
     def started(self, image: str, version: int, *, good: bool) -> None:
         """Tell how a start went: a roll-out stops when too many fail."""

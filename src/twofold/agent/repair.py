@@ -19,7 +19,7 @@ from twofold.image.chunks import ImageIndex
 from twofold.image.fetch import open_part
 from twofold.model.canonical import canonical
 from twofold.model.errors import DamagedError, TwofoldError
-from twofold.model.image import Firmware, ImageVersion
+from twofold.model.image import Arch, Firmware, ImageVersion
 from twofold.model.lease import Lease
 from twofold.model.workspace import Custody
 from twofold.vault.seam import Parts
@@ -84,7 +84,7 @@ class _Repair:
             image, self._digest = parts.open_manifest(ws.rooms.identity.verify_key, ws.store.read(ws.name, IMAGE))
             return image
         except DamagedError:
-            index = self._published(lease.image, ws.record.version or lease.image_version)
+            index = self._published(lease.image, ws.record.version or lease.image_version, None)
             # A vault that was filled at its check-out has no list of pieces.
             self._digest = base.plain(index)[1].sha256 if (ws.folder / parts.FOLDER / base.LIST).exists() else ""
             description = parts.seal_manifest(ws.rooms.identity.signing, index.manifest, self._digest)
@@ -106,7 +106,7 @@ class _Repair:
                 try:
                     os.close(parts.unseal(folder, vault, image, part.name))
                 except DamagedError:
-                    index = self._published(image.image, image.version)
+                    index = self._published(image.image, image.version, image.arch)
                     cache = self._registry.dirs.cache / "chunks"
                     with open_part(index, part.name, cache, ws.rooms.remote()) as source:
                         parts.seal(folder, vault, part, source, self._op.progress)
@@ -123,7 +123,7 @@ class _Repair:
                 return
         except DamagedError:
             pass  # either is made anew
-        index = self._published(image.image, image.version)
+        index = self._published(image.image, image.version, image.arch)
         base.note(ws.folder, index)
         self._digest = base.seal(ws.folder, vault, index, self._op.progress)
         description = parts.seal_manifest(ws.rooms.identity.signing, image, self._digest)
@@ -138,8 +138,8 @@ class _Repair:
         ws.store.save(ws.name, hardware.settled(found, image))
         self._mended.append(STATE)
 
-    def _published(self, image: str, version: int) -> ImageIndex:
+    def _published(self, image: str, version: int, arch: Arch | None) -> ImageIndex:
         if self._index is None:
             self._op.progress("asking the server", 0, 0)
-            self._index = self._ws.rooms.remote().index(image, version, held=True)
+            self._index = self._ws.rooms.remote().index(image, version, arch, held=True)
         return self._index

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from twofold.engine.seam import Engine
 from twofold.model.errors import DamagedError, TwofoldError
 from twofold.model.generation import SealedFile
+from twofold.model.image import Arch
 from twofold.model.lease import Lease
 from twofold.platform.dirs import Dirs
 from twofold.vault.seam import Vault
@@ -34,10 +35,17 @@ class Rooms:
         self._remote: Remote | None = None
 
     @functools.cached_property
+    def arch(self) -> Arch:
+        """What the guests are that run here: of a published version the device takes what is for these."""
+        from twofold.engine.probe import native
+
+        return native() or Arch.AMD64
+
+    @functools.cached_property
     def engine(self) -> Engine:
         from twofold.engine.hosted import HostedEngine
 
-        return HostedEngine(self._dirs.cache)
+        return HostedEngine(self._dirs.cache, self.arch)
 
     @functools.cached_property
     def vault(self) -> Vault:
@@ -64,7 +72,7 @@ class Rooms:
             from twofold.agent.remote import Remote
 
             seen = self._dirs.state / "device" / "images"
-            self._remote = Remote(Enrolment.load(self._dirs.state / ENROLMENT), self.identity, seen)
+            self._remote = Remote(Enrolment.load(self._dirs.state / ENROLMENT), self.identity, seen, self.arch)
         return self._remote
 
     def enrolled(self) -> bool:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from twofold.image.build import Built
     from twofold.image.catalogue import Catalogue
     from twofold.model.image import Arch, ImageVersion
+    from twofold.server.client import Admin
     from twofold.trust.publisher import Publisher
 
 app = typer.Typer(no_args_is_help=True, help="Images (for administrators): make and publish them, say who runs which.")
@@ -54,22 +55,41 @@ def import_(
 
 @app.command()
 def publish(
-    folder: Annotated[Path, typer.Argument(help="What `image build` or `image import` printed.")],
+    folders: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FOLDER...", help="What `image build` or `image import` printed; one for each architecture."
+        ),
+    ],
     first_boot: Annotated[
         Path | None,
         typer.Option("--first-boot", metavar="FILE", help="What `disk touched` printed: devices fetch this first."),
     ] = None,
     share: Annotated[int, typer.Option("--share", min=0, max=100, help="Percent of the devices; 0: none yet.")] = 100,
+    add_to: Annotated[
+        int, typer.Option("--add-to", metavar="VERSION", help="Add an architecture to a version that nobody runs yet.")
+    ] = 0,
     output: out.Output = Form.TABLE,
 ) -> None:
     """Cut, seal, sign and upload an image; what the server has already is not sent again."""
     from twofold.image.build import load
+    from twofold.model.errors import UsageError
 
-    maker, built = _publisher(make=True), load(folder)
-    noted = built.first_boot if first_boot is None else _ranges(first_boot)
+    if len(folders) > 1 and (first_boot or add_to):
+        raise UsageError(
+            "--first-boot and --add-to are for one build.",
+            next="Each build keeps the record of its own start beside it.",
+        )
+    maker, builds = _publisher(make=True), [load(folder) for folder in folders]
+    noted = [built.first_boot if first_boot is None else _ranges(first_boot) for built in builds]
     with admin() as server, out.Bar() as bar:
         server.add_publisher(maker)
-        done = server.publish_image(built, maker, bar, share, first_boot=noted)
+        if add_to:
+            done = server.extend_image(builds[0], add_to, maker, bar, first_boot=noted[0])
+        else:
+            also = list(zip(builds[1:], noted[1:], strict=True))
+            done = server.publish_image(builds[0], maker, bar, share, first_boot=noted[0], also=also)
+        missed = _missed(server, done.image, done.version)
     facts = {"image": done.image, "version": done.version, "size": done.size, "stored": done.stored, "sent": done.sent}
     if output is not Form.TABLE:
         out.document("published", facts | {"fresh": done.fresh})
@@ -80,6 +100,8 @@ def publish(
             f"{done.image} version {done.version}: {out.size(done.size)}, sealed {out.size(done.stored)}, "
             f"sent {out.size(done.sent)}."
         )
+    if missed:
+        out.note(f"It has nothing for {missed}, which the version before had: such devices cannot check it out.")
 
 
 @app.command("list")
@@ -89,7 +111,8 @@ def list_(output: out.Output = Form.TABLE) -> None:
         found = [vars(image) for image in server.list_images()]
     for each in found:
         each["sealed"] = out.size(each["bytes"])
-    out.rows(output, "images", ["name", "version", "sealed"], found, "No image is published yet.")
+        each["machines"] = ", ".join(each["architectures"])
+    out.rows(output, "images", ["name", "version", "machines", "sealed"], found, "No image is published yet.")
 
 
 @app.command()
@@ -104,11 +127,18 @@ def info(
         found = server.newest(image)
     if not found.get("manifest"):
         raise NotFoundError(f"There is no image {image!r}.", next="See them:  twofold image list")
-    manifest = ImageVersion.from_wire(found["manifest"])
+    manifest, archs = ImageVersion.from_wire(found["manifest"]), sorted(found["manifests"])
     if output is not Form.TABLE:
-        out.document("image", manifest.to_wire() | {"version": found["version"]})
+        out.document("image", manifest.to_wire() | {"version": found["version"], "architectures": archs})
     else:
-        out.fields(output, "image", _facts(manifest) | {"version": found["version"]})
+        facts = _facts(manifest) | {"version": found["version"], "architecture": ", ".join(archs)}
+        out.fields(output, "image", facts)
+
+
+def _missed(server: Admin, image: str, version: int) -> str:
+    """The architectures that the version before was built for, and this one was not."""
+    archs = {row["version"]: set(row["architectures"]) for row in server.list_versions(image)}
+    return " and ".join(sorted(archs.get(version - 1, set()) - archs.get(version, set())))
 
 
 def _ranges(file: Path) -> object:
@@ -135,7 +165,10 @@ def versions(
         shares = [f"{name} {share} %" for name, share in sorted(each["channels"].items())]
         state = f"halted: {each['why']}" if each["halted"] else "retired" if each["retired"] else "not given out"
         each["for"] = ", ".join(shares) + (f" ({state})" if each["halted"] else "") if shares else state
-    out.rows(output, "versions", ["version", "for", "started", "failed", "sealed"], found, "No version yet.")
+        each["machines"] = ", ".join(each["architectures"])
+    out.rows(
+        output, "versions", ["version", "for", "machines", "started", "failed", "sealed"], found, "No version yet."
+    )
 
 
 Image_ = Annotated[str, typer.Argument(help="A published image's name.")]
@@ -197,6 +230,7 @@ def export(
     image: Image_,
     to: Annotated[Path, typer.Option("--to", metavar="DIR", help="A folder, such as a stick's.")],
     version: Annotated[int, typer.Option("--version", min=1, help="By default the newest.")] = 0,
+    arch: Annotated[str, typer.Option("--arch", help="amd64 or arm64; by default all that it has.")] = "",
     output: out.Output = Form.TABLE,
 ) -> None:
     """Write a version into a folder, sealed, for check-outs without its download."""
@@ -206,7 +240,8 @@ def export(
     maker = _publisher()
     with admin() as server, out.Bar() as bar:
         number = version or int(server.newest(image)["version"])
-        done = write(maker, Catalogue(maker, server), server, image, number, to, bar)
+        kind = str(_arch(arch)) if arch else ""
+        done = write(maker, Catalogue(maker, server), server, image, number, to, bar, kind)
     if output is not Form.TABLE:
         out.document("export", {"image": image, "version": number, "bytes": done.wanted, "received": done.sent})
     else:

@@ -1,7 +1,7 @@
 """An image version in a folder that anybody may carry: sealed chunks, the sealed index, and what the publisher signed of it.
 
     chunks/ab/<id>              as on the server
-    IMAGE-VERSION.index         the sealed index
+    IMAGE-VERSION.index         the sealed index; of further architectures IMAGE-VERSION.ARCH.index
     IMAGE-VERSION.root.json     the publisher's root and targets at that time, for whoever wants to look; a device asks the server
     IMAGE-VERSION.targets.json  for newer ones
 

@@ -4,32 +4,55 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from twofold.model.errors import BadInputError
+from twofold.model.errors import BadInputError, ConflictError
 from twofold.model.names import slug
 
 STABLE = "stable"
 EVERYBODY = 100
 MAX_INDEX = 256 << 20
+MAX_OTHERS = 8
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What one kind of processor gets of a version: `length` in bytes and `sha256` in hex of its sealed index."""
+
+    length: int
+    sha256: str
 
 
 @dataclass(frozen=True)
 class Release:
-    """One version of one image. `length` in bytes and `sha256` in hex are those of its sealed index; `channels` gives, for each
-    channel that it is on, the share of devices (1 to 100 percent) that shall run it."""
+    """One version of one image. `length` in bytes and `sha256` in hex are those of the sealed index that its path names, which is
+    for the architecture `arch` ("" where nobody wrote that down: versions had only one then); `others` are those of further
+    architectures, by Debian's names. `channels` gives, for each channel that the version is on, the share of devices (1 to 100
+    percent) that shall run it."""
 
     image: str
     version: int
     length: int
     sha256: str
     channels: Mapping[str, int]
+    arch: str = ""
+    others: Mapping[str, Variant] = field(default_factory=dict)
 
     @property
     def path(self) -> str:
         """The name of the target."""
         return f"{self.image}/{self.version}"
+
+    @property
+    def archs(self) -> tuple[str, ...]:
+        """What is known of whom it is for."""
+        return tuple(sorted({*self.others, *filter(None, [self.arch])}))
+
+    def variant(self, arch: str) -> Variant | None:
+        """The index for an architecture; None where the version has none. Where nobody wrote down which one a version is for, it
+        is the only one, and says itself."""
+        return Variant(self.length, self.sha256) if self.arch in (arch, "") else self.others.get(arch)
 
     def to_wire(self) -> dict[str, Any]:
         return {
@@ -38,6 +61,8 @@ class Release:
             "length": self.length,
             "sha256": self.sha256,
             "channels": dict(self.channels),
+            "arch": self.arch,
+            "others": {name: {"length": each.length, "sha256": each.sha256} for name, each in self.others.items()},
         }
 
     @classmethod
@@ -46,20 +71,43 @@ class Release:
         Raises:
             BadInputError: a field is missing, unknown or malformed.
         """
-        names = {"image", "version", "length", "sha256", "channels"}
+        names = {"image", "version", "length", "sha256", "channels", "arch", "others"}
         if not isinstance(untrusted_release, dict) or untrusted_release.keys() != names:
             raise BadInputError("A release of an image is malformed.")
-        version, length = untrusted_release["version"], untrusted_release["length"]
-        digest, channels = untrusted_release["sha256"], untrusted_release["channels"]
-        counts = type(version) is int and type(length) is int and 0 < version < 1 << 31 and 0 < length <= MAX_INDEX
-        hexes = type(digest) is str and len(digest) == 64 and not digest.strip("0123456789abcdef")
-        if not counts or not hexes or not isinstance(channels, dict) or len(channels) > 16:
+        version, channels = untrusted_release["version"], untrusted_release["channels"]
+        own = _variant({name: untrusted_release[name] for name in ("length", "sha256")})
+        arch, others = untrusted_release["arch"], untrusted_release["others"]
+        if (
+            type(version) is not int
+            or not 0 < version < 1 << 31
+            or not isinstance(channels, dict)
+            or len(channels) > 16
+        ):
             raise BadInputError("A release of an image is malformed.")
+        # Architectures that this version does not know are another device's to know.
+        if type(arch) is not str or not isinstance(others, dict) or len(others) > MAX_OTHERS or arch in others:
+            raise BadInputError("A release's architectures are malformed.")
+        if others and not arch:
+            raise BadInputError("A release does not say which architecture its index is for.")
+        for each in filter(None, [arch, *others]):
+            slug(str(each), "an architecture")
         for name, share in channels.items():
             slug(str(name), "a channel")
             if type(share) is not int or not 1 <= share <= EVERYBODY:
                 raise BadInputError(f"The share of channel {name} is not 1 to 100 percent.")
-        return cls(slug(str(untrusted_release["image"]), "an image"), version, length, digest, dict(channels))
+        found = {str(name): _variant(row) for name, row in others.items()}
+        image = slug(str(untrusted_release["image"]), "an image")
+        return cls(image, version, own.length, own.sha256, dict(channels), arch, found)
+
+
+def _variant(untrusted_row: object) -> Variant:
+    if not isinstance(untrusted_row, dict) or untrusted_row.keys() != {"length", "sha256"}:
+        raise BadInputError("A release of an image is malformed.")
+    length, digest = untrusted_row["length"], untrusted_row["sha256"]
+    hexes = type(digest) is str and len(digest) == 64 and not digest.strip("0123456789abcdef")
+    if type(length) is not int or not 0 < length <= MAX_INDEX or not hexes:
+        raise BadInputError("A release of an image is malformed.")
+    return Variant(length, digest)
 
 
 def check(releases: Iterable[Release]) -> None:
@@ -77,6 +125,20 @@ def check(releases: Iterable[Release]) -> None:
             seen.add(place)
 
 
+def none_for(image: str, version: int, arch: str, archs: Iterable[str], newer: int = 0) -> ConflictError:
+    """As it is said to a person whose machine is of an architecture that a version was not built for; `newer` is a version that
+    was, where their data stands on an older one."""
+    there = " and ".join(sorted(archs)) or "other"
+    more = f"have the image published for {arch} as well"
+    if newer:
+        more = f"have the workspace go to version {newer} while it is on such a machine"
+    return ConflictError(
+        f"Version {version} of {image} is for {there} machines; this one is {arch}.",
+        safe="Nothing was started or changed; your data stays where it is.",
+        next=f"Use a machine that is {there}; or your administrator can {more}.",
+    )
+
+
 def bucket(image: str, version: int, device: str) -> int:
     """0 to 99: a device is in a roll-out whose share is above this. Another draw for each version, so that it is not always the
     same people who go first."""
@@ -90,14 +152,22 @@ def allowed(releases: Iterable[Release], image: str, channel: str = STABLE) -> t
 
 
 def offered(
-    releases: Iterable[Release], image: str, device: str, channel: str = STABLE, halted: Iterable[int] = ()
+    releases: Iterable[Release],
+    image: str,
+    device: str,
+    channel: str = STABLE,
+    halted: Iterable[int] = (),
+    arch: str = "",
 ) -> Release | None:
-    """What a device is given. `halted` are versions whose roll-out stands still: nobody begins with them."""
+    """What a device is given. `halted` are versions whose roll-out stands still: nobody begins with them. Where the device has
+    said its architecture, it takes no part in the roll-out of a version that has nothing for it."""
     stopped, found = set(halted), None
     for release in allowed(releases, image, channel):
         share = release.channels[channel]
         if share == EVERYBODY:
             found = found or release
+        elif arch and release.variant(arch) is None:
+            continue
         elif release.version not in stopped and bucket(image, release.version, device) < share:
             return release
     return found

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from twofold.model.release import MAX_OTHERS
+
 Name = Annotated[str, Field(min_length=1, max_length=40, examples=["work"])]
 Text60 = Annotated[str, Field(min_length=1, max_length=60)]
 Hex32 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -33,12 +35,28 @@ class Document(Body):
     document: Annotated[str, Field(max_length=8 << 20)]
 
 
-class NewVersion(Body):
-    """`index` is the sealed index, `targets` the list that names it (base64), `chunks` the ids and stored bytes of its chunks."""
+Arch = Annotated[str, Field(max_length=40, pattern="^[a-z0-9-]*$")]
+
+
+class NewVariant(Body):
+    """What one architecture gets: `index` is the sealed index (base64), `chunks` the ids and stored bytes of its chunks."""
 
     manifest: dict[str, Any]
     chunks: Annotated[dict[Hex32, Annotated[int, Field(gt=28, lt=1 << 20)]], Field(max_length=4 << 20)]
     index: str
+
+
+class NewVersion(NewVariant):
+    """What the target's path names, `others` for further architectures, and `targets`, the list that names them all (base64)."""
+
+    others: Annotated[list[NewVariant], Field(max_length=MAX_OTHERS)] = []
+    targets: Annotated[str, Field(max_length=8 << 20)]
+
+
+class MoreVariants(Body):
+    """Architectures that a version gets beside those that it has; `targets` is the list that names them all (base64)."""
+
+    others: Annotated[list[NewVariant], Field(min_length=1, max_length=MAX_OTHERS)]
     targets: Annotated[str, Field(max_length=8 << 20)]
 
 
@@ -106,9 +124,10 @@ class Speaks(Body):
 
 
 class CheckOut(Speaks):
-    """`request`: what the device waits for, as an earlier answer said."""
+    """`request`: what the device waits for, as an earlier answer said. `arch`: what its machines are, where it says so."""
 
     workspace: Name
+    arch: Arch = ""
     request: Annotated[int, Field(ge=0, lt=1 << 53)] = 0
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from twofold.image.catalogue import Catalogue
 from twofold.image.chunks import MAX_STORED
-from twofold.image.publish import Built, Published, publish
+from twofold.image.publish import Built, Noted, Published, extend, publish
 from twofold.model.canonical import canonical
 from twofold.model.errors import MissingError, TimedOutError, UnreachableError
 from twofold.model.policy import Policy
@@ -26,12 +26,14 @@ from twofold.trust.publisher import Anchor, Publisher
 
 @dataclass(frozen=True)
 class Image:
-    """An image as the server lists it: its newest version, that version's sealed bytes, when it was published (Unix seconds)."""
+    """An image as the server lists it: its newest version, that version's sealed bytes, when it was published (Unix seconds), and
+    the architectures that it was built for."""
 
     name: str
     version: int
     bytes: int
     published: int
+    architectures: tuple[str, ...]
 
 
 class Admin(Workspaces):
@@ -106,13 +108,27 @@ class Admin(Workspaces):
         progress: Progress = silent,
         share: int = EVERYBODY,
         first_boot: object = None,
+        also: Sequence[Noted] = (),
     ) -> Published:
-        """Cut, seal and upload what the server lacks, then commit the next version, for `share` percent of the devices. An image
-        whose parts are those of the newest version is that version: nothing is committed, unless `first_boot` is another."""
-        return publish(built, publisher, self, progress, share, first_boot)
+        """Cut, seal and upload what the server lacks, then commit the next version, for `share` percent of the devices; `also`
+        are builds for further architectures. An image whose parts are those of the newest version is that version: nothing is
+        committed, unless `first_boot` is another."""
+        return publish([(built, first_boot), *also], publisher, self, progress, share)
+
+    def extend_image(
+        self,
+        built: Built,
+        version: int,
+        publisher: Publisher,
+        progress: Progress = silent,
+        first_boot: object = None,
+    ) -> Published:
+        """Add a build for another architecture to a version that nobody runs yet."""
+        return extend(built, first_boot, publisher, self, version, progress)
 
     def list_versions(self, image: str) -> list[dict[str, Any]]:
-        """`[{"version", "published", "bytes", "channels", "retired", "halted", "why", "started", "failed"}]`, newest first."""
+        """`[{"version", "published", "bytes", "channels", "retired", "halted", "why", "started", "failed",
+        "architectures"}]`, newest first."""
         rows: list[dict[str, Any]] = self._call("GET", f"images/{_quoted(image)}/versions")["versions"]
         return rows
 
@@ -121,7 +137,11 @@ class Admin(Workspaces):
         self._call("POST", f"images/{_quoted(image)}/versions/{int(version)}/halt", {"halted": halted})
 
     def list_images(self) -> list[Image]:
-        return [Image(row["name"], row["version"], row["bytes"], row["published"]) for row in self._rows("images")]
+        rows = self._rows("images")
+        return [
+            Image(row["name"], row["version"], row["bytes"], row["published"], tuple(row["architectures"]))
+            for row in rows
+        ]
 
     def add_grant(
         self,
@@ -186,13 +206,14 @@ class Admin(Workspaces):
     # What `image.publish` asks of a server.
 
     def newest(self, image: str) -> dict[str, Any]:
-        """`{"version", "manifest"}` of an image; version 0 and no manifest where there is none."""
+        """`{"version", "manifest", "manifests"}` of an image, these by architecture; version 0 where there is none."""
         return self._call("GET", f"images/{urllib.parse.quote(image, safe='')}")
 
-    def index(self, image: str, version: int) -> bytes:
-        """A version's sealed index."""
+    def index(self, image: str, version: int, arch: str = "") -> bytes:
+        """A version's sealed index, that of an architecture or the one that the target's path names."""
+        query = f"?arch={_quoted(arch)}" if arch else ""
         return self._request(
-            "GET", f"images/{_quoted(image)}/versions/{int(version)}/index", b"", "", limit=MAX_INDEX
+            "GET", f"images/{_quoted(image)}/versions/{int(version)}/index{query}", b"", "", limit=MAX_INDEX
         ).body
 
     def roles(self) -> dict[str, Any]:
@@ -228,6 +249,10 @@ class Admin(Workspaces):
     def commit(self, image: str, version: dict[str, Any]) -> None:
         """Make a sealed index, and the targets that name it, the image's next version."""
         self._call("POST", f"images/{_quoted(image)}/versions", version)
+
+    def extend(self, image: str, version: int, more: dict[str, Any]) -> None:
+        """Give a version further indexes, and the targets that name them."""
+        self._call("POST", f"images/{_quoted(image)}/versions/{int(version)}/variants", more)
 
     def close(self) -> None:
         if self._client is not None:

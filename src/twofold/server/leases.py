@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from twofold.model import lease as model
 from twofold.model.canonical import canonical
 from twofold.model.errors import BadInputError, ConflictError, RefusedError, TwofoldError
+from twofold.model.release import none_for
 from twofold.model.workspace import CUSTODY_MOVES, Custody, move
 from twofold.server import audit, policies, roles
 from twofold.server.context import Server, nothing
@@ -22,7 +23,7 @@ from twofold.server.gate import Caller
 from twofold.server.tables import Command, Device, Fact, Generation, Grant, Holder, Image, Lease, Version
 from twofold.trust.signed import Context, sign, verify
 
-EXTENSION = "generations-1"
+EXTENSION, ARCHITECTURES = "generations-1", "architectures-1"
 FLOOR = "token_floor"
 
 
@@ -43,20 +44,24 @@ def leased_versions(caller: Caller) -> Any:
     return select(Version.id).join(Image).where(or_(*held))
 
 
-def take(session: Session, caller: Caller, workspace: str, *, speaks: bool) -> Lease:
+def take(session: Session, caller: Caller, workspace: str, arch: str, *, speaks: bool) -> Lease:
     """Move the lease to this device. A device that holds it already gets it again, as it is.
 
     Raises:
-        NotFoundError: no such grant. RefusedError: the policy says no. ConflictError: another device holds it.
+        NotFoundError: no such grant. RefusedError: the policy says no. ConflictError: another device holds it, or there is
+        nothing for `arch`, where the device has said what it is.
     """
     grant = session.scalar(granted(caller).where(Grant.workspace == workspace))
-    version = roles.version_for(session, grant.image, caller.device) if grant else None
+    version = roles.version_for(session, grant.image, caller.device, arch) if grant else None
     if grant is None or version is None:
         raise nothing("workspace")
     lease, now = session.get_one(Lease, grant.id), int(time.time())
     if lease.device_id == caller.device:
         return lease
-    version = _stands_on(session, lease) or version
+    newest, version = version, _stands_on(session, lease) or version
+    if arch and version.variant(arch) is None:
+        newer = newest.version if newest.variant(arch) is not None else 0
+        raise none_for(grant.image.name, version.version, arch, [each.arch for each in version.variants], newer)
     policy, _ = policies.of(session, grant)
     if (not policy.checkout and session.get_one(Device, caller.device).kind == "device") or 0 < policy.ends <= now:
         raise RefusedError(f"Your company does not let '{grant.title}' be taken to a device.")

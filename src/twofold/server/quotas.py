@@ -18,10 +18,11 @@ LEAST = 1 << 30  # bytes that every workspace may keep, however small its disks 
 
 def limit(session: Session, server: Server, grant: Grant) -> int:
     """Bytes; 0: no limit."""
-    newest = (
-        select(Version.manifest).where(Version.image_id == grant.image_id).order_by(Version.version.desc()).limit(1)
-    )
-    manifest = json.loads(session.scalar(newest) or "{}")
+    newest = select(Version).where(Version.image_id == grant.image_id).order_by(Version.version.desc()).limit(1)
+    version = session.scalar(newest)
+    # Those of other architectures have the same disk for the user.
+    variant = version.variant("") if version is not None else None
+    manifest = json.loads(variant.manifest if variant is not None else "{}")
     disks = sum(part["size"] for part in manifest.get("parts", ()) if part["name"] == "system")
     # What the company lets it grow to, whatever it has grown to: that only its holder could say.
     disks += max(manifest.get("user_disk_size", 0), policies.of(session, grant)[0].disk_gib << 30)

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import secrets
 import time
+from collections.abc import Mapping
 from datetime import timedelta
 
 from sqlalchemy import func, select
@@ -17,7 +18,7 @@ from twofold.model.errors import BadInputError, ConflictError, DamagedError, Ref
 from twofold.model.release import STABLE, Release, offered
 from twofold.server import audit
 from twofold.server.home import Home
-from twofold.server.tables import Image, Publisher, Role, Rollout, Start, Version
+from twofold.server.tables import Image, Publisher, Role, Rollout, Start, Variant, Version
 from twofold.trust import roles
 from twofold.trust.keys import SigningKey, VerifyKey
 
@@ -122,14 +123,20 @@ def set_targets(session: Session, home: Home, untrusted_targets: bytes) -> roles
             safe="Nothing was changed.",
             next="Try again.",
         )
-    here = {
-        (image, version): digest
-        for image, version, digest in session.execute(select(Image.name, Version.version, Version.sha256).join(Image))
-    }
+    here: dict[tuple[str, int], dict[str, str]] = {}
+    rows = select(Image.name, Version.version, Variant.arch, Variant.sha256).join_from(Variant, Version).join(Image)
+    for image, version, arch, digest in session.execute(rows):
+        here.setdefault((image, version), {})[arch] = digest
     for release in found.releases:
-        if here.get((release.image, release.version)) != release.sha256:
+        held = here.get((release.image, release.version), {})
+        if _digests(release, held) != held or not held:
+            what = f"version {release.version} of {release.image}"
             raise BadInputError(
-                f"Version {release.version} of {release.image} is not here.", safe="Nothing was changed."
+                f"The list does not name {what} as it is here: for {', '.join(sorted(held))}."
+                if held
+                else f"{what[0].upper()}{what[1:]} is not here.",
+                safe="Nothing was changed.",
+                next="Use the newest twofold that this company publishes with.",
             )
     _keep(session, "targets", found.version, untrusted_targets)
     _say(session, home)
@@ -157,12 +164,18 @@ def releases(session: Session) -> tuple[Release, ...]:
     return () if root is None or targets is None else _listing(targets, root).releases
 
 
-def version_for(session: Session, image: Image, device: str, channel: str = STABLE) -> Version | None:
-    """What a device is given when it begins or goes on to a new version."""
+def _digests(release: Release, held: Mapping[str, str]) -> dict[str, str]:
+    """What a list says of a version's indexes, by architecture. An older publisher names one, and not what it is for."""
+    own = release.arch or next(iter(held), "")
+    return {own: release.sha256} | {arch: each.sha256 for arch, each in release.others.items()}
+
+
+def version_for(session: Session, image: Image, device: str, arch: str = "", channel: str = STABLE) -> Version | None:
+    """What a device is given when it begins or goes on to a new version; `arch` where it has said what it is."""
     halted = session.scalars(
         select(Version.version).join(Rollout).where(Version.image_id == image.id, Rollout.halted != 0)
     ).all()
-    found = offered(releases(session), image.name, device, channel, halted)
+    found = offered(releases(session), image.name, device, channel, halted, arch)
     if found is None:
         return None
     return session.scalar(select(Version).where(Version.image_id == image.id, Version.version == found.version))

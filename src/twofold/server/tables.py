@@ -48,27 +48,36 @@ class Image(Base):
 
 
 class Version(Base):
-    """`sha256` (hex) is that of its sealed index, `manifest` the manifest in it, `bytes` its sealed chunks, each once."""
+    """`bytes` are its sealed chunks, those of all architectures, each once."""
 
     __tablename__ = "versions"
     __table_args__ = (UniqueConstraint("image_id", "version"),)
     id: Mapped[int] = mapped_column(primary_key=True)
     image_id: Mapped[int] = mapped_column(ForeignKey("images.id"))
     version: Mapped[int]
-    sha256: Mapped[str] = mapped_column(String(64))
-    manifest: Mapped[str] = mapped_column(Text)
     publisher: Mapped[str] = mapped_column(ForeignKey("publishers.key"))
     bytes: Mapped[int]
     published: Mapped[int]
     image: Mapped[Image] = relationship(lazy="joined")
+    variants: Mapped[list[Variant]] = relationship(order_by="Variant.arch")
+
+    def variant(self, arch: str) -> Variant | None:
+        """What one architecture gets; "" asks for what devices get that know of one alone: amd64's, or the only one."""
+        found = {each.arch: each for each in self.variants}
+        return found.get(arch) if arch else found.get("amd64", self.variants[0] if self.variants else None)
 
 
-class Index(Base):
-    """A version's sealed index, as its publisher sent it."""
+class Variant(Base):
+    """What one architecture gets of a version: the sealed index `body`, as its publisher sent it, `sha256` (hex) of that, the
+    manifest in it, and the `bytes` of its sealed chunks, each once."""
 
-    __tablename__ = "indexes"
+    __tablename__ = "variants"
     version_id: Mapped[int] = mapped_column(ForeignKey("versions.id"), primary_key=True)
-    body: Mapped[bytes] = mapped_column(LargeBinary)
+    arch: Mapped[str] = mapped_column(String(40), primary_key=True)
+    sha256: Mapped[str] = mapped_column(String(64))
+    manifest: Mapped[str] = mapped_column(Text, deferred=True)
+    body: Mapped[bytes] = mapped_column(LargeBinary, deferred=True)
+    bytes: Mapped[int]
 
 
 class Rollout(Base):

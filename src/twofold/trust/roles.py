@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from securesystemslib.signer import CryptoSigner, Key, SSlibKey
@@ -79,7 +79,7 @@ def make_targets(version: int, releases: Iterable[Release], signers: Iterable[Si
     listed = {release.path: release for release in releases}
     check(listed.values())
     files = {
-        path: TargetFile(each.length, {"sha256": each.sha256}, path, {"custom": {"channels": dict(each.channels)}})
+        path: TargetFile(each.length, {"sha256": each.sha256}, path, {"custom": _custom(each)})
         for path, each in listed.items()
     }
     return _signed(Targets(version, expires=now() + TARGETS_LIFE, targets=files), signers)
@@ -170,6 +170,13 @@ def read(kind: type[_S], untrusted_document: bytes) -> Metadata[_S]:
     return found
 
 
+def _custom(release: Release) -> dict[str, Any]:
+    """Further architectures stand beside the channels and not as targets of their own: version 0.1 refuses a whole list that has
+    a path which it does not know, and knows nothing of what else stands here."""
+    said = release.to_wire()
+    return {"channels": said["channels"]} | {name: said[name] for name in ("arch", "others") if said[name]}
+
+
 def _release(file: TargetFile) -> Release:
     image, _, version = file.path.partition("/")
     custom = file.custom
@@ -181,6 +188,8 @@ def _release(file: TargetFile) -> Release:
                 "length": file.length,
                 "sha256": file.hashes["sha256"],
                 "channels": custom["channels"],
+                "arch": custom.get("arch", ""),
+                "others": custom.get("others", {}),
             }
         )
     except (KeyError, TypeError) as off:

@@ -15,7 +15,7 @@ from twofold.model.canonical import canonical
 from twofold.model.errors import RefusedError, TwofoldError
 from twofold.model.workspace import CUSTODY_MOVES, Custody, move
 from twofold.server import changes, commands, leases, online, policies, roles
-from twofold.server.bodies import CheckOut, Discard, Heartbeat, Leave, SeatFor, Told, Vouch, Wait
+from twofold.server.bodies import Arch, CheckOut, Discard, Heartbeat, Leave, SeatFor, Told, Vouch, Wait
 from twofold.server.context import Server, TheCaller, TheServer, nothing
 from twofold.server.gate import Caller
 from twofold.server.history import documents
@@ -29,21 +29,24 @@ _LOOK, _POLL = 0.1, 2.0  # seconds between looks at the bell, and at the databas
 @router.get("/hello")
 def hello() -> dict[str, Any]:
     """What this server can do beyond the first protocol, by name."""
-    return {"extensions": [EXTENSION, online.EXTENSION], "time": int(time.time())}
+    return {"extensions": [EXTENSION, online.EXTENSION, leases.ARCHITECTURES], "time": int(time.time())}
 
 
 @router.get("/grants")
-def grants(caller: TheCaller, server: TheServer) -> dict[str, Any]:
-    """The workspaces that this device's user may check out, with the version they would get."""
+def grants(caller: TheCaller, server: TheServer, arch: Arch = "") -> dict[str, Any]:
+    """The workspaces that this device's user may check out, with the version they would get and what that is for `arch`, the
+    device's own; `bytes` is 0 where it has nothing for it."""
     with server.database.read() as session:
         rows = []
         for grant in session.scalars(leases.granted(caller)):
-            version = roles.version_for(session, grant.image, caller.device)
+            version = roles.version_for(session, grant.image, caller.device, arch)
             if version is not None:
+                variant = version.variant(arch)
                 rows.append(
                     {
                         "workspace": grant.workspace, "title": grant.title, "colour": grant.colour,
-                        "image": grant.image.name, "version": version.version, "bytes": version.bytes,
+                        "image": grant.image.name, "version": version.version,
+                        "bytes": variant.bytes if variant is not None else 0,
                     }
                 )  # fmt: skip
         return {"grants": rows}
@@ -62,7 +65,7 @@ def checkout(body: CheckOut, caller: TheCaller, server: TheServer) -> dict[str, 
             return {"coming": coming}
     with server.database.write() as session:
         online.require_asked(session, caller, online.mine(session, caller.user_id, body.workspace))
-        lease = leases.take(session, caller, body.workspace, speaks=speaks)
+        lease = leases.take(session, caller, body.workspace, body.arch, speaks=speaks)
         changes.taken(session, lease)
         answer = {"lease": leases.signed(session, server, lease, speaks=speaks)}
         return answer | documents(session, lease) if speaks else answer

@@ -8,12 +8,12 @@ from fastapi import APIRouter, Response
 from sqlalchemy import func, select
 
 from twofold.server import changes, leases, roles
-from twofold.server.bodies import FewIds, Started
+from twofold.server.bodies import Arch, FewIds, Started
 from twofold.server.context import Server, TheCaller, TheServer, nothing
 from twofold.server.gate import Caller
 from twofold.server.objects import chunk_key, lost
 from twofold.server.ranges import Range, ranged
-from twofold.server.tables import Image, Index, Version, VersionChunk
+from twofold.server.tables import Image, Version, VersionChunk
 
 router = APIRouter(prefix="/device", tags=["device"])
 
@@ -46,14 +46,16 @@ def start(body: Started, caller: TheCaller, server: TheServer) -> dict[str, Any]
 
 
 @router.get("/images/{name}/{version}", response_class=Response)
-def index(name: str, version: int, caller: TheCaller, server: TheServer) -> Response:
-    """A version's sealed index, for a device that holds a lease on it."""
+def index(name: str, version: int, caller: TheCaller, server: TheServer, arch: Arch = "") -> Response:
+    """A version's sealed index, for a device that holds a lease on it: the one for `arch`, or the one that the target's path
+    names."""
     with server.database.read() as session:
         held = leases.leased_versions(caller).where(Image.name == name, Version.version == version)
-        found = session.scalar(select(Index.body).where(Index.version_id.in_(held)))
-        if found is None:
+        found = session.scalar(select(Version).where(Version.id.in_(held)))
+        variant = found.variant(arch) if found is not None else None
+        if variant is None:
             raise nothing("image")
-        return Response(found, media_type="application/octet-stream")
+        return Response(variant.body, media_type="application/octet-stream")
 
 
 @router.get("/chunks/{chunk}", response_class=Response)

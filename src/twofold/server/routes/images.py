@@ -7,6 +7,8 @@ import binascii
 import hashlib
 import json
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from anyio.to_thread import run_sync
@@ -20,10 +22,10 @@ from twofold.model.image import ImageVersion
 from twofold.model.names import slug
 from twofold.model.release import MAX_INDEX, Release
 from twofold.server import audit, roles
-from twofold.server.bodies import Document, Empty, FewIds, Halt, Ids, NewVersion
-from twofold.server.context import TheCaller, TheServer, nothing
+from twofold.server.bodies import Arch, Document, Empty, FewIds, Halt, Ids, MoreVariants, NewVariant, NewVersion
+from twofold.server.context import Server, TheCaller, TheServer, nothing
 from twofold.server.objects import lost
-from twofold.server.tables import Image, Index, Publisher, Rollout, Start, Version, VersionChunk
+from twofold.server.tables import Image, Publisher, Rollout, Start, Variant, Version, VersionChunk
 from twofold.trust import roles as documents
 
 router = APIRouter(tags=["images"])
@@ -111,23 +113,33 @@ def list_images(server: TheServer) -> dict[str, Any]:
         rows = session.scalars(select(Version).join(Image).where(Version.id.in_(last)).order_by(Image.name))
         return {
             "images": [
-                {"name": row.image.name, "version": row.version, "bytes": row.bytes, "published": row.published}
+                {
+                    "name": row.image.name, "version": row.version, "bytes": row.bytes, "published": row.published,
+                    "architectures": [each.arch for each in row.variants],
+                }
                 for row in rows
             ]
-        }
+        }  # fmt: skip
 
 
 @router.get("/images/{name}")
 def newest(name: str, server: TheServer) -> dict[str, Any]:
-    """An image's newest version and its manifest; version 0 where there is none."""
+    """An image's newest version and its manifests, by architecture (`manifest` is the one that the target's path names); version
+    0 where there is none."""
     image = slug(name, "an image")
     with server.database.read() as session:
         found = session.scalar(
             select(Version).join(Image).where(Image.name == image).order_by(Version.version.desc()).limit(1)
         )
         if found is None:
-            return {"version": 0, "manifest": None}
-        return {"version": found.version, "manifest": json.loads(found.manifest)}
+            return {"version": 0, "manifest": None, "manifests": {}}
+        manifests = {each.arch: json.loads(each.manifest) for each in found.variants}
+        own = found.variant("")
+        return {
+            "version": found.version,
+            "manifest": manifests[own.arch] if own is not None else None,
+            "manifests": manifests,
+        }
 
 
 @router.get("/images/{name}/versions")
@@ -144,15 +156,13 @@ def versions(name: str, server: TheServer) -> dict[str, Any]:
 
 
 @router.get("/images/{name}/versions/{version}/index", response_class=Response)
-def index(name: str, version: int, server: TheServer) -> Response:
-    """A version's sealed index."""
+def index(name: str, version: int, server: TheServer, arch: Arch = "") -> Response:
+    """A version's sealed index: the one for `arch`, or the one that the target's path names."""
     with server.database.read() as session:
-        body = session.scalar(
-            select(Index.body).join(Version).join(Image).where(Image.name == name, Version.version == version)
-        )
-    if body is None:
-        raise nothing("version")
-    return Response(body, media_type="application/octet-stream")
+        variant = _find(session, name, version).variant(arch)
+        if variant is None:
+            raise nothing("version")
+        return Response(variant.body, media_type="application/octet-stream")
 
 
 @router.post("/images/{name}/versions/{version}/halt")
@@ -169,17 +179,9 @@ def halt(name: str, version: int, body: Halt, caller: TheCaller, server: TheServ
 
 @router.post("/images/{name}/versions", status_code=201)
 def commit(name: str, body: NewVersion, caller: TheCaller, server: TheServer) -> dict[str, Any]:
-    """Make a sealed index the image's next version, named by the next targets. Its chunks must all be here."""
-    image_name, manifest = slug(name, "an image"), ImageVersion.from_wire(body.manifest)
-    sealed, ids = _bytes(body.index), {bytes.fromhex(chunk): stored for chunk, stored in body.chunks.items()}
-    if manifest.image != image_name or not sealed or len(sealed) > MAX_INDEX:
-        raise BadInputError(f"This is not a version of {image_name}.", safe="Nothing was changed.")
-    lacking = server.objects.lacking(list(ids.items()))
-    if lacking:
-        raise ConflictError(
-            f"{len(lacking)} of the image's chunks are not here.", next="Publish again: it sends these alone."
-        )
-    server.objects.sync()
+    """Make sealed indexes the image's next version, named by the next targets. Their chunks must all be here."""
+    image_name, number = slug(name, "an image"), ImageVersion.from_wire(body.manifest).version
+    made = _made(server, image_name, number, [body, *body.others])
     with server.database.write() as session:
         image = session.scalar(select(Image).where(Image.name == image_name))
         if image is None:
@@ -187,33 +189,107 @@ def commit(name: str, body: NewVersion, caller: TheCaller, server: TheServer) ->
             session.add(image)
             session.flush()
         last = session.scalar(select(func.max(Version.version)).where(Version.image_id == image.id)) or 0
-        if manifest.version != last + 1:
+        if number != last + 1:
             raise ConflictError(
-                f"{image_name} is at version {last}; version {manifest.version} cannot follow it.",
+                f"{image_name} is at version {last}; version {number} cannot follow it.",
                 safe="Nothing was changed.",
                 next="Publish again: it takes the next version.",
             )
-        root, untrusted_targets = roles.document(session, "root"), _bytes(body.targets)
-        signers = [] if root is None else documents.signers(untrusted_targets, root)
-        if not signers:
-            raise ConflictError("The list of images is not signed by the root's keys.", safe="Nothing was changed.")
-        version = Version(
-            image_id=image.id, version=manifest.version, sha256=hashlib.sha256(sealed).hexdigest(), publisher=signers[0].id,
-            manifest=canonical(manifest.to_wire()).decode(), bytes=sum(ids.values()), published=int(time.time()),
-        )  # fmt: skip
+        signer = _signer(session, _bytes(body.targets))
+        version = Version(image_id=image.id, version=number, publisher=signer, bytes=0, published=int(time.time()))
         session.add(version)
         session.flush()
-        session.add(Index(version_id=version.id, body=sealed))
-        if ids:
-            session.execute(insert(VersionChunk), [{"version_id": version.id, "chunk": chunk} for chunk in ids])
-        listed = {
-            release.path: release for release in roles.set_targets(session, server.home, untrusted_targets).releases
-        }
-        mine = listed.get(f"{image_name}/{manifest.version}")
-        if mine is None or (mine.sha256, mine.length) != (version.sha256, len(sealed)):
-            raise BadInputError("The list of images does not name this version.", safe="Nothing was changed.")
-        audit.record(session, caller.actor, "publish", f"{image_name} {manifest.version} by {signers[0].id[:16]}")
-    return {"version": manifest.version}
+        _add(session, server, version, made, _bytes(body.targets))
+        archs = ", ".join(each.arch for each in made)
+        audit.record(session, caller.actor, "publish", f"{image_name} {number} ({archs}) by {signer[:16]}")
+    return {"version": number}
+
+
+@router.post("/images/{name}/versions/{version}/variants", status_code=201)
+def extend(name: str, version: int, body: MoreVariants, caller: TheCaller, server: TheServer) -> dict[str, Any]:
+    """Give a version that nobody runs yet indexes for further architectures, named by the next targets."""
+    made = _made(server, slug(name, "an image"), version, body.others)
+    with server.database.write() as session:
+        found = _find(session, name, version)
+        if any((each.image, each.version) == (name, version) and each.channels for each in roles.releases(session)):
+            raise ConflictError(
+                f"Version {version} of {name} is given out already.",
+                safe="Nothing was changed.",
+                next="Publish both builds as the next version.",
+            )
+        signer = _signer(session, _bytes(body.targets))
+        _add(session, server, found, made, _bytes(body.targets))
+        archs = ", ".join(each.arch for each in made)
+        audit.record(session, caller.actor, "publish", f"{name} {version} for {archs} as well, by {signer[:16]}")
+    return {"version": version}
+
+
+@dataclass(frozen=True)
+class _Made:
+    """An index that was sent, checked for shape, and its chunks, which are here."""
+
+    arch: str
+    manifest: str
+    sealed: bytes
+    chunks: dict[bytes, int]
+
+
+def _made(server: Server, image: str, version: int, sent: Sequence[NewVariant]) -> list[_Made]:
+    made = []
+    for each in sent:
+        manifest, sealed = ImageVersion.from_wire(each.manifest), _bytes(each.index)
+        if (manifest.image, manifest.version) != (image, version) or not sealed or len(sealed) > MAX_INDEX:
+            raise BadInputError(f"This is not a version of {image}.", safe="Nothing was changed.")
+        ids = {bytes.fromhex(chunk): stored for chunk, stored in each.chunks.items()}
+        made.append(_Made(manifest.arch, canonical(manifest.to_wire()).decode(), sealed, ids))
+    if len({each.arch for each in made}) != len(made):
+        raise BadInputError("Two of the builds are for one architecture.", safe="Nothing was changed.")
+    lacking = server.objects.lacking(list({id_: size for each in made for id_, size in each.chunks.items()}.items()))
+    if lacking:
+        raise ConflictError(
+            f"{len(lacking)} of the image's chunks are not here.", next="Publish again: it sends these alone."
+        )
+    server.objects.sync()
+    return made
+
+
+def _signer(session: Session, untrusted_targets: bytes) -> str:
+    root = roles.document(session, "root")
+    signers = [] if root is None else documents.signers(untrusted_targets, root)
+    if not signers:
+        raise ConflictError("The list of images is not signed by the root's keys.", safe="Nothing was changed.")
+    return signers[0].id
+
+
+def _add(session: Session, server: Server, version: Version, made: Sequence[_Made], untrusted_targets: bytes) -> None:
+    """Give a version these indexes; whatever the new list does not name exactly undoes all of it."""
+    name = version.image.name
+    there = set(session.scalars(select(VersionChunk.chunk).where(VersionChunk.version_id == version.id)))
+    for each in made:
+        if version.variant(each.arch) is not None:
+            raise ConflictError(f"Version {version.version} of {name} has {each.arch} already.")
+        digest = hashlib.sha256(each.sealed).hexdigest()
+        version.variants.append(
+            Variant(
+                arch=each.arch, sha256=digest, manifest=each.manifest, bytes=sum(each.chunks.values()), body=each.sealed
+            )
+        )  # fmt: skip
+        fresh = {chunk: stored for chunk, stored in each.chunks.items() if chunk not in there}
+        if fresh:
+            session.execute(insert(VersionChunk), [{"version_id": version.id, "chunk": chunk} for chunk in fresh])
+        there |= fresh.keys()
+        version.bytes += sum(fresh.values())
+    session.flush()
+    listed = {each.path: each for each in roles.set_targets(session, server.home, untrusted_targets).releases}
+    mine = listed.get(f"{name}/{version.version}")
+    lengths = {each.arch: len(each.sealed) for each in made}
+    if mine is None or any(_length(mine, arch) != length for arch, length in lengths.items()):
+        raise BadInputError("The list of images does not name this version.", safe="Nothing was changed.")
+
+
+def _length(release: Release, arch: str) -> int:
+    found = release.variant(arch)
+    return 0 if found is None else found.length
 
 
 def _version(session: Session, row: Version, release: Release | None) -> dict[str, Any]:
@@ -227,6 +303,7 @@ def _version(session: Session, row: Version, release: Release | None) -> dict[st
         "version": row.version,
         "published": row.published,
         "bytes": row.bytes,
+        "architectures": [each.arch for each in row.variants],
         "channels": {} if release is None else dict(release.channels),
         "retired": release is None,
         "halted": stopped.halted if stopped else 0,
