@@ -177,7 +177,7 @@ class Company:
             for pid in family:
                 os.kill(pid, signal.SIGCONT)
 
-    def publish(self, name: str, **kind: bool) -> None:
+    def publish(self, name: str, **kind: Any) -> None:
         """`kind` as `tiny` takes it."""
         self.admin.publish_image(tiny(self.folder / name, name, **kind), self.publisher)
 

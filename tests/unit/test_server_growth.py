@@ -9,7 +9,7 @@ from sqlalchemy import select
 from tests.unit.server_kit import Local
 from tests.unit.test_server_generations import parts
 from twofold.server import quotas
-from twofold.server.tables import Grant, Version
+from twofold.server.tables import Grant, Variant
 
 
 def limit(server: Local) -> int:
@@ -20,7 +20,7 @@ def limit(server: Local) -> int:
 
 def test_a_disk_counts_as_large_as_the_company_lets_it_be(server: Local) -> None:
     with server.database.read() as session:
-        manifest = json.loads(session.scalars(select(Version.manifest)).one())
+        manifest = json.loads(session.scalars(select(Variant.manifest)).one())
     system = sum(part["size"] for part in manifest["parts"] if part["name"] == "system")
     before = limit(server)
     assert server.call("PUT", "policies/global", {"rules": {"disk_gib": 8}}).status_code == 200

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from twofold.agent.change import begin_anew
 from twofold.agent.operations import Operation
 from twofold.agent.past import Kept, Past
 from twofold.agent.remote import Remote, SignedLease
@@ -18,14 +19,16 @@ from twofold.agent.store import KEY, VAULT
 from twofold.agent.workspace import Workspace
 from twofold.model.canonical import canonical
 from twofold.model.errors import (
+    ConflictError,
     DamagedError,
     NoRoomError,
     RefusedError,
 )
 from twofold.model.generation import Manifest
+from twofold.model.image import ImageVersion, SystemMode
 from twofold.trust.keys import VerifyKey
 from twofold.trust.signed import Context, verify, verify_by
-from twofold.vault.seam import Contents, Keys
+from twofold.vault.seam import Contents, Inspected, Keys
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +68,30 @@ def beginning(remote: Remote, signed: SignedLease) -> Beginning | None:
     if not isinstance(begin.get("keys"), dict):
         raise _no_key(lease.title)
     return Beginning(lease.head, manifest, Keys(lease.workspace, canonical(begin["keys"])), lease.epoch)
+
+
+def require_carried(title: str, manifest: Manifest, image: ImageVersion) -> None:
+    """Whether a workspace whose disks are `manifest`'s can go on here on `image`, of the same version. The user's disk serves any
+    machine; a system disk that was written to, only one like that which wrote it.
+
+    Raises:
+        ConflictError: it cannot.
+    """
+    if manifest.arch == image.arch or image.mode is SystemMode.STATELESS:
+        return
+    raise ConflictError(
+        f"{title} comes from {manifest.arch} machines, and what was installed in its system runs on those alone; "
+        f"this one is {image.arch}.",
+        safe="Nothing was changed: it is where it was, with all that is in it.",
+        next=f"Use a machine that is {manifest.arch}. An image whose system begins anew at each start goes to both kinds; "
+        "your administrator can grant you one.",
+    )
+
+
+def fit(vault: Inspected, manifest: Manifest, image: ImageVersion) -> None:
+    """Put the system disk that this machine needs beside the user's, where another kind of machine had it before."""
+    if manifest.arch != image.arch:
+        begin_anew(vault, image)
 
 
 def _another() -> RefusedError:

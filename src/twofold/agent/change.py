@@ -86,7 +86,7 @@ async def upgrade(registry: Registry, ws: Workspace, op: Operation, turn: Turn, 
     try:
         op.progress("asking the server", 0, 0)
         remote = await asyncio.to_thread(ws.rooms.remote)
-        index = await asyncio.to_thread(partial(remote.index, lease.image, version, given_out=True))
+        index = await asyncio.to_thread(partial(remote.index, lease.image, version, image.arch, given_out=True))
         _require_alike(ws, image, index.manifest)
         while await registry.supply.paid.holds(ws):
             op.progress(STEP, 0, 0)
@@ -240,10 +240,11 @@ def _drop(ws: Workspace, image: ImageVersion) -> None:
                 each.number != ws.record.undo
             ):  # whoever sent one of them later would say that it stands on the new version
                 vault.forget(each.number)
-        _begin_anew(vault, image)
+        begin_anew(vault, image)
 
 
-def _begin_anew(vault: Inspected, image: ImageVersion) -> None:
+def begin_anew(vault: Inspected, image: ImageVersion) -> None:
+    """The system disk is the image's, with nothing written to it; the user's keeps what it has."""
     sizes = {row["name"]: row["size"] for row in vault.status()["vault"]["devices"]}
     for device in hardware.devices(image):
         if device.name == hardware.SYSTEM:
@@ -266,7 +267,7 @@ def _put_back(ws: Workspace) -> None:
         if alike and kept in there and not any(True for name in others for _ in vault.changed(name, kept)):
             vault.revert(kept)
         else:
-            _begin_anew(vault, image)
+            begin_anew(vault, image)
     if former.is_dir():
         shutil.rmtree(ws.folder / NEXT, ignore_errors=True)
         former.rename(ws.folder / NEXT)

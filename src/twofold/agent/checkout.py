@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from twofold.agent import base, handover, hardware, parts, rights
-from twofold.agent.arrival import Beginning, beginning, bring
+from twofold.agent.arrival import Beginning, beginning, bring, fit, require_carried
 from twofold.agent.operations import Operation
 from twofold.agent.registry import Registry
 from twofold.agent.remote import Remote, SignedLease
@@ -55,6 +55,8 @@ async def checkout(registry: Registry, name: str, op: Operation, stick: str = ""
         begin = await asyncio.to_thread(beginning, remote, signed)
         version = lease.image_version if begin is None else begin.content.image_version
         index = await asyncio.to_thread(partial(remote.index, lease.image, version, held=begin is not None))
+        if begin is not None:
+            require_carried(lease.title, begin.content, index.manifest)
         cache = registry.supply.cache
         _require_room(registry, index)
         ws = await asyncio.to_thread(founded, registry, signed, index.manifest)
@@ -102,6 +104,7 @@ def _go_on(
 ) -> dict[str, Any]:
     came = bring(ws, begin, op)
     with ws.rooms.vault.resting(ws.folder / VAULT, ws.keys()) as vault:
+        fit(vault, begin.content, index.manifest)
         equip(ws, vault, remote, index, cache, op)
     return came
 

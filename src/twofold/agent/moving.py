@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from twofold.agent import base, rights
+from twofold.agent.arrival import fit, require_carried
 from twofold.agent.change import UNDO
 from twofold.agent.checkout import equip, first, founded, undone
 from twofold.agent.disks import at_hand
@@ -205,6 +206,7 @@ async def import_(registry: Registry, name: str, op: Operation, *, folder: str, 
                 next="Ask your administrator.",
             )
         index = await asyncio.to_thread(partial(remote.index, manifest.image, manifest.image_version, held=True))
+        require_carried(signed.lease.title, manifest, index.manifest)
         ws = await asyncio.to_thread(founded, registry, signed, index.manifest)
         back.push_async_callback(undone, registry, ws)
         registry.add(ws)
@@ -212,7 +214,7 @@ async def import_(registry: Registry, name: str, op: Operation, *, folder: str, 
         await asyncio.to_thread(fetch, first(index), remote, registry.supply.cache, op.progress)
         fresh = await asyncio.to_thread(renewed, rooms.vault, keys, signed.lease.epoch)
         done = await asyncio.to_thread(_take, ws, path, manifest, fresh, op)
-        await asyncio.to_thread(_equip, ws, remote, index, registry.supply.cache, op)
+        await asyncio.to_thread(_equip, ws, manifest, remote, index, registry.supply.cache, op)
         ws.store.write(name, LEASE, canonical(signed.document))
         op.commit(f"{signed.lease.title} is on this device already.")
         at = rights.since(signed.lease.issued, sent)
@@ -288,8 +290,9 @@ def _take(ws: Workspace, path: Path, manifest: Manifest, keys: Keys, op: Operati
         return vaults.adopt(where, keys, Contents.of(manifest), op.progress)
 
 
-def _equip(ws: Workspace, remote: Remote, index: ImageIndex, cache: Path, op: Operation) -> None:
+def _equip(ws: Workspace, manifest: Manifest, remote: Remote, index: ImageIndex, cache: Path, op: Operation) -> None:
     with ws.rooms.vault.resting(ws.folder / VAULT, ws.keys()) as vault:
+        fit(vault, manifest, index.manifest)
         equip(ws, vault, remote, index, cache, op)
 
 

@@ -11,9 +11,11 @@ from typing import Any
 
 from twofold.model.canonical import canonical
 from twofold.model.errors import BadInputError
+from twofold.model.image import Arch
 from twofold.model.names import slug
 
-SCHEMA = "twofold-generation-1"
+# The second also says for which architecture the system was; a system for amd64 is described by the first, as ever.
+SCHEMA, WITH_ARCH = "twofold-generation-1", "twofold-generation-2"
 # A segment of 16384 slots behind its header; a pack of as many slots, with the records of 1024 segments.
 LARGEST_FILE = 64 + 2112 * 1024 + 32 + 4128 * 16384
 MOST_FILES = 1 << 20
@@ -34,8 +36,8 @@ class SealedFile:
 class Manifest:
     """Signed by the device that wrote the generation, whose Ed25519 key is `signer` (64 hex digits). `vault` is 32 hex digits,
     `root` 16 (an address, opaque without keys), `pieces` the root's slots, `epoch` the newest key epoch in it, times in seconds.
-    `parent` is the `id` of the manifest that this one follows, "" for none. `image` and `image_version` are what the system disk
-    stands on. `files` ascend by name."""
+    `parent` is the `id` of the manifest that this one follows, "" for none. `image`, `image_version` and `arch` are what the
+    system disk stands on. `files` ascend by name."""
 
     workspace: str
     signer: str
@@ -51,6 +53,7 @@ class Manifest:
     image: str
     image_version: int
     files: tuple[SealedFile, ...]
+    arch: str = Arch.AMD64
 
     @property
     def id(self) -> str:
@@ -75,9 +78,10 @@ class Manifest:
         return {file.name: file for file in self.files}
 
     def to_wire(self) -> dict[str, Any]:
-        return (
-            {"schema": SCHEMA} | dataclasses.asdict(self) | {"files": [dataclasses.asdict(file) for file in self.files]}
-        )
+        body = dataclasses.asdict(self) | {"files": [dataclasses.asdict(file) for file in self.files]}
+        if self.arch == Arch.AMD64:
+            del body["arch"]
+        return {"schema": WITH_ARCH if "arch" in body else SCHEMA} | body
 
     @classmethod
     def from_wire(cls, untrusted_manifest: object) -> Manifest:
@@ -86,10 +90,12 @@ class Manifest:
         Raises:
             BadInputError: a field is missing, unknown, or not what it must be; it is named.
         """
-        if not isinstance(untrusted_manifest, dict) or untrusted_manifest.get("schema") != SCHEMA:
+        schema = untrusted_manifest.get("schema") if isinstance(untrusted_manifest, dict) else None
+        if not isinstance(untrusted_manifest, dict) or schema not in (SCHEMA, WITH_ARCH):
             raise BadInputError("This is not a generation that this version can read.", next="Update Twofold.")
         body = {key: value for key, value in untrusted_manifest.items() if key != "schema"}
-        if body.keys() != (names := {field.name for field in dataclasses.fields(cls)}):
+        names = {field.name for field in dataclasses.fields(cls)} - ({"arch"} if schema == SCHEMA else set())
+        if body.keys() != names:
             raise _off(f"its fields ({', '.join(sorted(str(name)[:40] for name in body.keys() ^ names))[:200]})")
         for name, least in (
             ("made", 0),
@@ -104,9 +110,11 @@ class Manifest:
             _hex(body[name], name, digits)
         if body["parent"] != "":
             _hex(body["parent"], "parent", 64)
-        for name in ("workspace", "image"):
-            if type(body[name]) is not str:
+        for name in ("workspace", "image", "arch"):
+            if type(body.get(name, "")) is not str:
                 raise _off(name)
+        if body.get("arch") == Arch.AMD64:
+            raise _off("arch (the first form says this one)")
         if type(body["note"]) is not str or len(body["note"]) > 200 or not body["note"].isprintable():
             raise _off("note")
         if int(body["root"], 16) >> 62 or body["pieces"] > 16384 or body["epoch"] >> 32:
@@ -117,6 +125,7 @@ class Manifest:
             raise _off("files (the one that its root lies in is not among them)")
         slug(body["workspace"], "a workspace")
         slug(body["image"], "an image")
+        slug(body.get("arch", Arch.AMD64), "an architecture")
         return cls(files=files, **body)
 
 

@@ -74,8 +74,9 @@ class Contents:
         """With what the agent knows: the workspace, who signs it (a public key, hex), what it builds upon, and the image."""
         said = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return Manifest(
-            **said, workspace=workspace, signer=signer, parent=parent, image=image.image, image_version=image.version
-        )
+            **said, workspace=workspace, signer=signer, parent=parent,
+            image=image.image, image_version=image.version, arch=str(image.arch),
+        )  # fmt: skip
 
 
 class Reading(Protocol):
