@@ -28,6 +28,7 @@ from twofold.model.image import Firmware, Part, SystemMode
 from twofold.model.policy import Policy, Scope
 from twofold.trust.device import identity
 from twofold.vault import nbd
+from twofold.vault.afar import RECORD
 from twofold.vault.seam import Base, Keys, OpenVault
 from twofold.vault.store import SealedVault
 
@@ -114,6 +115,9 @@ class Disks:
     def open(self) -> OpenVault:
         base = Base(self.folder / "parts" / "base.sealed", self._manifest()[1], (self.device.dirs.cache / "chunks",))
         keys = Keys("work", (self.folder / KEY).read_bytes())
+        until(
+            lambda: not (self.folder / "vault" / RECORD).exists(), 60
+        )  # its agent brings what is still with the server
         return self.vaults.open(self.folder / "vault", keys, self.runtime, base)
 
     def write(self, disk: str, data: bytes, at: int) -> None:

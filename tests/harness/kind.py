@@ -6,10 +6,11 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import subprocess
 import sys
 from pathlib import Path
 
-from tests.harness.company import Device
+from tests.harness.company import Device, Program
 from twofold.agent import logs
 from twofold.agent.daemon import Agent
 from twofold.agent.rooms import Rooms
@@ -24,8 +25,8 @@ class Other(Device):
         super().__init__(home)
         self.arch = arch
 
-    def _program(self) -> list[str]:
-        return [sys.executable, "-m", "tests.harness.kind", self.arch]
+    def _started(self, env: dict[str, str]) -> Program:
+        return subprocess.Popen([sys.executable, "-m", "tests.harness.kind", self.arch], env=env)
 
 
 class OtherRooms(Rooms):
