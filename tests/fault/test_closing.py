@@ -153,7 +153,7 @@ def until_back(client: Client, run: str) -> dict[str, Any]:
 
 
 def test_a_server_that_is_away_shuts_nothing_down_and_a_code_is_not_asked_for_twice(
-    company: Company, client: Client, user: str, line: Relay
+    company: Company, client: Client, user: str, device: Device, line: Relay
 ) -> None:
     client.finish("checkout", workspace="coded")
     client.call("unlock", workspace="coded", code=CODE, new=True)
@@ -172,3 +172,5 @@ def test_a_server_that_is_away_shuts_nothing_down_and_a_code_is_not_asked_for_tw
     client.call("unlock", workspace="coded", code=CODE)
     client.finish("checkin", workspace="coded", stop=True)
     assert status(company, user, "coded") == "checked-in"
+    kept = [path for path in device.home.rglob("*") if path.is_file() and CODE.encode() in path.read_bytes()]
+    assert not kept, "a code is written nowhere, the log least of all"

@@ -77,6 +77,8 @@ class Agent:
                     answer = {"apps": [{"id": "calc", "name": "Calculator"}, {"id": "pad", "name": "Notes"}]}
                 elif verb == "launch":
                     answer = {"launch": "t1"}
+                elif verb in ("backup", "checkin", "discard", "loss"):
+                    answer = {"operation": "ab"}
                 data = json.dumps({"id": ask["id"], "ok": answer}).encode() + b"\n"
                 if verb == "display":
                     with self._machine.display() as end_:

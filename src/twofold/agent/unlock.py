@@ -38,6 +38,7 @@ async def choose(ws: Workspace, code: str) -> None:
         locked = await asyncio.to_thread(ws.rooms.vault.lock, keys, code)
         await asyncio.to_thread(ws.store.write, ws.name, KEY, locked.wrapped)
         ws.opened = keys
+        ws.tell()
         log.info("an unlock code was set", extra={"workspace": ws.name})
 
 

@@ -44,6 +44,12 @@ class Card:
     backed_up_every: int  # seconds, 0: never by itself
     may_back_up: bool
     may_defer: bool
+    may_check_in: bool
+    may_discard: bool
+    wants_code: bool  # its policy has it open with a code of the person's
+    code: str  # "locked" or "open" where it has such a code, else empty
+    image: str
+    version: int
 
     @classmethod
     def from_wire(cls, untrusted_workspace: object) -> Card:
@@ -84,6 +90,12 @@ class Card:
             backed_up_every=every if type(every) is int and every > 0 else 0,
             may_back_up=policy.get("replicate") is True,
             may_defer=policy.get("defer") is True,
+            may_check_in=policy.get("checkin") is True,
+            may_discard=policy.get("discard") is True,
+            wants_code=policy.get("unlock") is True,
+            code=str(wire.get("code") or ""),
+            image=str(wire.get("image") or "")[:60],
+            version=int(wire.get("version") or 0),
         )
 
     @property
@@ -96,26 +108,31 @@ class Card:
         return self.runs or (self.run is RunState.RESUMING and self.in_memory)
 
 
+SENDS = ("backup", "checkin", "discard")
+
+
 @dataclass(frozen=True)
 class Transfer:
-    """A back up under way: bytes that travel."""
+    """Work under way that sends what is new to the server, or gives it up: bytes that travel, of `whole` that it is about."""
 
     operation: str
+    verb: str
     step: str
     done: int
     total: int
     left: int  # seconds, 0: it can't be told
+    whole: int = 0
 
     @classmethod
     def from_wire(cls, untrusted_operation: dict[str, Any]) -> Transfer | None:
         """None where it is none, or has ended. Raises: BadInputError."""
         wire = untrusted_operation
         try:
-            if wire["verb"] != "backup" or wire["state"] not in ("queued", "running"):
+            if wire["verb"] not in SENDS or wire["state"] not in ("queued", "running", "paused"):
                 return None
-            return cls(
-                str(wire["operation"]), str(wire["step"])[:60], int(wire["done"]), int(wire["total"]), int(wire["left"])
-            )
+            step = "standing still" if wire["state"] == "paused" else str(wire["step"])[:60]
+            counts = [int(wire.get(name) or 0) for name in ("done", "total", "left", "whole")]
+            return cls(str(wire["operation"]), str(wire["verb"]), step or "waiting for its turn", *counts)
         except (KeyError, TypeError, ValueError) as bad:
             raise BadInputError("The agent described its work in a way that we can't read.") from bad
 
@@ -170,7 +187,8 @@ def pills(card: Card, transfer: Transfer | None = None) -> tuple[Pill, Pill, Pil
 
 def _server(card: Card, transfer: Transfer | None) -> Pill:
     if transfer is not None:
-        return Pill("backing up", bool(card.on_server_at), share=transfer.share)
+        words = {"backup": "backing up", "checkin": "checking in"}.get(transfer.verb, "discarding")
+        return Pill(words, bool(card.on_server_at), share=transfer.share)
     if not card.on_server_at:
         return Pill("not on the server", False)
     if late(card):

@@ -86,7 +86,12 @@ class Bar(_Plate):
         wide = painter.fontMetrics().horizontalAdvance(card.title)
         painter.drawText(QRectF(38, 0, wide + 4, height), Qt.AlignmentFlag.AlignVCenter, card.title)
         search = QRect(38 + wide + 20, 4, 250, 24)
-        self.spots = {"search": search}
+        title = QRect(4, 3, 38 + wide, 26)
+        self.spots = {"search": search, "details": title}
+        if self._over == "details":
+            painter.setPen(Qt.PenStyle.NoPen)
+            painter.setBrush(QColor(255, 255, 255, 24))
+            painter.drawRoundedRect(QRectF(title), 6, 6)
         painter.setPen(QPen(look.LINE, 1))
         painter.setBrush(look.HOVER if self._over == "search" else look.RAISED)
         painter.drawRoundedRect(QRectF(search).adjusted(0.5, 0.5, -0.5, -0.5), 6, 6)

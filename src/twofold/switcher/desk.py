@@ -15,12 +15,14 @@ from PySide6.QtWidgets import QApplication
 from twofold.model.errors import BadInputError, TwofoldError, from_wire
 from twofold.switcher import look
 from twofold.switcher.banner import Banner
-from twofold.switcher.card import Card, Transfer
+from twofold.switcher.card import SENDS, Card, Transfer
 from twofold.switcher.chrome import Bar
+from twofold.switcher.clerk import Clerk
 from twofold.switcher.gate import Moved, Side
 from twofold.switcher.launcher import App, icon
 from twofold.switcher.link import Link
 from twofold.switcher.session import Keys, Session
+from twofold.switcher.sheet import Sheet
 from twofold.switcher.speaker import Speaker
 from twofold.switcher.window import Window
 from twofold.switcher.xkeys import Layout
@@ -46,6 +48,8 @@ class Desk(QObject):
         self.first = ""
         keys.on_held = self.held.emit
         self._speaker = Speaker(window, link, keys, lambda: self.wish(Side.PERSONAL), self._refresh)
+        self._clerk = Clerk(window.sheet, link, self._speaker, self._refresh)
+        self._asked: Side | None = None  # what the sheet's coming or going asked of the gate
         self._sessions: dict[str, Session] = {}
         self._current = ""
         self._side = Side.PERSONAL
@@ -69,7 +73,7 @@ class Desk(QObject):
             (window.bar.pressed, self._on_bar), (window.rail.pressed, self._on_rail), (window.typed, self._on_typed),
             (window.launcher.launch, self._launch),
             (window.launcher.left, self.leave_launcher), (window.launcher.other, self._on_other),
-            (window.launcher.personal, lambda: self.wish(Side.PERSONAL)),
+            (window.launcher.personal, lambda: self.wish(Side.PERSONAL)), (window.launcher.details, self._details),
         ):  # fmt: skip
             signal.connect(
                 slot, Qt.ConnectionType.QueuedConnection if signal is self.moved else Qt.ConnectionType.AutoConnection
@@ -108,9 +112,12 @@ class Desk(QObject):
             self._tick.start()
             self._late.start()
         if moved.side is Side.TYPING and session:
-            self._open_launcher(session)
+            # It may be the sheet that asked for the keyboard, and have gone meanwhile.
+            if self._asked is not Side.TYPING and not self._clerk.wants(session):
+                self._open_launcher(session)
         elif moved.side is Side.WORK and window.launcher.isVisible():
             window.launcher.hide()
+        self._asked = None
         self.say(shown=moved.side is not Side.PERSONAL, side=str(moved.side))
         self._refresh()
 
@@ -170,15 +177,19 @@ class Desk(QObject):
         session, verb, state = self._sessions.get(str(event.get("workspace"))), event.get("verb"), event.get("state")
         if session is None:
             return
-        running = state in ("queued", "running")
-        if verb == "backup":
+        running = state in ("queued", "running", "paused")
+        if verb in SENDS:
             try:
-                session.transfer = Transfer.from_wire(event)
+                moving = Transfer.from_wire(event)
             except BadInputError:
                 return
-            if not running:
-                self._speaker.backed_up(session, from_wire(event["error"]) if event.get("error") else None)
-        else:
+            session.transfer, session.leave = (
+                (moving, session.leave) if verb == "backup" else (session.transfer, moving)
+            )
+        told = self._clerk.heard(session, event)
+        if verb in SENDS and not running and not told:
+            self._speaker.ended(session, str(verb), from_wire(event["error"]) if event.get("error") else None)
+        if verb not in ("backup", "loss"):
             step = str(event.get("step", "")), int(event.get("done", 0)), int(event.get("total", 0))
             session.progress = step if running else None
             if verb in _LEAVES:
@@ -299,8 +310,19 @@ class Desk(QObject):
     def _on_bar(self, name: str) -> None:
         if name in ("server", "lease"):
             (self._speaker.about_back_up if name == "server" else self._speaker.again)()
-            return
-        self.wish(Side.WORK if self._window.launcher.isVisible() else Side.TYPING)
+        elif name == "details":
+            self._details()
+        elif self._window.launcher.isVisible():
+            self.leave_launcher()
+        elif self._side is Side.TYPING and self.session is not None:  # a sheet has the keyboard already
+            self._open_launcher(self.session)
+            self._refresh()
+        else:
+            self.wish(Side.TYPING)
+
+    def _details(self) -> None:
+        self._window.launcher.hide()
+        self._clerk.open()
 
     def _on_rail(self, name: str) -> None:
         if name == "personal":
@@ -315,6 +337,9 @@ class Desk(QObject):
     def _on_typed(self, event: QKeyEvent) -> None:
         """A key that came after the gate gave us the keyboard and before the search line stood."""
         if self._side is Side.PERSONAL or not event.text().isprintable():
+            return
+        if self._window.sheet.isVisible() and not self._window.launcher.isVisible():
+            self._window.sheet.type_key(event)
             return
         line = self._window.launcher.search
         line.setFocus()
@@ -341,7 +366,9 @@ class Desk(QObject):
 
     def leave_launcher(self) -> None:
         self._window.launcher.hide()
-        self.wish(Side.WORK)
+        if not self._clerk.wants(self.session):
+            self.wish(Side.WORK)
+        self._refresh()
 
     def _launch(self, app: str) -> None:
         session = self.session
@@ -368,7 +395,7 @@ class Desk(QObject):
         window, session = self._window, self.session
         card = session.card if session else None
         away = not self._here and not self._away.isActive()
-        window.wear(card, session.transfer if session else None, away=away)
+        window.wear(card, session.transfer or session.leave if session else None, away=away)
         window.rail.show_cards([each.card for each in self._sessions.values()], self._current)
         shown = self._side is not Side.PERSONAL
         live = bool(session and session.live and not session.booting and shown)
@@ -379,11 +406,28 @@ class Desk(QObject):
             live=live, launcher=window.launcher.isVisible(), workspace=self._current, run=str(card.run) if card else ""
         )
         self._speaker.launching = bool(self._launches)
-        self._speaker.show(session, shown=shown, live=live, settling=self._late.isActive())
-        banner = window.banner
-        self.say(banner=banner.told.head if banner.told else "", spots=self._spots(window.bar) | self._spots(banner))
+        sheet = self._clerk.wants(session)
+        self._keys.hold(not sheet)
+        self._speaker.show(session, shown=shown, live=live, settling=self._late.isActive(), covered=sheet)
+        self._clerk.show(session, hidden=not shown or window.launcher.isVisible())
+        self._seat(sheet)
+        banner, form = window.banner, window.sheet.form
+        spots = self._spots(window.bar) | self._spots(banner) | self._spots(window.sheet)
+        if self._window.launcher.isVisible() and (more := window.launcher.more()):
+            at = window.launcher.mapTo(window, more.center())
+            spots["more"] = [window.x() + at.x(), window.y() + at.y()]
+        self.say(banner=banner.told.head if banner.told else "", sheet=form.name if form else "", spots=spots)
 
-    def _spots(self, plate: Bar | Banner) -> dict[str, list[int]]:
+    def _seat(self, sheet: bool) -> None:
+        """Our own window has the keyboard while a sheet is up, and only then or for the launcher."""
+        if self._window.launcher.isVisible():
+            return
+        wanted = Side.TYPING if sheet else Side.WORK
+        if self._side not in (Side.PERSONAL, wanted) and self._asked is not wanted:
+            self._asked = wanted
+            self.wish(wanted)
+
+    def _spots(self, plate: Bar | Banner | Sheet) -> dict[str, list[int]]:
         """Where what can be pressed was drawn last, in device pixels of the screen."""
         window, ratio = self._window, self._window.devicePixelRatioF()
         at = {name: plate.mapTo(window, spot.center()) for name, spot in plate.spots.items() if plate.isVisible()}

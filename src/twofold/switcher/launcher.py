@@ -75,12 +75,13 @@ def icon(untrusted_png: str) -> QImage | None:
 
 class Launcher(QWidget):
     """`launch` carries an application's id; `left` says that the person is done; `personal` that they want their own side,
-    `other` another workspace."""
+    `other` another workspace, `details` what can be done with this one."""
 
     launch = Signal(str)
     left = Signal()
     personal = Signal()
     other = Signal(str)
+    details = Signal()
 
     def __init__(self, parent: QWidget, metrics: look.Metrics) -> None:
         super().__init__(parent)
@@ -213,19 +214,26 @@ class Launcher(QWidget):
                 QRectF(left + 14, panel.top() + 70, wide + 4, 28), Qt.AlignmentFlag.AlignVCenter, pill.text
             )
             left += wide + 26
-        home = self._home()
-        painter.setPen(QPen(look.LINE, 1))
-        painter.setBrush(look.RAISED)
-        painter.drawRoundedRect(QRectF(home), 9, 9)
-        painter.setPen(look.TEXT)
-        painter.setFont(look.font(13, bold=True))
-        painter.drawText(home, Qt.AlignmentFlag.AlignCenter, "Personal")
+        for place, label in ((self._home(), "Personal"), (self._more(), "Details")):
+            painter.setPen(QPen(look.LINE, 1))
+            painter.setBrush(look.RAISED)
+            painter.drawRoundedRect(QRectF(place), 9, 9)
+            painter.setPen(look.TEXT)
+            painter.setFont(look.font(13, bold=True))
+            painter.drawText(place, Qt.AlignmentFlag.AlignCenter, label)
 
     def _mark(self, index: int) -> QRect:
         return QRect(16 + index * 48, self._panel().top() + 20, 36, 36)
 
     def _home(self) -> QRect:
         return QRect(self.width() - 100, self._panel().top() + 20, 84, 36)
+
+    def _more(self) -> QRect:
+        return self._home().translated(-92, 0)
+
+    def more(self) -> QRect:
+        """Where a phone's button for the details is; empty elsewhere."""
+        return self._more() if self._metrics.phone else QRect()
 
     def _app(self, painter: QPainter, app: App, rect: QRectF, *, chosen: bool) -> None:
         if chosen:
@@ -294,6 +302,9 @@ class Launcher(QWidget):
         at = event.position().toPoint()
         if self._metrics.phone and self._home().contains(at):
             self.personal.emit()
+            return
+        if self.more().contains(at):
+            self.details.emit()
             return
         for index, each in enumerate(self._cards if self._metrics.phone else ()):
             if self._mark(index).contains(at):

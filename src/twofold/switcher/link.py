@@ -98,18 +98,28 @@ class Link(QObject):
 
     def _work(self) -> None:
         agent: Agent | None = None
-        while (job := self._jobs.get()) is not None:
-            verb, args, then, failed = job
-            try:
-                agent = agent or self._dial.agent(self._path)
-                value = agent.display(args["workspace"]) if verb == "display" else agent.call(verb, **args)
-                self._done.emit(then, value)
-            except UnreachableError as gone:
-                if agent is not None:
-                    agent.close()
-                    agent = None
-                self._done.emit(failed, gone)
-            except TwofoldError as error:
-                self._done.emit(failed, error)
+        while True:
+            going, agent = self._one(agent)
+            if not going:
+                break
         if agent is not None:
             agent.close()
+
+    def _one(self, agent: Agent | None) -> tuple[bool, Agent | None]:
+        """One call. A frame of its own: what was asked may be a secret, and must neither lie here until somebody asks for more
+        nor in the traceback of an error that is kept."""
+        job = self._jobs.get()
+        if job is None:
+            return False, agent
+        verb, args, then, failed = job
+        try:
+            agent = agent or self._dial.agent(self._path)
+            value = agent.display(args["workspace"]) if verb == "display" else agent.call(verb, **args)
+            self._done.emit(then, value)
+        except TwofoldError as error:
+            if isinstance(error, UnreachableError) and agent is not None:
+                agent.close()
+                agent = None
+            error.__cause__ = error.__context__ = None
+            self._done.emit(failed, error.with_traceback(None))
+        return True, agent

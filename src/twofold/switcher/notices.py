@@ -56,7 +56,7 @@ def notice(card: Card) -> Notice | None:
     if card.custody is Custody.CHECKING_IN:
         return Notice(
             f"Giving {name} back", "What is new goes to the server; then it leaves this device.",
-            "Nothing is given up before all of it is there.", busy=True,
+            "Nothing is given up before all of it is there.", "Stop", CANCEL, busy=True,
         )  # fmt: skip
     if card.custody is not Custody.CHECKED_OUT:
         return Notice(f"{name} is not on this device", "It is on the server.", "", "Get it", "checkout")
@@ -103,8 +103,7 @@ def _shut(card: Card) -> Notice | None:
             return Notice(f"{name} may not run here", f"{said}\nYour administrator can say what it takes.", windows,
                           "To Personal", PERSONAL)  # fmt: skip
         case "code":
-            return Notice(f"{name} wants your code", f"Give it in a terminal:  twofold unlock {card.name}\n"
-                          "The first time you choose it there, with  --new.", windows, "Start", "start")  # fmt: skip
+            return Notice(f"{name} wants your code", "", windows)  # the sheet asks for it
         case "taken" if card.error is not None and card.error.code == "conflict":  # what was here has been sent
             return Notice(f"{name} was taken back", said, card.error.safe, "To Personal", PERSONAL)
         case "taken":
@@ -136,6 +135,20 @@ def farewell(card: Card, verb: str) -> Notice:
     return Notice(head, text, "Nothing of yours on this device was touched.", "To Personal", PERSONAL)
 
 
+def erased(card: Card, error: TwofoldError) -> Notice:
+    """It went for too many wrong codes."""
+    return Notice(f"{card.title} was erased here", error.happened, error.safe, "To Personal", PERSONAL)
+
+
+def leaving(card: Card, job: Transfer) -> Told:
+    """On its way back, while it still runs."""
+    head = f"{'Checking' if job.verb == 'checkin' else 'Giving'} {card.title} {'in' if job.verb == 'checkin' else 'up'}"
+    buttons = ("Stop", CANCEL), ("OK", CLOSE)
+    return Told(
+        head, f"{job.words}. You can go on working until it is shut down.", buttons, share=job.share or 0.0, warns=True
+    )
+
+
 def warned(card: Card) -> Told | None:
     """What a person must know of a workspace that runs; None where there is nothing."""
     if card.warning is not None and not card.shut:
@@ -159,7 +172,7 @@ def back_up(card: Card, transfer: Transfer | None, *, ours: bool) -> Told:
         buttons = (("Stop", CANCEL),) if ours else (("Later", "defer"),) if card.may_defer else ()
         return Told(f"Backing up {card.title}", transfer.words, (*buttons, ("OK", CLOSE)), share=transfer.share or 0.0)
     every = card.backed_up_every
-    text = f"By itself every {_span(every)}." if every else "It is not backed up by itself."
+    text = f"By itself every {span(every)}." if every else "It is not backed up by itself."
     if card.on_server_at:
         text += " What you wrote since then is on this disk alone."
     head = f"Backed up {ago(card.on_server_at)}" if card.on_server_at else f"{card.title} was never backed up"
@@ -167,7 +180,8 @@ def back_up(card: Card, transfer: Transfer | None, *, ours: bool) -> Told:
     return Told(head, text, buttons)
 
 
-def _span(seconds: int) -> str:
+def span(seconds: int) -> str:
+    """A length of time, as people say it."""
     if seconds < 7200:
         return f"{max(1, seconds // 60)} minutes"
     return f"{seconds // 3600} hours" if seconds < 172_800 else f"{seconds // 86400} days"

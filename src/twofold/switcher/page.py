@@ -12,6 +12,9 @@ from twofold.switcher.chrome import mark
 from twofold.switcher.notices import Notice
 
 
+_BYTES = 100_000  # fewer are nothing to count
+
+
 class Page(QWidget):
     """One state: what happened, what is safe, the next button. `pressed` carries the verb to ask the agent for."""
 
@@ -81,6 +84,8 @@ class Page(QWidget):
         if self._card is not None and total > 0:
             painter.setBrush(QColor(self._card.colour).lighter(130))
             painter.drawRoundedRect(QRectF(track.left(), top, max(6.0, track.width() * min(done / total, 1)), 6), 3, 3)
+        if total >= _BYTES:
+            step = f"{step}: {done / 1e6:.1f} of {total / 1e6:.1f} MB"
         return self._text(painter, QRectF(left, top + 18, wide, 60), step, look.font(14), look.QUIET) + 8
 
     def mousePressEvent(self, event: QMouseEvent) -> None:

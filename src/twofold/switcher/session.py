@@ -36,6 +36,7 @@ class Keys:
         self._locks: Locks | None = None
         self._lock = threading.Lock()
         self.ready = False
+        self._holds = True
 
     @property
     def waiting(self) -> int:
@@ -59,10 +60,19 @@ class Keys:
                 while self._held:
                     display.key(*self._held.popleft())
 
+    def hold(self, on: bool) -> None:
+        """Whether keys wait for what is not live. What is meant for our own window must wait for no guest."""
+        with self._lock:
+            self._holds = on
+            if not on:
+                self._held.clear()
+
     def key(self, code: int, down: bool) -> None:
         with self._lock:
             if self.ready and self._display is not None:
                 self._display.key(code, down)
+                return
+            if not self._holds:
                 return
             self._held.append((code, down))
         if down:
@@ -99,6 +109,7 @@ class Session(QObject):
         self.retained_at = 0.0
         self.progress: tuple[str, int, int] | None = None
         self.transfer: Transfer | None = None  # a back up under way
+        self.leave: Transfer | None = None  # a check-in or a discard under way
         self.leaving = ""  # the verb by which it is about to leave this device
         self.asked = False  # a display was asked for and has not come yet
         self._frame: Frame | None = None

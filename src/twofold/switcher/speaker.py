@@ -40,8 +40,9 @@ class Speaker:
 
     # -- what is said ---------------------------------------------------------------------------------------------------
 
-    def show(self, session: Session | None, *, shown: bool, live: bool, settling: bool) -> None:
-        """`shown`: the workspaces are in front; `settling`: the picture may still be about to be live."""
+    def show(self, session: Session | None, *, shown: bool, live: bool, settling: bool, covered: bool) -> None:
+        """`shown`: the workspaces are in front; `settling`: the picture may still be about to be live; `covered`: a sheet lies
+        over all of it."""
         self._session, page = session, self._window.page
         if session is None:
             self._window.banner.tell(None)
@@ -54,11 +55,14 @@ class Speaker:
         if notice is not None:
             retained = session.image is not None and card.run not in (RunState.STARTING, RunState.RUNNING)
             page.tell(card, notice, session.progress, covers=not retained)
-            self._mark(session if retained else None, holds=notice.verb != notices.PERSONAL and not card.shut)
+            self._mark(
+                session if retained and not covered else None, holds=notice.verb not in (notices.PERSONAL, notices.CANCEL) and not card.shut
+            )
         else:
             page.hide()
             self._mark(session if shown and not live and not settling else None, holds=True)
-        told = self._told(session) if shown and notice is None and not self._window.launcher.isVisible() else None
+        clear = shown and notice is None and not covered and not self._window.launcher.isVisible()
+        told = self._told(session) if clear else None
         self._window.banner.tell(told, card.colour)
 
     def _say_farewell(self, *, shown: bool) -> None:
@@ -84,7 +88,7 @@ class Speaker:
         card, transfer = session.card, session.transfer
         if self._asked == card.name:
             return notices.back_up(card, transfer, ours=transfer is not None and transfer.operation == self._ours)
-        told = notices.warned(card)
+        told = notices.leaving(card, session.leave) if session.leave is not None else notices.warned(card)
         return None if told is None or (card.name, told.head, told.bad) in self._read else told
 
     def _mark(self, session: Session | None, *, holds: bool) -> None:
@@ -114,11 +118,13 @@ class Speaker:
         self._read.clear()
         self._refresh()
 
-    def backed_up(self, session: Session, error: TwofoldError | None) -> None:
-        """A back up has ended."""
+    def ended(self, session: Session, verb: str, error: TwofoldError | None) -> None:
+        """A back up, a check-in or a discard has ended."""
+        done = {"backup": "backed up", "checkin": "checked in", "discard": "discarded"}[verb]
         if error is not None and error.code != "cancelled":
-            self._window.note.say(f"{session.card.title} was not backed up: {error.happened}", look.BAD, 8)
-        if self._asked == session.card.name:
+            self._window.note.say(f"{session.card.title} was not {done}: {error.happened}", look.BAD, 8)
+        self._read = {each for each in self._read if each[0] != session.card.name}
+        if verb == "backup" and self._asked == session.card.name:
             QTimer.singleShot(_READ, lambda: self._forget(session.card.name))
 
     def _forget(self, name: str) -> None:
@@ -134,13 +140,19 @@ class Speaker:
         elif session.leaving == "wipe":
             self._window.note.say(notices.farewell(session.card, session.leaving).head, look.BAD, 10)
 
+    def erased(self, card: Card, error: TwofoldError) -> None:
+        """It went while its code was tried: for that."""
+        self._gone, self._gone_seen = (card, notices.erased(card, error)), False
+
     # -- the person's answers ---------------------------------------------------------------------------------------------
 
     def _on_page(self, verb: str) -> None:
         if verb == notices.PERSONAL:
             self._personal()
+        elif verb == notices.CANCEL:
+            self._cancel()
         elif self._session is not None:
-            self._link.ask(verb, failed=self._failed, workspace=self._session.card.name)
+            self._link.ask(verb, failed=self.failed, workspace=self._session.card.name)
 
     def _on_banner(self, verb: str) -> None:
         session, told = self._session, self._window.banner.told
@@ -153,14 +165,19 @@ class Speaker:
             else:
                 self._read.add((name, told.head, told.bad))
             self._refresh()
-        elif verb == notices.CANCEL and session.transfer is not None:
-            self._link.ask("cancel", failed=self._failed, operation=session.transfer.operation)
+        elif verb == notices.CANCEL:
+            self._cancel()
         elif verb == "backup":
             self._asked = name
-            self._link.ask("backup", self._begun, self._failed, workspace=name)
+            self._link.ask("backup", self._begun, self.failed, workspace=name)
         elif verb == "defer":
             self._asked = ""
-            self._link.ask("defer", self._deferred, self._failed, workspace=name)
+            self._link.ask("defer", self._deferred, self.failed, workspace=name)
+
+    def _cancel(self) -> None:
+        session = self._session
+        if session is not None and (job := session.transfer or session.leave) is not None:
+            self._link.ask("cancel", failed=self.failed, operation=job.operation)
 
     def _begun(self, answer: dict[str, Any]) -> None:
         self._ours = str(answer.get("operation"))
@@ -172,5 +189,6 @@ class Speaker:
         )
         self._refresh()
 
-    def _failed(self, error: TwofoldError) -> None:
+    def failed(self, error: TwofoldError) -> None:
+        """What was asked for was not done."""
         self._window.note.say(error.happened, look.BAD, 8)

@@ -13,6 +13,7 @@ from twofold.switcher.card import Card, Transfer
 from twofold.switcher.chrome import Bar, Rail
 from twofold.switcher.launcher import Launcher
 from twofold.switcher.page import Note, Page
+from twofold.switcher.sheet import Sheet
 
 
 class Window(QWidget):
@@ -34,6 +35,7 @@ class Window(QWidget):
         self.canvas = Canvas(self.stage, pointer_as_touch=pointer_as_touch)
         self.page = Page(self.stage)
         self.banner = Banner(self.stage)
+        self.sheet = Sheet(self.stage, metrics)
         self.launcher = Launcher(self.stage, metrics)
         self.note = Note(self.stage)
 
@@ -53,7 +55,7 @@ class Window(QWidget):
         self.rail.setGeometry(frame, top, metrics.rail, height - top - frame)
         self.stage.setGeometry(frame + metrics.rail, top, width - 2 * frame - metrics.rail, height - top - frame)
         inside = QRect(0, 0, self.stage.width(), self.stage.height())
-        for part in (self.canvas, self.page, self.launcher):
+        for part in (self.canvas, self.page, self.sheet, self.launcher):
             part.setGeometry(inside)
         self.banner.place()
 

@@ -1,0 +1,133 @@
+"""The sheet as a person has it: typed and touched on a real X server, over a real machine, looked at on root pixels."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.test_sheet import JOB, LOSS, MAY
+from tests.unit.test_switcher import WIRE
+from tests.vm.test_display import Machine
+from tests.vm.test_switcher import OUT, Person
+from twofold.switcher import forms
+
+pytestmark = pytest.mark.vm
+CODE = "Correct horse 9"
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    made = Machine(tmp_path_factory.mktemp("machine"))
+    yield made
+    made.close()
+
+
+class Looks:
+    """A person, who presses what the switcher says is there; each step is kept as a picture."""
+
+    def __init__(self, person: Person, name: str) -> None:
+        self._person, self._name = person, name
+
+    def picture(self, of: str) -> None:
+        time.sleep(0.25)
+        self._person.screen.save(OUT / f"{self._name}-{of}.png")
+
+    def press(self, spot: str) -> None:
+        deadline = time.monotonic() + 10
+        while spot not in self._person.said.get("spots", {}):
+            assert time.monotonic() < deadline, self._person.said
+            time.sleep(0.01)
+        time.sleep(0.05)
+        self._person.hands.click(*self._person.said["spots"][spot])
+
+    def asked(self, verb: str, **args: Any) -> None:
+        deadline, wanted = time.monotonic() + 10, (verb, {"workspace": "work"} | args)
+        while wanted not in self._person.agent.asked:
+            assert time.monotonic() < deadline, self._person.agent.asked
+            time.sleep(0.01)
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (412, 915)])
+def test_a_person_checks_in_discards_and_gives_a_code(
+    tmp_path: Path, machine: Machine, width: int, height: int
+) -> None:
+    person, phone = Person(tmp_path, machine, width, height), width < 600
+    looks = Looks(person, f"{width}x{height}-sheet")
+    now = {"in_memory": True, "on_disk_verified_at": int(time.time()), "on_server_at": int(time.time()) - 200}
+    ours = WIRE | {"event": "workspace", "whereabouts": now, "policy": MAY | {"unlock": True}, "code": "open",
+                   "expires": int(time.time()) + 5 * 86400}  # fmt: skip
+    try:
+        person.hands.key("Pause")
+        person.until("live", True)
+        person.agent.tell(ours)
+        if phone:
+            looks.press("search")
+            person.until("launcher", True)
+            looks.picture("drawer")
+            looks.press("more")
+        else:
+            looks.press("details")
+        person.until("sheet", "details")
+        person.until("side", "typing")
+        looks.picture("details")
+        looks.press(forms.CHECK_IN)
+        person.until("sheet", forms.CHECK_IN)
+        looks.picture("check-in")
+        looks.press("checkin")
+        looks.asked("checkin", stop=True)
+        person.agent.tell(JOB | {"verb": "checkin", "whole": 3_200_000_000})
+        looks.picture("checking-in")
+        looks.press("close")
+        person.until("sheet", "")
+        person.until("side", "work")
+        person.until("banner", "Checking Acme in")
+        looks.picture("checking-in-hidden")
+        person.agent.tell(JOB | {"verb": "checkin", "state": "cancelled"})
+        person.until("banner", "")
+        if phone:
+            looks.press("search")
+            person.until("launcher", True)
+            looks.press("more")
+        else:
+            looks.press("details")
+        looks.press(forms.DISCARD)
+        person.until("sheet", forms.DISCARD)
+        person.agent.tell(JOB | {"verb": "loss", "state": "done", "result": LOSS})
+        looks.picture("discard")
+        looks.press("back")
+        person.until("sheet", "details")
+        no = MAY | {"replicate": False, "checkin": False, "discard": False}
+        person.agent.tell(ours | {"policy": no})
+        looks.picture("not-allowed")
+        looks.press("close")
+        off = ours | {"run": "off", "shut": "code", "code": "locked", "whereabouts": now | {"in_memory": False}}
+        person.agent.tell(off)
+        person.until("sheet", "code")
+        person.until("side", "typing")
+        looks.picture("code")
+        if phone:
+            for key in ("⇧", "c", "o", "r", "r", "e", "c", "t", "space", "h", "o", "r", "s", "e", "space", "9"):
+                looks.press(f"key {key}")
+            looks.picture("code-typed")
+            looks.press("key ⏎")
+        else:
+            person.hands.type(CODE)
+            looks.picture("code-typed")
+            person.hands.key("Return")
+        looks.asked("unlock", code=CODE, new=False)
+        looks.asked("start")
+        person.agent.tell(off | {"code": "", "shut": "code"})
+        person.until("sheet", "new")
+        looks.picture("choose")
+        person.agent.tell(ours | {"run": "off", "custody": "checking-in"})
+        person.agent.tell(JOB | {"verb": "checkin"})
+        person.until("sheet", "")
+        looks.picture("giving-back")
+        person.hands.key("Pause")
+        person.until("side", "personal")
+    finally:
+        person.undo.close()
