@@ -11,7 +11,6 @@ from twofold.switcher.card import Card
 from twofold.switcher.chrome import mark
 from twofold.switcher.notices import Notice
 
-
 _BYTES = 100_000  # fewer are nothing to count
 
 

@@ -56,7 +56,8 @@ class Speaker:
             retained = session.image is not None and card.run not in (RunState.STARTING, RunState.RUNNING)
             page.tell(card, notice, session.progress, covers=not retained)
             self._mark(
-                session if retained and not covered else None, holds=notice.verb not in (notices.PERSONAL, notices.CANCEL) and not card.shut
+                session if retained and not covered else None,
+                holds=notice.verb not in (notices.PERSONAL, notices.CANCEL) and not card.shut,
             )
         else:
             page.hide()
