@@ -207,19 +207,27 @@ def test_a_code_is_chosen_twice_the_same(shown: Shown, line: Line) -> None:
     asked(shown, "start")
 
 
-def test_too_many_wrong_codes_are_said_to_have_erased_it(shown: Shown, line: Line) -> None:
-    gone = RefusedError(
-        "There were too many of them: Acme has been erased here.", safe="What was backed up is on the server."
-    )
+@pytest.mark.parametrize("answer_first", [True, False])
+def test_too_many_wrong_codes_are_said_to_have_erased_it(shown: Shown, line: Line, answer_first: bool) -> None:
+    """The answer and the event come on two connections, in any order."""
+    gone = RefusedError("There were too many of them: Acme has been erased here.", safe="What was backed up is there.")
     line.tell(**line.cards[0] | {"event": "workspace", "run": "off", "shut": "code", "code": "locked"})
     reads(shown, "code")
-    line.answers["unlock"] = gone
-    line.tell(event="removed", workspace="work")
-    typed(shown, "wrong one\r")
+    wipe = job("wipe", operation="x", total=0)
     page = shown.window.page
-    shown.qtbot.waitUntil(lambda: shown.desk.session is None, timeout=5000)
-    shown.desk._speaker.erased(card(), gone)
-    shown.desk._refresh()
+    if not answer_first:
+        card_ = shown.desk.session.card if shown.desk.session else card()
+        line.tell(**wipe)
+        line.tell(event="removed", workspace="work")
+        shown.qtbot.waitUntil(lambda: shown.desk.session is None, timeout=5000)
+        shown.desk._clerk._wrong(card_, gone)
+    else:
+        line.answers["unlock"] = gone
+        typed(shown, "wrong one\r")
+        shown.qtbot.waitUntil(lambda: any(verb == "unlock" for verb, _ in line.asked), timeout=5000)
+        shown.qtbot.waitUntil(lambda: bool(shown.desk._speaker._erased), timeout=5000)
+        line.tell(**wipe)
+        line.tell(event="removed", workspace="work")
     shown.qtbot.waitUntil(
         lambda: page.isVisible() and page._notice is not None and "erased here" in page._notice.head, timeout=5000
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.harness.long import long
 from tests.unit.test_sheet import JOB, LOSS, MAY
 from tests.unit.test_switcher import WIRE
 from tests.vm.test_display import Machine
@@ -51,12 +52,10 @@ class Looks:
             time.sleep(0.01)
 
 
-@pytest.mark.parametrize(("width", "height"), [(1280, 800), (412, 915)])
-def test_a_person_checks_in_discards_and_gives_a_code(
-    tmp_path: Path, machine: Machine, width: int, height: int
-) -> None:
-    person, phone = Person(tmp_path, machine, width, height), width < 600
-    looks = Looks(person, f"{width}x{height}-sheet")
+@pytest.mark.parametrize("size", [(412, 915), *long((1280, 800))])
+def test_a_person_checks_in_discards_and_gives_a_code(tmp_path: Path, machine: Machine, size: tuple[int, int]) -> None:
+    person, phone = Person(tmp_path, machine, *size), size[0] < 600
+    looks = Looks(person, f"{size[0]}x{size[1]}-sheet")
     now = {"in_memory": True, "on_disk_verified_at": int(time.time()), "on_server_at": int(time.time()) - 200}
     ours = WIRE | {"event": "workspace", "whereabouts": now, "policy": MAY | {"unlock": True}, "code": "open",
                    "expires": int(time.time()) + 5 * 86400}  # fmt: skip

@@ -198,10 +198,12 @@ class Clerk:
 
     def _wrong(self, card: Card, error: TwofoldError) -> None:
         self._trying = False
-        if self._session is None or self._session.card.name != card.name:
+        if error.code == "refused" and not error.next:  # nothing is left to be tried
             self._speaker.erased(card, error)
-        else:
+        elif self._session is not None and self._session.card.name == card.name:
             self._error = error
+        else:
+            self._speaker.failed(error)
         self._refresh()
 
 

@@ -87,27 +87,27 @@ def _shut(card: Card) -> Notice | None:
     windows = (
         "Your windows are as you left them, sealed on this disk." if kept else "Your work is on this disk, sealed."
     )
-    said = card.error.happened if card.error is not None else ""
+    said = f"{card.error.happened}\n" if card.error is not None else ""
     match card.shut:
         case "locked":
-            return Notice(f"{name} is locked", f"{said}\nIt opens again as soon as your administrator unlocks it.", windows,
+            return Notice(f"{name} is locked", f"{said}It opens again as soon as your administrator unlocks it.", windows,
                           "To Personal", PERSONAL)  # fmt: skip
         case "away":
-            return Notice(f"{name} is locked", f"{said}\nConnect to your company's network; it unlocks by itself.", windows,
+            return Notice(f"{name} is locked", f"{said}Connect to your company's network; it unlocks by itself.", windows,
                           "Try again", "start")  # fmt: skip
         case "ended":
             return Notice(
-                f"{name} has ended", f"{said}\nAsk your administrator to extend it.", windows, "To Personal", PERSONAL
+                f"{name} has ended", f"{said}Ask your administrator to extend it.", windows, "To Personal", PERSONAL
             )
         case "assurance":
-            return Notice(f"{name} may not run here", f"{said}\nYour administrator can say what it takes.", windows,
+            return Notice(f"{name} may not run here", f"{said}Your administrator can say what it takes.", windows,
                           "To Personal", PERSONAL)  # fmt: skip
         case "code":
             return Notice(f"{name} wants your code", "", windows)  # the sheet asks for it
         case "taken" if card.error is not None and card.error.code == "conflict":  # what was here has been sent
-            return Notice(f"{name} was taken back", said, card.error.safe, "To Personal", PERSONAL)
+            return Notice(f"{name} was taken back", said.strip(), card.error.safe, "To Personal", PERSONAL)
         case "taken":
-            return Notice(f"{name} was taken back", f"{said}\nWhat only this device has can be sent; it is kept beside the rest.",
+            return Notice(f"{name} was taken back", f"{said}What only this device has can be sent; it is kept beside the rest.",
                           "Nothing was removed.", "Send it", "backup")  # fmt: skip
     return None
 

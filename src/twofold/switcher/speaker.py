@@ -32,6 +32,7 @@ class Speaker:
         self._session: Session | None = None
         self._gone: tuple[Card, Notice] | None = None
         self._gone_seen = False
+        self._erased: dict[str, Notice] = {}
         self._asked = ""  # whose back up the person wants to know about
         self._ours = ""  # the back up that was begun here
         self._read: set[tuple[str, str, bool]] = set()
@@ -135,15 +136,17 @@ class Speaker:
 
     def left(self, session: Session, *, in_front: bool) -> None:
         """A workspace has left this device."""
+        notice = self._erased.pop(session.card.name, None) or notices.farewell(session.card, session.leaving)
         if in_front:
-            self._gone_seen = False
-            self._gone = session.card, notices.farewell(session.card, session.leaving)
+            self._gone, self._gone_seen = (session.card, notice), False
         elif session.leaving == "wipe":
-            self._window.note.say(notices.farewell(session.card, session.leaving).head, look.BAD, 10)
+            self._window.note.say(notice.head, look.BAD, 10)
 
     def erased(self, card: Card, error: TwofoldError) -> None:
-        """It went while its code was tried: for that."""
-        self._gone, self._gone_seen = (card, notices.erased(card, error)), False
+        """It goes, or has just gone, for too many wrong codes."""
+        self._erased[card.name] = notices.erased(card, error)
+        if self._gone is not None and self._gone[0].name == card.name:
+            self._gone, self._gone_seen = (card, self._erased.pop(card.name)), False
 
     # -- the person's answers ---------------------------------------------------------------------------------------------
 
