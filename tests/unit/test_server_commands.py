@@ -304,3 +304,38 @@ def test_what_was_checked_out_after_the_backup_goes_on(server: Local, tmp_path: 
     assert server.call("POST", "workspaces/1/break", {"loss": loss}).status_code == 200
     assert other.check_out().status_code == 200
     assert other.token == 1 << 32, "far above what may have been given out"
+
+
+def test_the_receipt_of_a_wipe_frees_no_lease_that_was_taken_since(server: Local, mine: Device) -> None:
+    """The device died between the wipe and its receipt, gave the lease back when it came again, and took it anew."""
+    asked = ask(server, "wipe").json()["command"]
+    assert mine.call("POST", "discard", {"workspace": "work", "token": 1}).status_code == 200
+    assert lease(server, mine.check_out().json()["lease"]).token == 2
+    mine.call("POST", "heartbeat", {"speaks": SPEAKS, "receipts": [{"command": asked, "result": "done"}]})
+    row = server.call("GET", "workspaces/1").json()
+    hows = {each["token"]: each["how"] for each in row["holders"]}
+    assert (row["device"], hows) == (mine.who.device, {1: "discarded", 2: ""})
+    assert server.call("GET", "workspaces/1/commands").json()["commands"][0]["state"] == "done"
+
+
+def test_what_is_being_wiped_is_not_taken_again_before_its_receipt(server: Local, mine: Device) -> None:
+    """Else the receipt, which is on its way, would free the lease of what was just brought here."""
+    asked = ask(server, "wipe").json()["command"]
+    answer = mine.check_out()
+    assert answer.status_code == 409
+    assert "to be erased from this device" in answer.text
+    mine.call("POST", "heartbeat", {"speaks": SPEAKS, "receipts": [{"command": asked, "result": "done"}]})
+    assert lease(server, mine.check_out().json()["lease"]).token == 2
+
+
+def test_a_wipe_is_of_the_lease_that_it_was_asked_for(server: Local, mine: Device) -> None:
+    first = ask(server, "wipe").json()["command"]
+    assert ask(server, "wipe").json()["command"] == first, "asked twice is asked once"
+    assert mine.call("POST", "discard", {"workspace": "work", "token": 1}).status_code == 200
+    assert mine.check_out().status_code == 200
+    again = ask(server, "wipe").json()
+    assert again["command"] != first, "what is there now is another"
+    (waiting,) = [
+        verify(Context.COMMAND, row, [server.home.signing.verify_key]) for row in mine.heartbeat()["commands"]
+    ]
+    assert (waiting["command"], waiting["token"]) == (again["command"], 2)

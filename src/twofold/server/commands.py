@@ -25,7 +25,7 @@ OPEN = ("waiting", "given")
 
 def ask(session: Session, actor: str, lease: Lease, verb: str, device: str = "", version: int = 0) -> Command:
     """Ask a device for something: the holder, or one that held the lease before. Asking for what waits already changes nothing;
-    of upgrades only the last counts.
+    of upgrades only the last counts, and of what was asked under an older lease nothing.
 
     Raises:
         NotFoundError: it never held this workspace. ConflictError: nobody holds it and no device is named.
@@ -39,7 +39,7 @@ def ask(session: Session, actor: str, lease: Lease, verb: str, device: str = "",
         raise nothing("device")
     same = (Command.grant_id == grant.id, Command.device_id == holder.device_id, Command.verb == verb)
     there = session.scalar(select(Command).where(*same, Command.state.in_(OPEN)))
-    if there is not None and there.version == version:
+    if there is not None and (there.version, there.token) == (version, holder.token):
         return there
     if there is not None:
         there.state, there.ended = "withdrawn", int(time.time())
@@ -53,9 +53,10 @@ def ask(session: Session, actor: str, lease: Lease, verb: str, device: str = "",
     return made
 
 
-def asked(session: Session, caller: Caller, grant: Grant, *verbs: str) -> bool:
-    """Whether an administrator has asked one of these of this device, and no receipt has come yet."""
-    mine = (Command.device_id == caller.device, Command.grant_id == grant.id, Command.state.in_(OPEN))
+def asked(session: Session, caller: Caller, grant: Grant, *verbs: str, token: int | None = None) -> bool:
+    """Whether an administrator has asked one of these of this device (under this lease), and no receipt has come yet."""
+    mine = [Command.device_id == caller.device, Command.grant_id == grant.id, Command.state.in_(OPEN)]
+    mine += [Command.token == token] if token is not None else []
     return session.scalar(select(Command.id).where(*mine, Command.verb.in_(verbs)).limit(1)) is not None
 
 
@@ -92,8 +93,9 @@ def receipt(session: Session, caller: Caller, number: int, result: str, detail: 
         if lease is not None:
             lease.next_id = None
     if row.verb == "wipe" and row.state == "done":
-        # Nothing of it is there any more: the lease is free. One statement, and only if it is that device's still.
-        mine = (Lease.grant_id == row.grant_id, Lease.device_id == caller.device)
+        # Nothing of it is there any more: the lease is free. One statement, and only if it is that device's still, and not one
+        # that it took after it had given this one back.
+        mine = (Lease.grant_id == row.grant_id, Lease.device_id == caller.device, Lease.token == row.token)
         free = {"device_id": None, "version_id": None, "former_id": None, "custody": "checked-in", "told": ""}
         token = session.scalar(update(Lease).where(*mine).values(**free).returning(Lease.token))
         if token is not None:

@@ -17,7 +17,7 @@ from twofold.model.canonical import canonical
 from twofold.model.errors import BadInputError, ConflictError, RefusedError, TwofoldError
 from twofold.model.release import none_for
 from twofold.model.workspace import CUSTODY_MOVES, Custody, move
-from twofold.server import audit, policies, roles
+from twofold.server import audit, commands, policies, roles
 from twofold.server.context import Server, nothing
 from twofold.server.gate import Caller
 from twofold.server.tables import Command, Device, Fact, Generation, Grant, Holder, Image, Lease, Version
@@ -48,8 +48,9 @@ def take(session: Session, caller: Caller, workspace: str, arch: str, *, speaks:
     """Move the lease to this device. A device that holds it already gets it again, as it is.
 
     Raises:
-        NotFoundError: no such grant. RefusedError: the policy says no. ConflictError: another device holds it, or there is
-        nothing for `arch`, where the device has said what it is.
+        NotFoundError: no such grant. RefusedError: the policy says no. ConflictError: another device holds it; or there is
+        nothing for `arch`, where the device has said what it is; or this one is to erase it and has not said yet that it did,
+        which will free this very lease.
     """
     grant = session.scalar(granted(caller).where(Grant.workspace == workspace))
     version = roles.version_for(session, grant.image, caller.device, arch) if grant else None
@@ -57,6 +58,12 @@ def take(session: Session, caller: Caller, workspace: str, arch: str, *, speaks:
         raise nothing("workspace")
     lease, now = session.get_one(Lease, grant.id), int(time.time())
     if lease.device_id == caller.device:
+        if commands.asked(session, caller, grant, "wipe", token=lease.token):
+            raise ConflictError(
+                f"Your company has asked for '{grant.title}' to be erased from this device.",
+                safe="What was backed up is on the server.",
+                next="Once the server has heard that it was, a moment from now, do the same again.",
+            )
         return lease
     newest, version = version, _stands_on(session, lease) or version
     if arch and version.variant(arch) is None:
