@@ -15,6 +15,7 @@ from twofold.model.errors import TwofoldError
 
 _LASTS = 0.5  # seconds that a failure lasts where the operation does not end of it
 _LIMIT = 75.0
+_KEPT = 10.0  # in which what was said to be done shows
 _TRIES = 4
 _SOON = 0.6  # seconds in which it is done by itself, once nothing is under way any more
 NOT_COME = "the step did not come this time"
@@ -47,6 +48,11 @@ def _power(stage: Stage, step: str) -> None:
     stage.device.lose_power(dice.choice(list(Cut)), dice)
 
 
+def _server_power(stage: Stage, step: str) -> None:
+    dice = random.Random(step)
+    stage.company.lose_power(dice.choice(list(Cut)), dice)
+
+
 FAILURES = (
     Failure("server killed", _server_killed, lambda stage: stage.company.mend()),
     Failure("agent killed", lambda stage, _: stage.device.kill(), lambda stage: stage.again()),
@@ -54,6 +60,7 @@ FAILURES = (
     Failure("network cut", lambda stage, _: stage.relay.cut(), lambda stage: stage.relay.mend()),
     Failure("disk full", _full, _free),
     Failure("power cut", _power, lambda stage: stage.again()),
+    Failure("server's power cut", _server_power, lambda stage: stage.company.mend()),
 )
 
 
@@ -167,26 +174,32 @@ def run(deed: Deed, stage: Stage, cell: Cell) -> Outcome:
         return outcome("skipped", why)
     deed.before(stage)
     stage.hear_beats(on=deed.beats)
-    if cell.failure.name == "power cut":
-        stage.device.tape.begin()
+    tape = {"power cut": stage.device.tape, "server's power cut": stage.company.tape}.get(cell.failure.name)
+    if tape is not None:
+        tape.begin()
     stage.hand.begin(cell.step.name, lambda: cell.failure.strike(stage, cell.step.name))
     healed, ended = _through(deed, stage, cell.failure)
     struck, failed = stage.hand.wait(), list(stage.hand.failed)
     stage.hand.begin()
     if struck and not healed:
         cell.failure.heal(stage)
-    stage.device.tape.end()
+    if tape is not None:
+        tape.end()
     assert not failed, failed
     stage.again()
     stage.settled()
     how = "by itself"
-    if not until(lambda: deed.done(stage, ended), 0 if ended.state == "failed" else _SOON, 0.05):
+    patience = {"failed": 0, "done": _KEPT}.get(ended.state, _SOON)
+    if not until(lambda: deed.done(stage, ended), patience, 0.05):
+        assert ended.state != "done", "it was said to be done, and is not"
         how = "asked again"
         if ended.state == "failed":
             _said(ended.error)
         _again(deed, stage)
     _history(deed, stage)
     deed.after(stage)
+    stage.again()
+    stage.company.lives()
     # One that brings the rest of a back up, or closes after it, is none that is left.
     assert until(lambda: not stage.device.vaultds(), 10), "a vault process is left"
     if not struck:

@@ -42,6 +42,14 @@ class Watched(Company):
         words = [str(self._hand.path), "server", str(self.home), str(self.port)]
         return self._mold.start(words, dict(os.environ) | self.tape.environment, log)
 
+    def lose_power(self, how: Cut, dice: random.Random) -> None:
+        self.kill()
+        self.tape.cut(how, dice)
+
+    def lives(self) -> None:
+        """It has not ended by itself."""
+        assert self.process.poll() is None, f"the server has ended by itself: {self.process.poll()}"
+
 
 class Laptop(Device):
     """A device whose agent says where it is, behind a network that can be cut, on a disk that can be full or lose its power."""
@@ -161,9 +169,11 @@ class Stage:
         return self.second
 
     def again(self) -> None:
-        """The agent lives."""
+        """The agent lives; if it does not, it was killed, and never ends by itself."""
         assert self.device.process is not None
-        if self.device.process.poll() is not None:
+        ended = self.device.process.poll()
+        assert ended in (None, -signal.SIGKILL), f"the agent has ended by itself: {ended}"
+        if ended is not None:
             self.client.close()
             self.client = self.device.start()
 

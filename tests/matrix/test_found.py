@@ -24,6 +24,7 @@ FOUND = {
     ),
     "nobody else could have it": ("remove", "remove the folder #1", "network cut"),
     "nobody else could have it, the agent gone too": ("remove", "server: POST device/checkin #1", "agent killed"),
+    "a late receipt freed the lease that was taken since": ("wipe", "drop it from the list #1", "agent killed"),
 }
 
 
