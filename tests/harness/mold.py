@@ -24,6 +24,7 @@ from typing import Any, Self
 
 from tests.harness import mortal
 
+TREE = Path(__file__).resolve().parents[2]
 _LIMIT = 60.0  # seconds that the imports and a fork may take
 
 
@@ -67,9 +68,13 @@ class Forked:
 class Mold:
     """Programs of `tests.harness.mortal`. `preload` is laid before them all, in effect where their environment says so."""
 
-    def __init__(self, modules: Sequence[str], preload: Path) -> None:
+    def __init__(self, modules: Sequence[str], preload: Path | None = None) -> None:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        env = dict(os.environ) | {"LD_PRELOAD": str(preload)}
+        env = (
+            dict(os.environ)
+            | {"PYTHONPATH": f"{TREE / 'src'}:{TREE}"}
+            | ({"LD_PRELOAD": str(preload)} if preload else {})
+        )
         words = [sys.executable, "-m", "tests.harness.mold", str(theirs.fileno()), *modules]
         with theirs:
             self._process = subprocess.Popen(words, env=env, pass_fds=[theirs.fileno()])

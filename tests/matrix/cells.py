@@ -200,8 +200,8 @@ def run(deed: Deed, stage: Stage, cell: Cell) -> Outcome:
     deed.after(stage)
     stage.again()
     stage.company.lives()
-    # One that brings the rest of a back up, or closes after it, is none that is left.
-    assert until(lambda: not stage.device.vaultds(), 10), "a vault process is left"
+    # One that brings the rest of a back up, or closes after it, is none that is left; one that waits for pieces waits 10 s.
+    assert until(lambda: not stage.device.vaultds(), 15), "a vault process is left"
     if not struck:
         return outcome("skipped", NOT_COME)
     said = f"{ended.error.code}: {ended.error.happened}" if ended.error is not None and how != "by itself" else ""

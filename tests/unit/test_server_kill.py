@@ -3,7 +3,7 @@ done again, and history is one line."""
 
 from __future__ import annotations
 
-import sys
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,13 +12,12 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from tests.harness.company import TREE
-from tests.harness.mortal import Hand
+from tests.harness.mold import Forked, Mold
+from tests.harness.mortal import SERVER_MODULES, Hand
 from tests.unit.company_kit import company
 from tests.unit.server_kit import Backend, Local, free_port
 from tests.unit.vault_kit import Device, device
 from twofold.model.errors import TwofoldError
-from twofold.platform.run import spawn
 from twofold.server import audit
 from twofold.server.collector import collect
 from twofold.server.objects import opened
@@ -44,12 +43,12 @@ STEPS = [
 class Mortal:
     """A server in a process of its own that is killed at a step when it is told so, and can be started again."""
 
-    def __init__(self, local: Local, where: str, folder: Path) -> None:
-        self.local, self.where, self.log = local, where, folder / "log"
+    def __init__(self, local: Local, where: str, folder: Path, mold: Mold) -> None:
+        self.local, self.where, self.log, self._mold = local, where, folder / "log", mold
         self.hand = Hand(folder / "hand")
         self.hand.__enter__()
         self.port = free_port()
-        self.process: Any = None
+        self.process: Forked
         self.start()
 
     def arm(self) -> None:
@@ -57,17 +56,8 @@ class Mortal:
         self.hand.begin(f"{self.where} #1", lambda: self.process.kill())
 
     def start(self) -> None:
-        argv = [
-            sys.executable,
-            "-m",
-            "tests.harness.mortal",
-            str(self.hand.path),
-            "server",
-            str(self.local.home.folder),
-        ]
-        environment = {"PYTHONPATH": f"{TREE / 'src'}:{TREE}"}
-        with self.log.open("ab") as out:
-            self.process = spawn([*argv, str(self.port), self.where], env=environment, stderr=out)
+        words = [str(self.hand.path), "server", str(self.local.home.folder), str(self.port), self.where]
+        self.process = self._mold.start(words, os.environ, self.log)
         self.client = https.pinned(https.Place("127.0.0.1", self.port), self.local.home.authority, timeout=20)
         deadline = time.monotonic() + 30
         while True:
@@ -146,6 +136,12 @@ def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     local.database.close()
 
 
+@pytest.fixture(scope="module")
+def servers() -> Iterator[Mold]:
+    with Mold(SERVER_MODULES) as made:
+        yield made
+
+
 # Every step with the one database; with the other those in which the database itself decides what is left.
 @pytest.mark.parametrize(
     ("prepared", "where"),
@@ -153,10 +149,10 @@ def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     + [("postgresql", step) for step in STEPS if step.endswith(("commit", "record"))],
     indirect=["prepared"],
 )
-def test_killed_anywhere_it_loses_nothing(prepared: Local, where: str, tmp_path: Path) -> None:
+def test_killed_anywhere_it_loses_nothing(prepared: Local, where: str, tmp_path: Path, servers: Mold) -> None:
     local = prepared
     mine = device(local, tmp_path / "a", name=where[-50:])
-    mortal = Mortal(local, where, tmp_path)
+    mortal = Mortal(local, where, tmp_path, servers)
     wire = Wire(mortal)
     mine.server = wire  # type: ignore[assignment]
     try:
