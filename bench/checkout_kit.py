@@ -14,6 +14,7 @@ from time import perf_counter
 
 from tests.unit.server_kit import ADMIN, PASSWORD, running
 from twofold.agent.store import KEY, VAULT
+from twofold.engine.probe import native
 from twofold.image.build import Built, load
 from twofold.platform.dirs import Dirs
 from twofold.platform.run import run
@@ -77,8 +78,10 @@ def company(folder: Path) -> Iterator[Company]:
 
 
 def newest() -> Built:
-    """The business image that was built last."""
-    return load(max(BUILDS.glob("*/system.erofs"), key=lambda path: path.stat().st_mtime).parent)
+    """The business image that was built last for this machine's processor."""
+    builds = sorted(BUILDS.glob("*/system.erofs"), key=lambda path: path.stat().st_mtime)
+    own = [built for path in builds if (built := load(path.parent)).manifest.arch is native()]
+    return own[-1]
 
 
 def timed(work: Callable[[], object], beside: Callable[[], float] = lambda: 0.0) -> Took:

@@ -20,6 +20,9 @@ class Sealer:
     ) -> Sealer: ...
     def next(self, window: int) -> Batch | None:
         """Seal what the next `window` bytes complete; None at the end. A window of holes gives a batch without rows."""
+    @property
+    def sha256(self) -> bytes:
+        """Of what was read so far: of the whole file once `next` has given None."""
 
 class Batch:
     @property

@@ -6,15 +6,27 @@
 
 use crate::{BLOCK, MAX_CHUNK};
 
-/// The least blocks before content may end a chunk.
-const MIN: usize = 4;
-/// The wanted mean.
-const NORMAL: usize = 16;
-const MAX: usize = MAX_CHUNK / BLOCK;
 /// As many zero blocks in a row end a chunk; fewer stay inside it.
 const HOLE: usize = 4;
-const SELDOM: u64 = u64::MAX / 24;
-const OFTEN: u64 = u64::MAX / 6;
+const MAX: usize = MAX_CHUNK / BLOCK;
+
+/// How long chunks become, in blocks. A reader asks for none of it: only who cuts alike finds alike.
+#[derive(Clone, Copy, Debug)]
+pub struct Grain {
+    /// The least before content may end a chunk.
+    pub least: usize,
+    /// From here on it ends more easily.
+    pub normal: usize,
+    /// One block in so many ends a chunk before that.
+    pub seldom: u64,
+    /// One block in so many ends it from there on.
+    pub often: u64,
+}
+
+impl Grain {
+    /// What images are cut by (docs/decisions/0031-full-publish.md has what others gave).
+    pub const IMAGE: Self = Self { least: 16, normal: 32, seldom: 48, often: 8 };
+}
 
 /// A chunk's place, in bytes from the start of the data that was cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,17 +41,18 @@ pub struct Span {
 #[derive(Clone)]
 pub struct Cutter {
     seeds: [u64; 4],
+    grain: Grain,
 }
 
 impl Cutter {
     /// A cutter whose decisions no one can predict without `seed`.
     #[must_use]
-    pub fn new(seed: &[u8; 32]) -> Self {
+    pub fn new(seed: &[u8; 32], grain: Grain) -> Self {
         let mut seeds = [0; 4];
         for (word, bytes) in seeds.iter_mut().zip(seed.chunks_exact(8)) {
             *word = word_of(bytes);
         }
-        Self { seeds }
+        Self { seeds, grain }
     }
 
     /// Cut `data`. Returns the chunks that are decided and where the undecided rest begins; at `end` of the input all of it is
@@ -47,6 +60,8 @@ impl Cutter {
     /// as feeding everything at once.
     #[must_use]
     pub fn cut(&self, data: &[u8], end: bool) -> (Vec<Span>, usize) {
+        let Grain { least, normal, seldom, often } = self.grain;
+        let (seldom, often) = (u64::MAX / seldom, u64::MAX / often);
         let mut spans = Vec::new();
         let mut at = 0;
         loop {
@@ -68,12 +83,12 @@ impl Cutter {
                     zeroes = 0;
                     solid = at;
                 }
-                let bar = if blocks < MIN {
+                let bar = if blocks < least {
                     0
-                } else if blocks < NORMAL {
-                    SELDOM
+                } else if blocks < normal {
+                    seldom
                 } else {
-                    OFTEN
+                    often
                 };
                 if zeroes == HOLE || blocks == MAX || (zeroes == 0 && bar > 0 && self.digest(here) < bar) {
                     break true;

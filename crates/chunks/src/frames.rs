@@ -8,10 +8,17 @@ pub const HEAD: usize = 36;
 
 /// Append one chunk.
 pub fn push(frames: &mut Vec<u8>, id: &Id, sealed: &[u8]) {
-    frames.extend_from_slice(id);
+    let at = frames.len();
+    frames.resize(at + HEAD + sealed.len(), 0);
+    write(&mut frames[at..], id, sealed);
+}
+
+/// Write one chunk to where exactly it fits.
+pub fn write(room: &mut [u8], id: &Id, sealed: &[u8]) {
+    room[..32].copy_from_slice(id);
     #[allow(clippy::cast_possible_truncation)] // at most MAX_STORED
-    frames.extend_from_slice(&(sealed.len() as u32).to_le_bytes());
-    frames.extend_from_slice(sealed);
+    room[32..HEAD].copy_from_slice(&(sealed.len() as u32).to_le_bytes());
+    room[HEAD..].copy_from_slice(sealed);
 }
 
 /// Take frames apart. The ids are claims until the bytes have been hashed.

@@ -15,9 +15,7 @@
 //! of one plaintext share a nonce with probability 2^-96 each. This makes sealing deterministic, which is what lets equal
 //! chunks of one company be stored once; that equality is all a reader without keys learns, next to sizes.
 
-use aes_gcm::aead::inout::InOutBuf;
-use aes_gcm::aead::{AeadInOut, KeyInit};
-use aes_gcm::{Aes256Gcm, Nonce, Tag};
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use zstd::bulk::{Compressor, Decompressor};
 
 use crate::{Error, Id, Key, MAX_CHUNK};
@@ -76,6 +74,8 @@ pub fn id(sealed: &[u8]) -> Id {
 /// Seals chunks one after the other, keeping its compressor warm.
 pub struct Sealing {
     compressor: Compressor<'static>,
+    /// Where bodies are made: a chunk's own bytes are then no more than it stores.
+    room: Vec<u8>,
 }
 
 impl Sealing {
@@ -84,7 +84,7 @@ impl Sealing {
     /// # Errors
     /// No memory for a compressor.
     pub fn new() -> Result<Self, Error> {
-        Ok(Self { compressor: Compressor::new(LEVEL)? })
+        Ok(Self { compressor: Compressor::new(LEVEL)?, room: vec![0; MAX_CHUNK] })
     }
 
     /// Ready to seal as it was done at another level of compression.
@@ -96,7 +96,7 @@ impl Sealing {
         if !(1..=zstd::compression_level_range().last().unwrap_or(LEVEL)).contains(&level) {
             return Err(Error::Size);
         }
-        Ok(Self { compressor: Compressor::new(level)? })
+        Ok(Self { compressor: Compressor::new(level)?, room: vec![0; MAX_CHUNK] })
     }
 
     /// Seal `plain`, of at most [`MAX_CHUNK`] bytes, whose key is [`Secret::key`]'s.
@@ -107,21 +107,13 @@ impl Sealing {
         if plain.len() > MAX_CHUNK {
             return Err(Error::Size);
         }
-        let mut bytes = vec![0; plain.len() + OVERHEAD];
-        let room = plain.len().saturating_sub(1);
         // A buffer that is too small for the result is how zstd says that it does not shrink.
-        let body = match self.compressor.compress_to_buffer(plain, &mut bytes[NONCE + 1..=NONCE + room]) {
-            Ok(size) => {
-                bytes[NONCE] = ZSTD;
-                1 + size
-            }
-            Err(_) => {
-                bytes[NONCE] = RAW;
-                bytes[NONCE + 1..=NONCE + plain.len()].copy_from_slice(plain);
-                1 + plain.len()
-            }
-        };
-        bytes.truncate(NONCE + body);
+        let packed = self.compressor.compress_to_buffer(plain, &mut self.room[..plain.len().saturating_sub(1)]);
+        let (encoding, body) = packed.map_or((RAW, plain), |size| (ZSTD, &self.room[..size]));
+        let mut bytes = Vec::with_capacity(body.len() + OVERHEAD);
+        bytes.extend_from_slice(&[0; NONCE]);
+        bytes.push(encoding);
+        bytes.extend_from_slice(body);
         wrap(key, bytes, ASSOCIATED)
     }
 }
@@ -176,10 +168,10 @@ pub(crate) fn wrap(key: Key, mut bytes: Vec<u8>, associated: &[u8]) -> Result<Se
     let (room, body) = bytes.split_at_mut_checked(NONCE).ok_or(Error::Size)?;
     let nonce = nonce(&key, body);
     room.copy_from_slice(&nonce);
-    let tag = Aes256Gcm::new(&key.into())
-        .encrypt_inout_detached(&Nonce::from(nonce), associated, InOutBuf::from(body))
+    let tag = cipher(&key)?
+        .seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), Aad::from(associated), body)
         .map_err(|_| Error::Size)?;
-    bytes.extend_from_slice(&tag);
+    bytes.extend_from_slice(tag.as_ref());
     Ok(Sealed { id: id(&bytes), key, bytes })
 }
 
@@ -197,13 +189,13 @@ pub(crate) fn unwrap<'a>(
         return Err(Error::Size);
     }
     let (head, rest) = untrusted_sealed.split_at_mut(NONCE);
-    let (body, tail) = rest.split_at_mut(rest.len() - TAG);
-    let nonce = Nonce::try_from(&*head).map_err(|_| Error::Size)?;
-    let tag = Tag::try_from(&*tail).map_err(|_| Error::Size)?;
-    Aes256Gcm::new(&(*key).into())
-        .decrypt_inout_detached(&nonce, associated, InOutBuf::from(&mut *body), &tag)
-        .map_err(|_| Error::Sealed)?;
+    let nonce = Nonce::try_assume_unique_for_key(head).map_err(|_| Error::Size)?;
+    let body = cipher(key)?.open_in_place(nonce, Aad::from(associated), rest).map_err(|_| Error::Sealed)?;
     Ok(body)
+}
+
+fn cipher(key: &Key) -> Result<LessSafeKey, Error> {
+    Ok(LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key).map_err(|_| Error::Size)?))
 }
 
 fn nonce(key: &Key, body: &[u8]) -> [u8; NONCE] {

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::io::Read;
 
-use crate::cut::{Cutter, Span};
+use ring::digest::{Context, SHA256};
+
+use crate::cut::{Cutter, Grain, Span};
 use crate::folder::Row;
 use crate::seal::{Sealing, Secret};
 use crate::{BLOCK, Error, Id, Key, MAX_CHUNK, parallel};
@@ -19,6 +21,11 @@ pub struct Piece {
     pub bytes: Vec<u8>,
 }
 
+enum Job<'a> {
+    Digest(&'a mut Context),
+    Seal(Span),
+}
+
 /// Reads, cuts and seals a stream.
 pub struct Sealer<R> {
     input: R,
@@ -26,6 +33,7 @@ pub struct Sealer<R> {
     cutter: Cutter,
     known: HashMap<Key, (Id, usize)>,
     buffer: Vec<u8>,
+    digest: Context,
     offset: u64,
     end: bool,
 }
@@ -34,13 +42,21 @@ impl<R: Read> Sealer<R> {
     /// `known` holds chunks that were published before, by key, with their stored bytes: they are neither compressed nor sealed
     /// again, and keep their id whatever became of the compressor since.
     pub fn new(input: R, secret: Secret, known: HashMap<Key, (Id, usize)>) -> Self {
-        let cutter = Cutter::new(&secret.cut_seed);
-        Self { input, secret, cutter, known, buffer: Vec::new(), offset: 0, end: false }
+        let cutter = Cutter::new(&secret.cut_seed, Grain::IMAGE);
+        Self { input, secret, cutter, known, buffer: Vec::new(), digest: Context::new(&SHA256), offset: 0, end: false }
     }
 
     /// Bytes of plaintext that are done, holes included.
     pub const fn offset(&self) -> u64 {
         self.offset
+    }
+
+    /// SHA-256 of what was read so far: of the whole stream once [`Self::next`] has given None.
+    #[must_use]
+    pub fn sha256(&self) -> [u8; 32] {
+        let mut digest = [0; 32];
+        digest.copy_from_slice(self.digest.clone().finish().as_ref());
+        digest
     }
 
     /// Seal what the next `window` bytes complete; None at the end. A window of holes gives no pieces.
@@ -54,26 +70,33 @@ impl<R: Read> Sealer<R> {
         // More than one chunk with its hole behind it, so that every call decides something; whole blocks, as the cutter asks.
         let window = window.max(4 * MAX_CHUNK) / BLOCK * BLOCK;
         let missing = window.saturating_sub(self.buffer.len());
+        let held = self.buffer.len();
         let read = self.input.by_ref().take(missing as u64).read_to_end(&mut self.buffer)?;
         self.end = read < missing;
         let (spans, rest) = self.cutter.cut(&self.buffer, self.end);
-        let pieces = parallel::each(spans, Sealing::new, |sealing, Span { offset, size }| {
-            let plain = &self.buffer[offset..offset + size];
-            let key = self.secret.key(plain);
-            let place = self.offset + offset as u64;
-            if let Some((id, stored)) = self.known.get(&key) {
-                return Ok(Piece {
-                    row: Row { offset: place, size, id: *id, key },
-                    stored: *stored,
-                    bytes: Vec::new(),
-                });
+        let Self { secret, known, buffer, digest, offset: base, .. } = self;
+        // The digest is one more piece of work, begun first since nothing divides it.
+        let mut jobs = vec![Job::Digest(digest)];
+        jobs.extend(spans.into_iter().map(Job::Seal));
+        let pieces = parallel::each(jobs, Sealing::new, |sealing, job| {
+            let Span { offset, size } = match job {
+                Job::Seal(span) => span,
+                Job::Digest(digest) => {
+                    digest.update(&buffer[held..]);
+                    return Ok(None);
+                }
+            };
+            let plain = &buffer[offset..offset + size];
+            let key = secret.key(plain);
+            let row = |id| Row { offset: *base + offset as u64, size, id, key };
+            if let Some((id, stored)) = known.get(&key) {
+                return Ok(Some(Piece { row: row(*id), stored: *stored, bytes: Vec::new() }));
             }
             let sealed = sealing.seal(plain, key)?;
-            let row = Row { offset: place, size, id: sealed.id, key };
-            Ok::<_, Error>(Piece { row, stored: sealed.bytes.len(), bytes: sealed.bytes })
+            Ok::<_, Error>(Some(Piece { row: row(sealed.id), stored: sealed.bytes.len(), bytes: sealed.bytes }))
         })?;
         self.buffer.drain(..rest);
         self.offset += rest as u64;
-        Ok(Some(pieces))
+        Ok(Some(pieces.into_iter().flatten().collect()))
     }
 }

@@ -1,7 +1,7 @@
 //! Published vectors: whoever writes another implementation from the paper must get these bytes.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use twofold_chunks::cut::Cutter;
+use twofold_chunks::cut::{Cutter, Grain};
 use twofold_chunks::folder::{Row, store};
 use twofold_chunks::frames::push;
 use twofold_chunks::patch;
@@ -39,12 +39,18 @@ fn a_compressed_chunk_opens_from_these_bytes() {
     assert_eq!(plain, [b'a'; 4096]);
 }
 
+/// Where chunks of a stream end, in blocks.
+fn ends(grain: Grain, size: usize) -> Vec<usize> {
+    let (spans, rest) = Cutter::new(&secret().cut_seed, grain).cut(&stream(size), true);
+    assert_eq!(rest, size);
+    spans.iter().map(|span| (span.offset + span.size) / 4096).collect()
+}
+
 #[test]
 fn boundaries_are_these() {
-    let (spans, rest) = Cutter::new(&secret().cut_seed).cut(&stream(1 << 20), true);
-    let ends: Vec<_> = spans.iter().map(|span| (span.offset + span.size) / 4096).collect();
-    assert_eq!(rest, 1 << 20);
-    assert_eq!(ends, BOUNDARIES);
+    assert_eq!(ends(Grain::IMAGE, 4 << 20), IMAGE_BOUNDARIES);
+    // What images were cut by at first.
+    assert_eq!(ends(Grain { least: 4, normal: 16, seldom: 24, often: 6 }, 1 << 20), BOUNDARIES);
 }
 
 #[test]
@@ -79,3 +85,7 @@ const RAW_ID: &str = "f9affc3531022623f12dc6ccd16a62a67f0105748a4a8206a251cf047d
 const ZSTD_BYTES: &str =
     "a8c920f8fa4edbc7478e46b57996aa76098642591d52430341597a31c1c7f9865e17005c0850942da3a555e2953a955b";
 const BOUNDARIES: &[usize] = &[20, 36, 55, 71, 90, 106, 125, 141, 160, 176, 195, 211, 230, 246, 256];
+const IMAGE_BOUNDARIES: [usize; 30] = [
+    34, 69, 104, 139, 174, 209, 244, 279, 314, 349, 384, 419, 454, 489, 524, 559, 594, 629, 664, 699, 734, 769, 804,
+    839, 874, 909, 944, 979, 1014, 1024,
+];

@@ -39,6 +39,12 @@ impl Sealer {
             Ok(pieces.map(|pieces| Batch { pieces, end: stream.offset() }))
         })
     }
+
+    #[getter]
+    fn sha256<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        let stream = self.0.lock().map_err(|_| PyOSError::new_err("a former call failed"))?;
+        Ok(PyBytes::new(py, &stream.sha256()))
+    }
 }
 
 #[pyclass(frozen)]
@@ -60,18 +66,25 @@ impl Batch {
     }
 
     fn frames<'py>(&self, py: Python<'py>, ids: Vec<Id>) -> PyResult<Bound<'py, PyBytes>> {
-        let body = py.detach(|| {
-            let mut held: HashMap<_, _> = self.pieces.iter().map(|piece| (piece.row.id, &piece.bytes)).collect();
-            let mut out = Vec::new();
-            for id in &ids {
-                match held.remove(id) {
-                    Some(sealed) if !sealed.is_empty() => frames::push(&mut out, id, sealed),
-                    _ => return Err(PyValueError::new_err("this batch did not seal that chunk")),
-                }
+        let mut held: HashMap<_, _> = self.pieces.iter().map(|piece| (&piece.row.id, &piece.bytes)).collect();
+        let mut chosen = Vec::with_capacity(ids.len());
+        for id in &ids {
+            match held.remove(id) {
+                Some(sealed) if !sealed.is_empty() => chosen.push((id, sealed)),
+                _ => return Err(PyValueError::new_err("this batch did not seal that chunk")),
             }
-            Ok(out)
-        })?;
-        Ok(PyBytes::new(py, &body))
+        }
+        let length = chosen.iter().map(|(_, sealed)| frames::HEAD + sealed.len()).sum();
+        PyBytes::new_with(py, length, |mut room| {
+            py.detach(move || {
+                for (id, sealed) in chosen {
+                    let (place, rest) = room.split_at_mut(frames::HEAD + sealed.len());
+                    frames::write(place, id, sealed);
+                    room = rest;
+                }
+            });
+            Ok(())
+        })
     }
 }
 

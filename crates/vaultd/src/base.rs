@@ -17,7 +17,7 @@ use crate::wants::Wants;
 /// Bytes of opened chunks that are kept, for all devices together.
 pub const KEPT: usize = 16 << 20;
 /// Chunks that are asked for behind one that lacks.
-const AHEAD: usize = 8;
+const AHEAD: usize = 3;
 
 /// Where chunks come from, and those that were opened last.
 pub struct Shelf {

@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import dataclasses
 import hashlib
+from collections import deque
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,8 @@ from twofold.model.progress import Progress, silent
 from twofold.model.release import EVERYBODY, Release, Variant
 from twofold.trust.publisher import Publisher
 
-_BATCH = 16 << 20  # plaintext bytes sealed at once: enough to keep two threads busy, little enough to hold twice
+_BATCH = 16 << 20  # plaintext bytes sealed at once: enough to keep two threads busy, little enough to hold a few times
+_WAYS = 2  # batches on their way together: while the server keeps one, it hears the next
 
 
 class Built(Protocol):
@@ -283,19 +285,26 @@ class _Making:
         tables: dict[str, tuple[Chunk, ...]] = {}
         asked: set[bytes] = set()
         own = {chunk for _, chunk, _ in known}
-        with ThreadPoolExecutor(2) as pool:
+        with ThreadPoolExecutor(2) as sealing, ThreadPoolExecutor(_WAYS) as sending:
             for part in manifest.parts:
                 path = built.path(part.name)
-                digest = pool.submit(_digest, path)
+                digest = sealing.submit(_digest, path)
                 sealer = _core.Sealer(path, self._publisher.secret, known)
                 rows: list[Chunk] = []
-                ahead = pool.submit(sealer.next, _BATCH)
-                while (batch := ahead.result()) is not None:
-                    ahead = pool.submit(sealer.next, _BATCH)  # the next is sealed while this one is on its way
-                    found = [Chunk(*row) for row in batch.rows]
-                    rows += found
-                    self._sent += _send(batch, found, asked, own, self._target)
-                    self._progress("publish", self._before + batch.end, self.total)
+                ways: deque[tuple[Future[int], int]] = deque()
+                ahead = sealing.submit(sealer.next, _BATCH)
+                while (batch := ahead.result()) is not None or ways:
+                    if batch is not None:
+                        ahead = sealing.submit(sealer.next, _BATCH)  # the next is sealed while these are on their way
+                        found = [Chunk(*row) for row in batch.rows]
+                        rows += found
+                        new = {row.id: row.stored for row in found if row.id not in asked}
+                        asked.update(new)
+                        ways.append((sending.submit(_send, batch, new, own, self._target), batch.end))
+                    if batch is None or len(ways) > _WAYS:
+                        way, end = ways.popleft()
+                        self._sent += way.result()
+                        self._progress("publish", self._before + end, self.total)
                 if digest.result() != part.sha256 or path.stat().st_size != part.size:
                     raise DamagedError(
                         f"{path} is not what the image's manifest says.",
@@ -314,17 +323,15 @@ def _fitting(former: ImageIndex | None, manifest: ImageVersion) -> tuple[Range, 
     return tuple(each for each in noted if each[1] + each[2] <= sizes.get(each[0], 0))
 
 
-def _send(batch: _core.Batch, rows: list[Chunk], asked: set[bytes], own: set[bytes], target: Target) -> int:
-    stored = {row.id: row.stored for row in rows if row.id not in asked}
-    if not stored:
+def _send(batch: _core.Batch, sizes: Mapping[bytes, int], own: set[bytes], target: Target) -> int:
+    if not sizes:
         return 0
-    asked.update(stored)
-    missing = target.missing(list(stored))
+    missing = target.missing(list(sizes))
     if own.intersection(missing):
         raise _LostError
     if missing:
         target.upload(batch.frames(missing))
-    return sum(stored[chunk] for chunk in missing)
+    return sum(sizes[chunk] for chunk in missing)
 
 
 def _digest(path: Path) -> str:
