@@ -13,17 +13,16 @@ from PySide6.QtGui import QKeyEvent
 from PySide6.QtWidgets import QApplication
 
 from twofold.model.errors import BadInputError, TwofoldError, from_wire
-from twofold.switcher import look
 from twofold.switcher.banner import Banner
 from twofold.switcher.card import SENDS, Card, Transfer
 from twofold.switcher.chrome import Bar
 from twofold.switcher.clerk import Clerk
 from twofold.switcher.gate import Moved, Side
-from twofold.switcher.launcher import App, icon
 from twofold.switcher.link import Link
 from twofold.switcher.session import Keys, Session
 from twofold.switcher.sheet import Sheet
 from twofold.switcher.speaker import Speaker
+from twofold.switcher.starter import Starter
 from twofold.switcher.window import Window
 from twofold.switcher.xkeys import Layout
 
@@ -54,8 +53,7 @@ class Desk(QObject):
         self._current = ""
         self._side = Side.PERSONAL
         self._layout: Layout | None = None
-        self._launches: dict[str, str] = {}
-        self._early: dict[str, str] = {}
+        self._starter = Starter(window, link, self.say)
         self._said: dict[str, Any] = {}
         self._size = QTimer(self, singleShot=True, interval=_SETTLE)
         self._size.timeout.connect(self._resize)
@@ -167,7 +165,7 @@ class Desk(QObject):
         elif kind == "operation":
             self._on_operation(event)
         elif kind in ("window", "gone"):
-            self._on_launched(str(event.get("launch")), str(kind))
+            self._starter.heard(str(event.get("launch")), str(kind))
         elif kind == "switch":
             self._on_switch(str(event.get("workspace") or ""))
         elif kind == "removed":
@@ -195,16 +193,6 @@ class Desk(QObject):
             if verb in _LEAVES:
                 session.leaving = str(verb) if running or state == "done" else ""
         self._refresh()
-
-    def _on_launched(self, token: str, kind: str) -> None:
-        app = self._launches.pop(token, "")
-        if not app:
-            # Events and answers come on two connections: this one may be ahead of the answer that names its token.
-            self._early = dict([*self._early.items(), (token, kind)][-16:])
-            return
-        if kind == "window":
-            self.say(launched=app)
-        self._window.note.say("" if kind == "window" else "It ended before it showed a window.", look.BAD, 4)
 
     def _on_switch(self, name: str) -> None:
         if name == "personal" or (not name and self._side is not Side.PERSONAL):
@@ -346,23 +334,7 @@ class Desk(QObject):
         QApplication.sendEvent(line, QKeyEvent(event.type(), event.key(), event.modifiers(), event.text()))
 
     def _open_launcher(self, session: Session) -> None:
-        launcher, name = self._window.launcher, session.card.name
-        launcher.open(session.card, [each.card for each in self._sessions.values()])
-        self.say(launcher=True)
-
-        def got(answer: dict[str, Any]) -> None:
-            launcher.show_apps([App.from_wire(each) for each in answer.get("apps", []) if isinstance(each, dict)])
-            ratio = self._window.devicePixelRatioF()
-            self.say(apps={app: [round(x * ratio), round(y * ratio)] for app, (x, y) in launcher.places().items()})
-            for wanted in launcher.missing():
-                self._link.ask("icon", partial(shown, wanted), workspace=name, icon=wanted)
-
-        def shown(icon_id: str, answer: dict[str, Any]) -> None:
-            image = icon(str(answer.get("png", "")))
-            if image is not None:
-                launcher.show_icon(icon_id, image)
-
-        self._link.ask("apps", got, workspace=name)
+        self._starter.open(session, [each.card for each in self._sessions.values()])
 
     def leave_launcher(self) -> None:
         self._window.launcher.hide()
@@ -371,23 +343,9 @@ class Desk(QObject):
         self._refresh()
 
     def _launch(self, app: str) -> None:
-        session = self.session
-        if session is None:
-            return
-        self.say(launched="")
-        self._window.note.say("Starting …", look.BUSY, 60)
-
-        def started(answer: dict[str, Any]) -> None:
-            token = str(answer["launch"])
-            self._launches[token] = app
-            if token in self._early:
-                self._on_launched(token, self._early.pop(token))
-
-        def failed(error: TwofoldError) -> None:
-            self._window.note.say(error.happened, look.BAD, 6)
-
-        self._link.ask("launch", started, failed, workspace=session.card.name, app=app)
-        self.leave_launcher()
+        if self.session is not None:
+            self._starter.launch(self.session, app)
+            self.leave_launcher()
 
     # -- the picture ----------------------------------------------------------------------------------------------------
 
@@ -405,7 +363,7 @@ class Desk(QObject):
         self.say(
             live=live, launcher=window.launcher.isVisible(), workspace=self._current, run=str(card.run) if card else ""
         )
-        self._speaker.launching = bool(self._launches)
+        self._speaker.launching = self._starter.busy
         sheet = self._clerk.wants(session)
         self._keys.hold(not sheet)
         self._speaker.show(session, shown=shown, live=live, settling=self._late.isActive(), covered=sheet)
