@@ -54,7 +54,9 @@ async def checkout(registry: Registry, name: str, op: Operation, stick: str = ""
         lease = signed.lease
         begin = await asyncio.to_thread(beginning, remote, signed)
         version = lease.image_version if begin is None else begin.content.image_version
-        index = await asyncio.to_thread(partial(remote.index, lease.image, version, held=begin is not None))
+        index = await asyncio.to_thread(
+            partial(remote.index, lease.image, version, channel=signed.channel, held=begin is not None)
+        )
         if begin is not None:
             require_carried(lease.title, begin.content, index.manifest)
         cache = registry.supply.cache

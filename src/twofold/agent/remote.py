@@ -18,7 +18,7 @@ from twofold.model.errors import BadInputError, NotFoundError, RefusedError
 from twofold.model.image import Arch
 from twofold.model.lease import Lease
 from twofold.model.names import colour, slug, title
-from twofold.model.release import Release, allowed, none_for
+from twofold.model.release import STABLE, Release, allowed, none_for
 from twofold.trust import https, request
 from twofold.trust.device import Identity
 from twofold.trust.publisher import Anchor
@@ -26,7 +26,7 @@ from twofold.trust.signed import Context, verify
 from twofold.trust.updater import refresh
 from twofold.trust.vouch import DEVICE, NODE, vouch
 
-EXTENSION, ONLINE, ARCHITECTURES = "generations-1", "online-1", "architectures-1"
+EXTENSION, ONLINE, ARCHITECTURES, CHANNELS = "generations-1", "online-1", "architectures-1", "channels-1"
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,13 @@ class Grant:
 @dataclass(frozen=True)
 class SignedLease:
     """`document` is what the server signed, to be kept and verified again at each start; `lease` is what it says. `begin` is what
-    a check-out goes on from, not verified: `keys`, and the documents `head` and `content`; None where it begins anew."""
+    a check-out goes on from, not verified: `keys`, and the documents `head` and `content`; None where it begins anew. `channel`
+    is what the grant follows: which of the publisher's releases the server may choose from."""
 
     document: dict[str, Any]
     lease: Lease
     begin: dict[str, Any] = field(default_factory=dict, compare=False)
+    channel: str = STABLE
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,9 @@ class Remote:
         """Whether it has nodes."""
         return ONLINE in self._known()
 
+    def _channels(self) -> list[str]:
+        return [CHANNELS] if CHANNELS in self._known() else []
+
     def _known(self) -> frozenset[str]:
         if EXTENSION not in self._extensions:
             try:
@@ -153,7 +158,7 @@ class Remote:
         Raises:
             NotFoundError: no such grant. ConflictError: another device holds it, or a node; nothing was changed.
         """
-        found = self._checkout(workspace, {"speaks": [EXTENSION]} if self.speaks() else {})
+        found = self._checkout(workspace, {"speaks": [EXTENSION, *self._channels()]} if self.speaks() else {})
         assert isinstance(found, SignedLease)  # who does not wait is told no
         return found
 
@@ -162,7 +167,7 @@ class Remote:
         the answer, 0 at first."""
         if not self.online():
             return self.checkout(workspace)
-        return self._checkout(workspace, {"speaks": [EXTENSION, ONLINE], "request": request})
+        return self._checkout(workspace, {"speaks": [EXTENSION, ONLINE, *self._channels()], "request": request})
 
     def _checkout(self, workspace: str, speaks: dict[str, Any]) -> SignedLease | Coming:
         mine = {"arch": str(self.arch)} if ARCHITECTURES in self._known() else {}
@@ -173,7 +178,8 @@ class Remote:
             except (KeyError, TypeError, ValueError) as off:
                 raise BadInputError("The server's answer to the check-out cannot be read.") from off
         signed = self.lease(answer.get("lease"), workspace)
-        return replace(signed, begin={name: answer.get(name) for name in ("keys", "head", "content")})
+        begin = {name: answer.get(name) for name in ("keys", "head", "content")}
+        return replace(signed, begin=begin, channel=slug(str(answer.get("channel", STABLE)), "a channel"))
 
     def heartbeat(self, told: Sequence[dict[str, Any]] = (), receipts: Sequence[dict[str, Any]] = ()) -> Beat:
         """Every lease this device holds, signed afresh with the policy of now; one that is missing has been taken away. `told`
@@ -239,18 +245,26 @@ class Remote:
         return self.send("GET", f"device/roles/{name}", b"", limit)
 
     def index(
-        self, image: str, version: int, arch: Arch | None = None, *, held: bool = False, given_out: bool = False
+        self,
+        image: str,
+        version: int,
+        arch: Arch | None = None,
+        *,
+        channel: str = STABLE,
+        held: bool = False,
+        given_out: bool = False,
     ) -> ImageIndex:
         """The image's index for `arch` (by default this device's), as the publisher's newest targets name it: this version is on
-        the device's channel; or on some channel (`given_out`), where an administrator chose it; or, where the workspace on it is
-        `held` here already, at least not retired.
+        `channel` or on stable; or on some channel (`given_out`), where an administrator chose it; or, where the workspace on it
+        is `held` here already, at least not retired.
 
         Raises:
             RefusedError: the publisher does not say so. ConflictError: the version has nothing for this architecture.
             NotFoundError: this device holds no lease on it.
         """
         wanted, listed = arch or self.arch, self.releases()
-        some = [each for each in listed if each.channels] if given_out else listed if held else allowed(listed, image)
+        some = [each for each in listed if each.channels] if given_out else listed
+        some = some if held or given_out else allowed(listed, image, channel)
         fit = [each for each in some if each.path == f"{image}/{version}"]
         if not fit:
             raise RefusedError(

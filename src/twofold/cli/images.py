@@ -173,7 +173,7 @@ def versions(
 
 Image_ = Annotated[str, typer.Argument(help="A published image's name.")]
 Version_ = Annotated[int, typer.Argument(min=1, help="A version, as `image versions` shows it.")]
-Channel_ = Annotated[str, typer.Option("--channel", help="Which devices; those of a channel of that name.")]
+Channel_ = Annotated[str, typer.Option("--channel", help="Which devices: those of grants that follow it.")]
 
 
 @app.command()
@@ -210,6 +210,15 @@ def rollout(
     out.say(f"The roll-out of {image} version {version} {'is halted' if halt else 'goes on'}.")
     if halt:
         out.note("Devices that have it keep it; to take it back:  twofold image promote IMAGE OLDER-VERSION")
+
+
+@app.command()
+def close(
+    image: Image_, channel: Annotated[str, typer.Argument(help="A channel, as `image versions` shows it; not stable.")]
+) -> None:
+    """Have nothing of an image on a channel any more: whoever follows it gets what stable has."""
+    _catalogue(lambda catalogue: catalogue.close(image, channel))
+    out.say(f"Channel {channel} has no version of {image}; stable's stands in.")
 
 
 @app.command()

@@ -53,9 +53,11 @@ def explain(
 
 @app.command("set")
 def set_(
-    scope: Annotated[str, typer.Argument(help="global, pool, user or workspace.")],
+    scope: Annotated[str, typer.Argument(help="global, pool, group, user or workspace.")],
     file: Annotated[Path, typer.Argument(help="A JSON object of rules; what is left out is for wider scopes to say.")],
-    name: Annotated[str, typer.Option("--name", help="The pool, the user, or the workspace's number.")] = "",
+    name: Annotated[
+        str, typer.Option("--name", help="The pool, the user, or the number of the group's grant or the workspace.")
+    ] = "",
 ) -> None:
     """Say a scope's rules, whole. They reach devices at their next heartbeat, or at once where they are connected."""
     from twofold.cli.session import admin
@@ -63,7 +65,7 @@ def set_(
     from twofold.model.policy import Scope, rules
 
     if scope not in list(Scope) or (scope == Scope.GLOBAL) == bool(name):
-        raise UsageError("Say global, or pool, user or workspace with its --name.")
+        raise UsageError("Say global, or pool, group, user or workspace with its --name.")
     with admin() as server:
         count = server.set_policy(Scope(scope), name, rules(_document(file)))
     out.say(f"The rules reach {count} workspace{'' if count == 1 else 's'}.")
@@ -71,7 +73,7 @@ def set_(
 
 @app.command("list")
 def list_(output: out.Output = Form.TABLE) -> None:
-    """What each scope says; a workspace's own rules are in its grant."""
+    """What each scope says; a group's and a workspace's own rules are in their grants."""
     from twofold.cli.session import admin
 
     with admin() as server:

@@ -13,6 +13,7 @@ from twofold.model.errors import NotFoundError
 app = typer.Typer(no_args_is_help=True, help="Workspaces wherever they are (for administrators): upgrade, reset.")
 Name = Annotated[str, typer.Argument(metavar="WORKSPACE", help="Its name, or its number as `lease list` shows it.")]
 User = Annotated[str, typer.Option("--user", help="Of this user alone; of everybody who has it otherwise.")]
+Group = Annotated[str, typer.Option("--group", help="Of those alone who have it by this group.")]
 _SAFE = "the user's own disk, and all that was backed up."
 
 
@@ -20,6 +21,7 @@ _SAFE = "the user's own disk, and all that was backed up."
 def upgrade(
     workspace: Name,
     user: User = "",
+    group: Group = "",
     version: Annotated[
         int, typer.Option("--image-version", min=1, help="What its channel has, if not given; an older one goes back.")
     ] = 0,
@@ -27,7 +29,7 @@ def upgrade(
 ) -> None:
     """Have workspaces go to another version of their image at their next start, also while they are checked out."""
     with admin() as server:
-        found = _meant(server.list_workspaces(), workspace, user)
+        found = _meant(server.list_workspaces(), workspace, user, group)
         _confirm(f"Upgrade {_counted(found)} of {workspace}?", "at its next start: ", yes)
         for row in found:
             _ask(server, row, "upgrade", version)
@@ -51,14 +53,15 @@ def _confirm(question: str, when: str, yes: bool) -> None:
     out.confirm(question, lost=lost, safe=_SAFE, yes=yes)
 
 
-def _meant(rows: list[dict[str, Any]], workspace: str, user: str) -> list[dict[str, Any]]:
+def _meant(rows: list[dict[str, Any]], workspace: str, user: str, group: str = "") -> list[dict[str, Any]]:
     """
     Raises:
         NotFoundError: there is none.
     """
     found = [row for row in rows if workspace in (row["workspace"], str(row["number"])) and user in ("", row["user"])]
+    found = [row for row in found if group in ("", row.get("group"))]
     if not found:
-        whose = f" of {user}" if user else ""
+        whose = (f" of {user}" if user else "") + (f" by group {group}" if group else "")
         raise NotFoundError(f"There is no workspace {workspace}{whose}.", next="See what there is:  twofold lease list")
     return found
 

@@ -83,6 +83,22 @@ class Catalogue:
         """Let `share` percent of a channel's devices run this version from now on; going back to an older one is this too."""
         self.send(promoted(self.releases, self.release(image, version), channel, share))
 
+    def close(self, image: str, channel: str) -> None:
+        """Nothing of an image is on this channel any more; whoever follows it is given what stable has.
+
+        Raises:
+            ConflictError: it is stable. NotFoundError: nothing of the image is on it.
+        """
+        if channel == STABLE:
+            raise ConflictError(
+                "Stable is what every other channel falls back on.",
+                safe="Nothing was changed.",
+                next="Promote another version there, or remove the grants.",
+            )
+        if not any(each.image == image and channel in each.channels for each in self.releases):
+            raise NotFoundError(f"No version of {image} is on channel {channel}.")
+        self.send(_without(each, channel) if each.image == image else each for each in self.releases)
+
     def retire(self, image: str, version: int) -> None:
         """No device may fetch it any more.
 
@@ -164,6 +180,11 @@ def promoted(releases: Iterable[Release], chosen: Release, channel: str, share: 
         return dataclasses.replace(release, channels=channels)
 
     return tuple(moved(release) for release in releases)
+
+
+def _without(release: Release, channel: str) -> Release:
+    kept = {name: share for name, share in release.channels.items() if name != channel}
+    return dataclasses.replace(release, channels=kept)
 
 
 def _bytes(untrusted_text: object) -> bytes | None:

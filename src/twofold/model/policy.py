@@ -23,10 +23,11 @@ _FIRST = frozenset(  # what version 0.1 knows
 
 
 class Scope(enum.StrEnum):
-    """Widest first."""
+    """Widest first. A group speaks through the grant that a workspace is there by, and through no other."""
 
     GLOBAL = "global"
     POOL = "pool"
+    GROUP = "group"
     USER = "user"
     WORKSPACE = "workspace"
 

@@ -147,8 +147,10 @@ def bucket(image: str, version: int, device: str) -> int:
 
 
 def allowed(releases: Iterable[Release], image: str, channel: str = STABLE) -> tuple[Release, ...]:
-    """What a device on this channel may be given: the version for everybody and the one that is being rolled out."""
-    return tuple(release for release in releases if release.image == image and channel in release.channels)
+    """What a device on this channel may be given: the version for everybody and the one that is being rolled out there; and what
+    stable has, which stands in on any other channel."""
+    follows = {channel, STABLE}
+    return tuple(release for release in releases if release.image == image and not follows.isdisjoint(release.channels))
 
 
 def offered(
@@ -160,14 +162,16 @@ def offered(
     arch: str = "",
 ) -> Release | None:
     """What a device is given. `halted` are versions whose roll-out stands still: nobody begins with them. Where the device has
-    said its architecture, it takes no part in the roll-out of a version that has nothing for it."""
-    stopped, found = set(halted), None
-    for release in allowed(releases, image, channel):
-        share = release.channels[channel]
-        if share == EVERYBODY:
-            found = found or release
-        elif arch and release.variant(arch) is None:
+    said its architecture, it takes no part in the roll-out of a version that has nothing for it. Where another channel than
+    stable has nothing for this device, or only what is halted, it is given what stable has."""
+    listed, stopped, found = tuple(releases), set(halted), None
+    for release in listed:
+        if release.image != image or channel not in release.channels:
             continue
-        elif release.version not in stopped and bucket(image, release.version, device) < share:
+        share = release.channels[channel]
+        fits = release.version not in stopped and (not arch or release.variant(arch) is not None)
+        if share == EVERYBODY:
+            found = release if fits or channel == STABLE else found
+        elif fits and bucket(image, release.version, device) < share:
             return release
-    return found
+    return found if found is not None or channel == STABLE else offered(listed, image, device, STABLE, stopped, arch)

@@ -28,6 +28,7 @@ from twofold.server.routes import (
     devices,
     enrolment,
     grants,
+    groups,
     images,
     vaults,
     workspaces,
@@ -41,7 +42,7 @@ _log = structlog.get_logger("twofold.server")
 def routes() -> FastAPI:
     """The bare application, as `docs/openapi-v1.json` describes it. It serves no documentation of itself."""
     app = FastAPI(title="Twofold", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
-    for module in (accounts, images, grants, devices, enrolment, device, device_images, vaults, workspaces):
+    for module in (accounts, images, grants, groups, devices, enrolment, device, device_images, vaults, workspaces):
         app.include_router(module.router, prefix=API)
     app.add_exception_handler(TwofoldError, _said)
     app.add_exception_handler(RequestValidationError, _malformed)

@@ -11,6 +11,7 @@ from twofold.model.release import MAX_OTHERS
 Name = Annotated[str, Field(min_length=1, max_length=40, examples=["work"])]
 Text60 = Annotated[str, Field(min_length=1, max_length=60)]
 Hex32 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Rank = Annotated[int, Field(ge=0, le=1000)]
 Secret = Annotated[str, Field(max_length=256, repr=False)]
 
 
@@ -80,8 +81,15 @@ class FewIds(Body):
     ids: Annotated[list[Hex32], Field(min_length=1, max_length=256)]
 
 
+class NewGroup(Body):
+    name: Name
+
+
 class NewGrant(Body):
-    user: Name
+    """To a user or to a group, one of them."""
+
+    user: Annotated[str, Field(max_length=40)] = ""
+    group: Annotated[str, Field(max_length=40)] = ""
     image: Name
     workspace: Name
     title: Text60
@@ -89,6 +97,15 @@ class NewGrant(Body):
     policy: dict[str, Any]
     pool: Annotated[str, Field(max_length=40)] = ""
     ends: Annotated[int, Field(ge=0, lt=1 << 40)] = 0
+    channel: Name = "stable"
+    rank: Rank = 0
+
+
+class ChangedGrant(Body):
+    """What is left out stays as it is."""
+
+    channel: Name | None = None
+    rank: Rank | None = None
 
 
 class NewInvitation(Body):

@@ -40,11 +40,11 @@ def _chosen(session: Session, lease: Lease, wanted: int) -> Version:
         )
         found = session.scalar(select(Version).where(*known)) if given else None
     else:
-        found = roles.version_for(session, image, lease.device_id or "")
+        found = roles.version_for(session, image, lease.device_id or "", channel=lease.grant.channel)
     if found is None:
         which = f"Version {wanted} of {image.name}" if wanted else f"No version of {image.name}"
         raise ConflictError(
-            f"{which} is on {'no' if wanted else 'the'} channel.",
+            f"{which} is on {'no' if wanted else 'its'} channel.",
             safe="Nothing was changed.",
             next=f"Give it out first:  twofold image promote {image.name} {wanted or 'VERSION'}",
         )

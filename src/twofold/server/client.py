@@ -17,7 +17,7 @@ from twofold.model.canonical import canonical
 from twofold.model.errors import MissingError, TimedOutError, UnreachableError
 from twofold.model.policy import Policy
 from twofold.model.progress import Progress, silent
-from twofold.model.release import EVERYBODY, MAX_INDEX
+from twofold.model.release import EVERYBODY, MAX_INDEX, STABLE
 from twofold.server.client_workspaces import Workspaces
 from twofold.trust import https
 from twofold.trust.https import Invitation, Place
@@ -143,6 +143,37 @@ class Admin(Workspaces):
             for row in rows
         ]
 
+    def create_group(self, name: str) -> None:
+        """
+        Raises:
+            ConflictError: there is such a group. BadInputError: the name is no slug.
+        """
+        self._call("POST", "groups", {"name": name})
+
+    def list_groups(self) -> list[dict[str, Any]]:
+        """`[{"name", "created", "members", "grants", "workspaces", "out"}]`: `workspaces` are there by its grants, `out` of
+        them on a device."""
+        return self._rows("groups")
+
+    def group(self, name: str) -> dict[str, Any]:
+        """One group: its row, `people`: `[{"user", "since"}]`, and `given`, its grants."""
+        return self._call("GET", f"groups/{_quoted(name)}")
+
+    def delete_group(self, name: str) -> None:
+        """End the group's grants and the group."""
+        self._call("DELETE", f"groups/{_quoted(name)}")
+
+    def join_group(self, name: str, user: str) -> None:
+        """
+        Raises:
+            NotFoundError: no such group or user. ConflictError: a grant of the group's would give what this user cannot have.
+        """
+        self._call("PUT", f"groups/{_quoted(name)}/members/{_quoted(user)}", {})
+
+    def leave_group(self, name: str, user: str) -> None:
+        """What the user has by this group alone is not renewed any more."""
+        self._call("DELETE", f"groups/{_quoted(name)}/members/{_quoted(user)}")
+
     def add_grant(
         self,
         user: str,
@@ -153,6 +184,7 @@ class Admin(Workspaces):
         policy: Policy = Policy(),
         ends: int = 0,
         pool: str = "",
+        channel: str = STABLE,
     ) -> int:
         """Let `user` check out `workspace` (a slug, unique per user) from `image`. `ends` in Unix seconds, 0 for never;
         `pool` is the image's name if not given. Where `policy` is at its defaults, wider scopes decide. Returns its number.
@@ -161,14 +193,48 @@ class Admin(Workspaces):
             NotFoundError: no such user or image. ConflictError: the user has this workspace, or one of this name or colour.
         """
         body = {"user": user, "image": image, "workspace": workspace, "title": title, "colour": colour, "ends": ends}
-        return int(self._call("POST", "grants", body | {"policy": policy.said(), "pool": pool})["grant"])
+        body |= {"policy": policy.said(), "pool": pool} | ({"channel": channel} if channel != STABLE else {})
+        return int(self._call("POST", "grants", body)["grant"])
+
+    def grant_group(
+        self,
+        group: str,
+        image: str,
+        workspace: str,
+        title: str,
+        colour: str,
+        policy: Policy = Policy(),
+        ends: int = 0,
+        channel: str = STABLE,
+        rank: int = 0,
+    ) -> dict[str, Any]:
+        """As `add_grant`, to each member of a group. Returns `{"grant", "members", "reached"}`: a member whose workspace of that
+        name is there by another grant that comes first is not reached.
+
+        Raises:
+            NotFoundError: no such group or image. ConflictError: some member cannot have it.
+        """
+        body = {"group": group, "image": image, "workspace": workspace, "title": title, "colour": colour, "ends": ends}
+        return self._call("POST", "grants", body | {"policy": policy.said(), "channel": channel, "rank": rank})
+
+    def grant(self, number: int) -> dict[str, Any]:
+        """One grant; of a group's also `members`: `[{"user", "number", "why"}]`, number 0 where it gives nothing, and why."""
+        return self._call("GET", f"grants/{int(number)}")
+
+    def change_grant(self, number: int, channel: str | None = None, rank: int | None = None) -> dict[str, Any]:
+        """Have a grant follow another channel, or a group's come before or behind others."""
+        said = {"channel": channel, "rank": rank}
+        return self._call(
+            "PUT", f"grants/{int(number)}", {key: value for key, value in said.items() if value is not None}
+        )
 
     def remove_grant(self, grant: int) -> None:
         """End a grant now. A lease on it is not renewed; what lies on the device is not touched by this."""
         self._call("DELETE", f"grants/{int(grant)}")
 
     def list_grants(self) -> list[dict[str, Any]]:
-        """`[{"grant", "user", "image", "workspace", "title", "colour", "pool", "policy", "ends"}]`"""
+        """`[{"grant", "user", "group", "image", "workspace", "title", "colour", "pool", "channel", "rank", "policy", "ends"}]`;
+        `user` or `group` is empty."""
         return self._rows("grants")
 
     def invite_device(self, user: str, hours: int = 24, kind: str = "device") -> str:

@@ -20,7 +20,7 @@ class Workspaces(ABC):
     ) -> dict[str, Any]: ...
 
     def list_workspaces(self) -> list[dict[str, Any]]:
-        """View's columns: `[{"number", "user", "workspace", "title", "pool", "image", "version",
+        """View's columns: `[{"number", "user", "workspace", "title", "pool", "group", "channel", "image", "version",
         "next_version", "status", "paused", "transfer", "run", "since", "device", "device_name", "contact", "offline_for",
         "backed_up", "verified", "lease_left", "token",
         "head", "branches", "asked", "ends"}]`; times in Unix seconds, spans in seconds."""
@@ -109,8 +109,8 @@ class Workspaces(ABC):
         return rows
 
     def set_policy(self, scope: Scope, name: str, rules: Mapping[str, Any]) -> int:
-        """Set what a scope says, whole; `name` is a pool, a user, a grant's number, or "" for everybody. Returns how many
-        workspaces it reaches.
+        """Set what a scope says, whole; `name` is a pool, a user, a grant's number (for a group too), or "" for everybody.
+        Returns how many workspaces it reaches.
 
         Raises:
             BadInputError: a rule is unknown, or a workspace's policy would contradict itself; nothing was changed.

@@ -41,7 +41,7 @@ def collect(home: Home, database: Database, store: Objects, now: float | None = 
     moment = time.time() if now is None else now
     points, files, size = 0, 0, 0
     with database.read() as session:
-        grants = list(session.scalars(select(Grant.id)))
+        grants = list(session.scalars(select(Lease.grant_id)))
     for grant in grants:
         with database.write() as session:
             dropped = _drop(session, grant, moment)

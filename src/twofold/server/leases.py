@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from twofold.model import lease as model
 from twofold.model.canonical import canonical
 from twofold.model.errors import BadInputError, ConflictError, RefusedError, TwofoldError
-from twofold.model.release import none_for
+from twofold.model.release import STABLE, none_for
 from twofold.model.workspace import CUSTODY_MOVES, Custody, move
 from twofold.server import audit, commands, policies, roles
 from twofold.server.context import Server, nothing
@@ -23,7 +23,7 @@ from twofold.server.gate import Caller
 from twofold.server.tables import Command, Device, Fact, Generation, Grant, Holder, Image, Lease, Version
 from twofold.trust.signed import Context, sign, verify
 
-EXTENSION, ARCHITECTURES = "generations-1", "architectures-1"
+EXTENSION, ARCHITECTURES, CHANNELS = "generations-1", "architectures-1", "channels-1"
 FLOOR = "token_floor"
 
 
@@ -44,8 +44,9 @@ def leased_versions(caller: Caller) -> Any:
     return select(Version.id).join(Image).where(or_(*held))
 
 
-def take(session: Session, caller: Caller, workspace: str, arch: str, *, speaks: bool) -> Lease:
-    """Move the lease to this device. A device that holds it already gets it again, as it is.
+def take(session: Session, caller: Caller, workspace: str, arch: str, *, speaks: bool, channels: bool = False) -> Lease:
+    """Move the lease to this device. A device that holds it already gets it again, as it is. One that knows of no `channels` is
+    given what stable has: it would refuse anything else.
 
     Raises:
         NotFoundError: no such grant. RefusedError: the policy says no. ConflictError: another device holds it; or there is
@@ -53,7 +54,10 @@ def take(session: Session, caller: Caller, workspace: str, arch: str, *, speaks:
         which will free this very lease.
     """
     grant = session.scalar(granted(caller).where(Grant.workspace == workspace))
-    version = roles.version_for(session, grant.image, caller.device, arch) if grant else None
+    version = None
+    if grant is not None:
+        channel = grant.channel if channels else STABLE
+        version = roles.version_for(session, grant.image, caller.device, arch, channel)
     if grant is None or version is None:
         raise nothing("workspace")
     lease, now = session.get_one(Lease, grant.id), int(time.time())
@@ -275,6 +279,8 @@ def row(session: Session, lease: Lease) -> dict[str, Any]:
         "workspace": grant.workspace,
         "title": grant.title,
         "pool": grant.pool,
+        "group": grant.given.group.name if grant.given and grant.given.group else "",
+        "channel": grant.channel,
         "image": grant.image.name,
         "version": lease.version.version if lease.version else 0,
         "next_version": lease.next.version if lease.next else 0,

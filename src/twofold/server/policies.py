@@ -28,33 +28,44 @@ def of_user(session: Session, user: str) -> Policy:
 
 
 def say(session: Session, scope: Scope, name: str, untrusted_rules: object) -> list[Grant]:
-    """Set what one scope says, whole; an empty document is silence. Returns the grants that it reaches.
+    """Set what one scope says, whole; an empty document is silence. `name` is a pool, a user, or a grant's number: a group speaks
+    through each of its grants. Returns the workspaces that it reaches.
 
     Raises:
         BadInputError: a rule is unknown, or some grant's policy would contradict itself; nothing was changed.
     """
     said = rules(untrusted_rules)
-    if scope is Scope.WORKSPACE:
+    if scope in (Scope.GROUP, Scope.WORKSPACE):
         grant = session.get_one(Grant, int(name))
         grant.policy = canonical(said).decode()
-        reached = [grant]
+        reached = [grant, *session.scalars(select(Grant).where(Grant.given_id == grant.id))]
     else:
         Policy.from_wire(said)
         reached = list(session.scalars(_reached(scope, name)))
-    row = session.get(Rules, (scope.value, name))
-    if row is None:
-        row = Rules(scope=scope.value, name=name)
-        session.add(row)
-    row.said, row.changed = canonical(said).decode(), int(time.time())
-    session.flush()
+    _note(session, scope, name, canonical(said).decode())
     wide = _wide(session)
     for grant in reached:
         try:
             _together(wide, grant)
         except BadInputError as off:
-            who = f"{grant.workspace} of {grant.user.name} (number {grant.id})"
+            whose = grant.group.name if grant.group else grant.user.name
+            who = f"{grant.workspace} of {whose} (number {grant.id})"
             raise BadInputError(f"For {who}: {off.happened}", safe="Nothing was changed.") from off
-    return reached
+    return [grant for grant in reached if grant.user_id is not None]
+
+
+def changed(session: Session, grant: Grant) -> None:
+    """Another grant speaks for a user's workspace, or the same one otherwise: its device hears that there is news."""
+    _note(session, Scope.WORKSPACE, str(grant.id), grant.policy)
+
+
+def _note(session: Session, scope: Scope, name: str, said: str) -> None:
+    row = session.get(Rules, (scope.value, name))
+    if row is None:
+        row = Rules(scope=scope.value, name=name)
+        session.add(row)
+    row.said, row.changed = said, int(time.time())
+    session.flush()
 
 
 def _reached(scope: Scope, name: str) -> Any:
@@ -70,6 +81,14 @@ def _wide(session: Session) -> dict[tuple[Scope, str], dict[str, Any]]:
 
 
 def _together(wide: dict[tuple[Scope, str], dict[str, Any]], grant: Grant) -> tuple[Policy, tuple[Rule, ...]]:
-    names = ((Scope.GLOBAL, ""), (Scope.POOL, grant.pool), (Scope.USER, grant.user.name))
+    """A group's own grant is looked at as if nobody were in it."""
+    names = [(Scope.GLOBAL, ""), (Scope.POOL, grant.pool)]
+    if grant.person is not None:
+        names.append((Scope.USER, grant.person.name))
     scopes = [(scope, name, wide[scope, name]) for scope, name in names if (scope, name) in wide]
-    return explained([*scopes, (Scope.WORKSPACE, str(grant.id), json.loads(grant.policy))])
+    giving = grant if grant.group is not None else grant.given
+    if giving is not None and giving.group is not None:
+        scopes.append((Scope.GROUP, giving.group.name, json.loads(giving.policy)))
+    if grant.person is not None:
+        scopes.append((Scope.WORKSPACE, str(grant.id), json.loads(grant.policy)))
+    return explained(scopes)

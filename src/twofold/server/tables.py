@@ -117,27 +117,63 @@ class VersionChunk(Base):
     chunk: Mapped[bytes] = mapped_column(LargeBinary(32), primary_key=True)
 
 
+class Group(Base):
+    __tablename__ = "groups"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(40), unique=True)
+    created: Mapped[int]
+
+
+class Member(Base):
+    __tablename__ = "members"
+    group_id: Mapped[int] = mapped_column(ForeignKey("groups.id"), primary_key=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"), primary_key=True, index=True)
+    since: Mapped[int]
+    user: Mapped[User] = relationship(lazy="joined")
+
+
 class Grant(Base):
-    """One user may have one workspace from one image. `ends` 0 means never; `policy` is JSON, what this scope says."""
+    """A workspace from an image, for a user or for each member of a group. `ends` 0 means never; `policy` is JSON, what this
+    scope says; `channel` is what its devices follow; of groups' grants of one name the higher `rank` decides.
+
+    A user's row is that user's workspace, with its lease and its past: `own` where an administrator granted it to that user,
+    else it is there by the group's grant `given_id`, or was (`twofold.server.shares`). A group's row has no lease."""
 
     __tablename__ = "grants"
     __table_args__ = (
         UniqueConstraint("user_id", "workspace"),
         UniqueConstraint("user_id", "title"),
         UniqueConstraint("user_id", "colour"),
+        UniqueConstraint("group_id", "workspace"),
     )
     id: Mapped[int] = mapped_column(primary_key=True)
-    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"))
+    user_id: Mapped[int | None] = mapped_column(ForeignKey("users.id"))
+    group_id: Mapped[int | None] = mapped_column(ForeignKey("groups.id"))
+    own: Mapped[bool]
+    # Rows come back from a backup by their numbers, and this may name a later one.
+    given_id: Mapped[int | None] = mapped_column(
+        ForeignKey("grants.id", deferrable=True, initially="DEFERRED"), index=True
+    )
     image_id: Mapped[int] = mapped_column(ForeignKey("images.id"))
     workspace: Mapped[str] = mapped_column(String(40))
     title: Mapped[str] = mapped_column(String(60))
     colour: Mapped[str] = mapped_column(String(20))
     pool: Mapped[str] = mapped_column(String(40))
+    channel: Mapped[str] = mapped_column(String(40))
+    rank: Mapped[int]
     policy: Mapped[str] = mapped_column(Text)
     ends: Mapped[int]
     created: Mapped[int]
-    user: Mapped[User] = relationship(lazy="joined")
+    person: Mapped[User | None] = relationship(lazy="joined")
+    group: Mapped[Group | None] = relationship(lazy="joined")
+    given: Mapped[Grant | None] = relationship(remote_side="Grant.id")
     image: Mapped[Image] = relationship(lazy="joined")
+
+    @property
+    def user(self) -> User:
+        """Whose workspace it is."""
+        assert self.person is not None  # whoever comes by a lease has a user's row
+        return self.person
 
 
 class Invitation(Base):

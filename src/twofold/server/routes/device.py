@@ -29,7 +29,8 @@ _LOOK, _POLL = 0.1, 2.0  # seconds between looks at the bell, and at the databas
 @router.get("/hello")
 def hello() -> dict[str, Any]:
     """What this server can do beyond the first protocol, by name."""
-    return {"extensions": [EXTENSION, online.EXTENSION, leases.ARCHITECTURES], "time": int(time.time())}
+    known = [EXTENSION, online.EXTENSION, leases.ARCHITECTURES, leases.CHANNELS]
+    return {"extensions": known, "time": int(time.time())}
 
 
 @router.get("/grants")
@@ -39,7 +40,7 @@ def grants(caller: TheCaller, server: TheServer, arch: Arch = "") -> dict[str, A
     with server.database.read() as session:
         rows = []
         for grant in session.scalars(leases.granted(caller)):
-            version = roles.version_for(session, grant.image, caller.device, arch)
+            version = roles.version_for(session, grant.image, caller.device, arch, grant.channel)
             if version is not None:
                 variant = version.variant(arch)
                 rows.append(
@@ -65,9 +66,11 @@ def checkout(body: CheckOut, caller: TheCaller, server: TheServer) -> dict[str, 
             return {"coming": coming}
     with server.database.write() as session:
         online.require_asked(session, caller, online.mine(session, caller.user_id, body.workspace))
-        lease = leases.take(session, caller, body.workspace, body.arch, speaks=speaks)
+        channels = leases.CHANNELS in body.speaks
+        lease = leases.take(session, caller, body.workspace, body.arch, speaks=speaks, channels=channels)
         changes.taken(session, lease)
-        answer = {"lease": leases.signed(session, server, lease, speaks=speaks)}
+        answer: dict[str, Any] = {"lease": leases.signed(session, server, lease, speaks=speaks)}
+        answer |= {"channel": lease.grant.channel} if channels else {}
         return answer | documents(session, lease) if speaks else answer
 
 

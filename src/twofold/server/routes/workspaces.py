@@ -17,7 +17,7 @@ from twofold.server.bodies import Ask, Break, Restore, Said, Wraps
 from twofold.server.context import TheCaller, TheServer, nothing
 from twofold.server.once import TheOnce
 from twofold.server.routes.vaults import add_wraps
-from twofold.server.tables import Command, Generation, Holder, Lease, Needed, Rules, Sealed
+from twofold.server.tables import Command, Generation, Grant, Holder, Lease, Needed, Rules, Sealed
 
 router = APIRouter(tags=["workspaces"])
 Number = Annotated[int, Path(ge=1, lt=1 << 53)]
@@ -154,9 +154,9 @@ def policy(number: Number, server: TheServer) -> dict[str, Any]:
 
 @router.get("/policies")
 def all_policies(server: TheServer) -> dict[str, Any]:
-    """What each scope says; a workspace's own rules stand in its grant."""
+    """What each scope says; a group's and a workspace's own rules stand in their grants."""
     with server.database.read() as session:
-        wider = Rules.scope != Scope.WORKSPACE.value
+        wider = Rules.scope.not_in((Scope.GROUP.value, Scope.WORKSPACE.value))
         rows = session.scalars(select(Rules).where(wider).order_by(Rules.scope, Rules.name))
         return {
             "policies": [
@@ -184,6 +184,12 @@ def say_user(name: str, body: Said, caller: TheCaller, server: TheServer) -> dic
     return _say(server, caller, Scope.USER, slug(name, "a user"), body)
 
 
+@router.put("/policies/group/{number}")
+def say_group(number: Number, body: Said, caller: TheCaller, server: TheServer) -> dict[str, Any]:
+    """The rules of a group's grant, whole."""
+    return _say(server, caller, Scope.GROUP, str(number), body)
+
+
 @router.put("/policies/workspace/{number}")
 def say_workspace(number: Number, body: Said, caller: TheCaller, server: TheServer) -> dict[str, Any]:
     """A workspace's own rules, whole."""
@@ -194,6 +200,8 @@ def _say(server: TheServer, caller: TheCaller, scope: Scope, name: str, body: Sa
     with server.database.write() as session:
         if scope is Scope.WORKSPACE:
             _lease(session, int(name))
+        if scope is Scope.GROUP and ((grant := session.get(Grant, int(name))) is None or grant.group is None):
+            raise nothing("group's grant")
         reached = policies.say(session, scope, name, body.rules)
         numbers = [grant.id for grant in reached]
         held = select(Lease.device_id).where(Lease.grant_id.in_(numbers), Lease.device_id.is_not(None))
