@@ -294,3 +294,14 @@ def test_a_grant_ends_at_the_end_of_a_day() -> None:
     for days, until in ((1, day), (0, day - timedelta(days=1)), (0, day - timedelta(hours=1))):
         with pytest.raises(UsageError):
             ends_at(days, until)
+
+
+def test_what_is_left_out_is_within_its_own_bounds() -> None:
+    """A default that its own bounds refuse makes a command that cannot be given without that option."""
+    bounded = 0
+    for words, command in commands():
+        for each in command.params:
+            if each.min is not None and not each.required and each.default is not None:
+                bounded += 1
+                assert each.default >= each.min, (words, each.name)
+    assert bounded > 5

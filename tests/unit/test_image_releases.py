@@ -58,14 +58,16 @@ def office(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Office]:
         yield Office(admin, maker, folder)
 
 
-def given(remote: Remote) -> int:
+def given(remote: Remote, workspace: str = "work") -> int:
     """The version that a device would get, fetched and verified."""
-    lease = remote.checkout("work").lease
+    signed = remote.checkout(workspace)
+    lease = signed.lease
     try:
-        assert remote.index(lease.image, lease.image_version).manifest.version == lease.image_version
+        found = remote.index(lease.image, lease.image_version, channel=signed.channel)
+        assert found.manifest.version == lease.image_version
         return lease.image_version
     finally:
-        remote.checkin("work")
+        remote.checkin(workspace)
 
 
 def test_a_new_version_goes_to_a_share_is_halted_promoted_and_taken_back(office: Office) -> None:
@@ -117,6 +119,63 @@ def test_a_version_that_is_given_out_is_not_retired_and_a_retired_one_is_gone(of
         office.catalogue.promote("other", 1)
     assert [row["retired"] for row in office.admin.list_versions("other")] == [False, True]
     assert {release.path for release in office.catalogue.releases} >= {"other/2", "office/1"}
+
+
+def test_a_pilot_group_goes_first(office: Office) -> None:
+    office.catalogue.promote("office", 1)
+    rows = office.admin.list_versions("office")
+    second = (
+        2 if len(rows) > 1 else office.admin.publish_image(built(office.folder / "p", SECOND), office.maker).version
+    )
+    office.catalogue.promote("office", 1)
+    office.admin.create_group("pilot")
+    for user in ("user0", "user1"):
+        office.admin.join_group("pilot", user)
+    made = office.admin.grant_group("pilot", "office", "try", "Try", "purple", channel="testing")
+    assert made["reached"] == 2
+    pilot, other = office.device("user0"), office.device("user3")
+    assert given(pilot, "try") == 1, "nothing is on that channel: stable stands in"
+    with pytest.raises(NotFoundError):
+        other.checkout("try")
+    office.catalogue.promote("office", second, "testing")
+    assert (given(pilot, "try"), given(pilot), given(other)) == (second, 1, 1)
+    (offer,) = [grant for grant in pilot.grants() if grant.workspace == "try"]
+    assert offer.version == second
+    old = pilot.call("POST", "device/checkout", {"workspace": "try", "speaks": ["generations-1"]})
+    assert pilot.lease(old["lease"]).lease.image_version == 1, "an older device knows of no channels"
+    pilot.checkin("try")
+    office.admin.change_grant(made["grant"], "stable")
+    assert given(pilot, "try") == 1
+    office.admin.change_grant(made["grant"], "testing")
+    office.admin.halt("office", second)
+    assert given(pilot, "try") == 1, "stable stands in for what is halted, though it was for everybody there"
+    office.admin.halt("office", second, halted=False)
+    assert given(pilot, "try") == second
+    office.catalogue.close("office", "testing")
+    assert given(pilot, "try") == 1
+    with pytest.raises(NotFoundError):
+        office.catalogue.close("office", "testing")
+    with pytest.raises(ConflictError, match="falls back on"):
+        office.catalogue.close("office", "stable")
+    office.admin.delete_group("pilot")
+    pilot.close()
+    other.close()
+
+
+def test_a_server_gives_nobody_what_is_on_another_channel(office: Office) -> None:
+    """A device believes the server which channel it is on, and the publisher what that channel has."""
+    office.catalogue.promote("office", 1)
+    office.catalogue.promote("office", 2, "testing")
+    remote = office.device("user4")
+    signed = remote.checkout("work")
+    assert (signed.lease.image_version, signed.channel) == (1, "stable")
+    for channel in ("stable", "other"):
+        with pytest.raises(RefusedError, match="does not give out"):
+            remote.index("office", 2, channel=channel)
+        assert remote.index("office", 1, channel=channel).manifest.version == 1
+    remote.checkin("work")
+    office.catalogue.close("office", "testing")
+    remote.close()
 
 
 def test_a_publisher_signs_on_top_of_nothing_old(office: Office, tmp_path: Path) -> None:

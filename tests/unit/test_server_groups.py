@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.unit.company_kit import MAKER, grant, index, upload
 from tests.unit.server_kit import Local
-from tests.unit.vault_kit import Device, device
+from tests.unit.vault_kit import WORK, Device, device
 from twofold.model.release import Release
 from twofold.server import audit
 from twofold.trust.https import API
@@ -92,7 +92,7 @@ def test_a_member_reaches_nothing_of_anothers(server: Local, tmp_path: Path) -> 
     stolen = {"workspace": "work", "token": bob.token, "head": theirs, "generation": signed}
     assert bob.call("POST", "generations", stolen).status_code in (400, 403, 404, 409)
     digest = next(iter(ada.files))
-    assert bob.call("GET", f"objects/work/{digest}").status_code == 404
+    assert bob.call("GET", f"objects/{WORK}/{digest}").status_code == 404
     assert bob.call("GET", "keys/work").json() == {"keys": None}
     assert len(server.call("GET", f"workspaces/{number(server, 'ada', 'work')}/generations").json()["generations"]) == 1
 
@@ -266,7 +266,7 @@ def test_a_member_administers_nothing(server: Local) -> None:
     before = server.call("GET", "groups/pilot").content
     for what in ("groups/pilot", "groups/pilot/members/bob", "groups/pilot/members/ada", "grants/2"):
         for method in ("GET", "PUT", "DELETE"):
-            body = {} if method == "PUT" else None
+            body: dict[str, Any] | None = {} if method == "PUT" else None
             answer, nowhere = (server.call(method, path, body, token) for path in (what, "no/such/thing"))
             assert (answer.status_code, answer.content) == (403, nowhere.content)
     assert server.call("POST", "groups", {"name": "mine"}, token).status_code == 403

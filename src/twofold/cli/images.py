@@ -188,7 +188,7 @@ def promote(image: Image_, version: Version_, channel: Channel_ = "stable") -> N
 def rollout(
     image: Image_,
     version: Version_,
-    share: Annotated[int, typer.Option("--share", min=1, max=100, help="Percent of the devices.")] = 0,
+    share: Annotated[int, typer.Option("--share", min=0, max=100, help="Percent of the devices.")] = 0,
     halt: Annotated[bool, typer.Option("--halt", help="Nobody else begins with this version.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Let it go on after a halt.")] = False,
     channel: Channel_ = "stable",
@@ -238,7 +238,7 @@ def retire(image: Image_, version: Version_, yes: out.Yes = False) -> None:
 def export(
     image: Image_,
     to: Annotated[Path, typer.Option("--to", metavar="DIR", help="A folder, such as a stick's.")],
-    version: Annotated[int, typer.Option("--version", min=1, help="By default the newest.")] = 0,
+    version: Annotated[int, typer.Option("--version", min=0, help="By default the newest.")] = 0,
     arch: Annotated[str, typer.Option("--arch", help="amd64 or arm64; by default all that it has.")] = "",
     output: out.Output = Form.TABLE,
 ) -> None:

@@ -23,7 +23,7 @@ def upgrade(
     user: User = "",
     group: Group = "",
     version: Annotated[
-        int, typer.Option("--image-version", min=1, help="What its channel has, if not given; an older one goes back.")
+        int, typer.Option("--image-version", min=0, help="What its channel has, if not given; an older one goes back.")
     ] = 0,
     yes: out.Yes = False,
 ) -> None:
