@@ -94,7 +94,10 @@ def test_a_member_reaches_nothing_of_anothers(server: Local, tmp_path: Path) -> 
     digest = next(iter(ada.files))
     assert bob.call("GET", f"objects/{WORK}/{digest}").status_code == 404
     assert bob.call("GET", "keys/work").json() == {"keys": None}
-    assert len(server.call("GET", f"workspaces/{number(server, 'ada', 'work')}/generations").json()["generations"]) == 1
+    own = bob.back_up()
+    for user, kept in (("ada", theirs), ("bob", own)):
+        points = server.call("GET", f"workspaces/{number(server, user, 'work')}/generations").json()["generations"]
+        assert [row["id"] for row in points] == [kept]
 
 
 def test_who_leaves_renews_nothing_and_has_it_again_on_return(server: Local, tmp_path: Path) -> None:

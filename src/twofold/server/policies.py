@@ -77,7 +77,8 @@ def _reached(scope: Scope, name: str) -> Any:
 
 
 def _wide(session: Session) -> dict[tuple[Scope, str], dict[str, Any]]:
-    return {(Scope(row.scope), row.name): json.loads(row.said) for row in session.scalars(select(Rules))}
+    spoken = select(Rules).where(Rules.scope.in_((Scope.GLOBAL, Scope.POOL, Scope.USER)))  # the rest stands in grants
+    return {(Scope(row.scope), row.name): json.loads(row.said) for row in session.scalars(spoken)}
 
 
 def _together(wide: dict[tuple[Scope, str], dict[str, Any]], grant: Grant) -> tuple[Policy, tuple[Rule, ...]]:

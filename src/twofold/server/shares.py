@@ -170,9 +170,11 @@ def _give(session: Session, actor: str, user: int, held: Grant | None, giving: G
     audit.record(
         session, actor, "give", f"{row.workspace} (number {row.id}) to {row.user.name}: grant {giving.id} to {group}"
     )
+    device = session.get_one(Lease, row.id).device_id
+    if device is None:
+        return set()
     policies.changed(session, row)
-    lease = session.get_one(Lease, row.id)
-    return {lease.device_id} if lease.device_id else set()
+    return {device}
 
 
 def members(session: Session, group: Group) -> list[int]:
