@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from tests.matrix.cells import FAILURES, Cell, Step, run
-from tests.matrix.deeds import DEEDS, Remove
+from tests.matrix.deeds import DEEDS, CheckOutAgain, Remove
 from tests.matrix.stage import Stage, until
 
 pytestmark = pytest.mark.matrix
@@ -48,3 +50,20 @@ def test_what_is_removed_while_the_server_is_away_is_free_for_another_device(sta
     assert stage.lease(), "the server could not be told"
     stage.relay.mend()
     assert until(lambda: stage.lease() == "", 90), "it says so at the next contact"
+
+
+@pytest.mark.timeout(240)
+def test_an_agent_answers_soon_after_one_that_was_killed_while_a_back_up_was_opened(stage: Stage) -> None:
+    """Its vault process waits for pieces that nobody brings; what it was making is undone, not waited for."""
+    deed = CheckOutAgain()
+    deed.before(stage)
+    stage.hear_beats(on=False)
+    stage.hand.begin("vaultd: at open #1", stage.device.kill)
+    deed.begin(stage)
+    assert until(stage.hand.wait, 30), "it never came to that step"
+    began = time.monotonic()
+    stage.again()
+    assert time.monotonic() - began < 6
+    assert until(lambda: not stage.device.vaultds(), 2)
+    stage.checkout()
+    deed.after(stage)

@@ -217,7 +217,7 @@ async def erase(registry: Registry, ws: Workspace, op: Operation) -> dict[str, A
     op.progress("removing the sealed store", 0, 0)
     if where.is_dir():
         # A workspace whose key can't be read was never attached to: its disks' process may still be there.
-        await asyncio.to_thread(registry.rooms.vault.release, where)
+        await asyncio.to_thread(registry.rooms.vault.release, where, given_up=True)
         await asyncio.to_thread(registry.rooms.vault.destroy, where)
     await asyncio.to_thread(ws.store.destroy, ws.name)
     registry.drop(ws)

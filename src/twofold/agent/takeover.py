@@ -21,7 +21,7 @@ async def take_over(ws: Workspace) -> None:
     if ws.record.custody is Custody.CHECKING_OUT and ws.wrong is None:
         # A check-out never finished is undone; its chunks are in the cache, so that doing it again is quick.
         log.info("undoing a check-out that was cut off", extra={"workspace": ws.name})
-        await asyncio.to_thread(ws.rooms.vault.release, ws.folder / VAULT)
+        await asyncio.to_thread(ws.rooms.vault.release, ws.folder / VAULT, given_up=True)
         await asyncio.to_thread(ws.store.destroy, ws.name)
         return
     try:

@@ -323,8 +323,9 @@ class Vault(Protocol):
     def attach(self, where: Path, runtime: Path) -> OpenVault | None:
         """The already running process of this vault (after an agent's death), or None; one that was never recorded is ended."""
 
-    def release(self, where: Path) -> None:
-        """End whatever process still has this vault open, recorded or not: nobody will attach to it. Idempotent."""
+    def release(self, where: Path, *, given_up: bool = False) -> None:
+        """End whatever process still has this vault open, recorded or not: nobody will attach to it. `given_up`: at once, since
+        the vault is about to be destroyed. Idempotent."""
 
     def next_epoch(self, keys: Keys) -> Keys:
         """The keys with a fresh epoch, wrapped for this device alone: older keys open nothing that is written under it."""

@@ -178,8 +178,8 @@ class SealedVault(Moving):
             with self._one:
                 self._opening[where] -= 1
 
-    def release(self, where: Path) -> None:
-        process.release(where / "lock")
+    def release(self, where: Path, *, given_up: bool = False) -> None:
+        process.release(where / "lock", given_up=given_up)
 
     def stored_bytes(self, where: Path) -> int:
         return sum(path.stat().st_blocks * 512 for path in where.rglob("*") if path.is_file())
