@@ -95,6 +95,12 @@ test-phone: setup dist-arm64 ## the emulated phone: its harness by itself (build
 	  PYTHONPATH=src:. PYTHONDONTWRITEBYTECODE=1 $(PY) -m phone.build
 	@$(PERSON) $(PY) -m pytest -q -rP -m phone tests/vm
 
+.PHONY: demo-phone
+demo-phone: setup dist-arm64 ## the same on two emulated phones, on their own screens (slow: everything is translated); pictures in out/phone/
+	@[ "$$(id -u)" != 0 ] || export TWOFOLD_BUILDS=$${TWOFOLD_BUILDS:-/var/cache/twofold}; \
+	  PYTHONPATH=src:. PYTHONDONTWRITEBYTECODE=1 $(PY) -m phone.software
+	@$(PERSON) $(PY) -m phone.demo
+
 .PHONY: test-dist
 test-dist: dist ## install the wheel and the .deb, each into a clean Debian root
 	@tools/test-dist

@@ -58,3 +58,11 @@ def _compile(home: Path, root: Path) -> None:
     words = ["-IS", "-m", "compileall", "-q", "-f", "-s", str(home), "-p", f"/{_HOME}"]
     words += ["--invalidation-mode", "unchecked-hash", str(home / "lib")]
     run([*python, *words], timeout=_SECONDS, env={"PYTHONHOME": str(root / "usr")}, check=False)
+
+
+if __name__ == "__main__":  # all that a phone with Work on it is started from
+    from phone.build import handset
+    from twofold.image.build import build
+
+    build(TREE / "recipes/business", Arch.ARM64, cache())
+    print(software(handset()))  # noqa: T201 - this is the command's own voice
