@@ -32,6 +32,7 @@ from twofold.platform.run import CommandError, find, replayable, run, spawn
 OLDEST = (10, 0)  # the machine types in hardware.py
 _OVERHEAD = 192 << 20  # what QEMU itself takes beside the guest's memory: code, translation cache, screen
 _START_SECONDS = 20.0
+_SAYS_SECONDS = 30.0  # in which QEMU says its version: a phone reads its program from a slow disk
 _VERSION = re.compile(rb"QEMU emulator version (\d+)\.(\d+)\.(\d+)([^\n]*)")
 
 
@@ -72,7 +73,7 @@ class HostedEngine:
         program = find(hardware.QEMU[arch])
         key = (program, Path(program).stat().st_mtime_ns)
         if key not in self._versions:
-            match = _VERSION.match(run([program, "--version"], timeout=5).stdout)
+            match = _VERSION.match(run([program, "--version"], timeout=_SAYS_SECONDS).stdout)
             if not match or (int(match[1]), int(match[2])) < OLDEST:
                 found = b".".join(match.groups()[:3]).decode() if match else "unknown"
                 raise MissingError(
