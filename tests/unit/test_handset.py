@@ -79,7 +79,16 @@ def test_an_owners_things_are_told_from_ours_on_the_phones_disk(tmp_path: Path) 
 
     def found() -> dict[str, str]:
         (tmp_path / "storage.raw").unlink(missing_ok=True)
-        words = ["mke2fs", "-q", "-t", "ext4", "-d", tmp_path / "tree", tmp_path / "storage.raw", "8M"]
+        words: list[str | Path] = [
+            "mke2fs",
+            "-q",
+            "-t",
+            "ext4",
+            "-d",
+            tmp_path / "tree",
+            tmp_path / "storage.raw",
+            "8M",
+        ]
         subprocess.run(words, check=True, capture_output=True)
         return {name: facts for name, facts in belongings(tmp_path).items() if name != "lost+found"}
 
