@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import os
 import secrets
@@ -16,6 +18,7 @@ import pytest
 
 from tests.harness.company import TREE, Device, end, tiny
 from tests.unit.test_cli import completed
+from twofold.model.image import Arch, Part
 
 pytestmark = pytest.mark.vm
 
@@ -152,3 +155,30 @@ def test_from_nothing_to_a_receipt(admin: Typed, tmp_path: Path) -> None:
         admin("whoami", code=5)
     finally:
         device.close()
+
+
+def test_builds_for_two_kinds_of_machine_are_one_version(admin: Typed, tmp_path: Path) -> None:
+    folders = {}
+    for arch in Arch:
+        built = tiny(tmp_path / arch, "both", arch=arch)
+        said = {name: value for name, value in built.manifest.to_wire().items() if name != "schema"}
+        (built.folder / "manifest.json").write_text(json.dumps(said))
+        built.path("system").rename(built.path("system.raw"))
+        folders[arch] = str(built.folder)
+    amd64, arm64 = folders[Arch.AMD64], folders[Arch.ARM64]
+    assert admin.json("image", "publish", arm64, amd64)["version"] == 1
+    assert "amd64, arm64" in admin("image", "versions", "both")
+    admin("image", "publish", amd64, arm64, "--add-to", "1", code=2)
+    admin("image", "publish", arm64, "--add-to", "1", code=6)  # it is on a channel
+    stick = tmp_path / "stick"
+    both = admin.json("image", "export", "both", "--to", str(stick / "both"))["bytes"]
+    assert 0 < admin.json("image", "export", "both", "--to", str(stick / "arm64"), "--arch", "arm64")["bytes"] < both
+    other = os.urandom(1 << 20)
+    (tmp_path / "amd64" / "system.raw").write_bytes(other)
+    manifest = tmp_path / "amd64" / "manifest.json"
+    changed = [dataclasses.asdict(Part("system", len(other), hashlib.sha256(other).hexdigest()))]
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"parts": changed}))
+    admin("image", "publish", amd64, "--share", "0")
+    assert "has nothing for arm64, which the version before had" in admin.err
+    admin("image", "publish", arm64, "--add-to", "2")
+    assert admin.json("image", "list")["images"][0]["architectures"] == ["amd64", "arm64"]
