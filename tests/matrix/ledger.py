@@ -17,6 +17,7 @@ from tests.matrix.growing import DEEDS
 
 PATH = TREE / "out" / "matrix.json"
 _CODE = ("src/twofold", "tests/matrix", "tests/harness")  # what a cell runs
+_RESULTS = ("by itself", "asked again", "skipped", "FAILED")
 _TRIES = 3  # of a cell whose step did not come
 
 
@@ -98,7 +99,7 @@ class Ledger:
             "steps": {deed: [dataclasses.asdict(step) for step in steps] for deed, steps in self.steps.items()},
             "rows": [dataclasses.asdict(row) for row in self.rows.values()],
         }  # fmt: skip
-        for path, text in ((self.path, json.dumps(whole, indent=1)), (self.path.with_suffix(".md"), self.table())):
+        for path, text in ((self.path, json.dumps(whole)), (self.path.with_suffix(".md"), self.table())):
             fresh = path.with_name(f"{path.name}.new")
             fresh.write_text(text)
             fresh.replace(path)
