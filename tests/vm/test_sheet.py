@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import os
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.harness.long import long
+from tests.harness.touchscreen import DUMMY, XORG, touchscreen
+from tests.harness.xserver import end, window_manager
 from tests.unit.test_sheet import JOB, LOSS, MAY
 from tests.unit.test_switcher import WIRE
 from tests.vm.test_display import Machine
-from tests.vm.test_switcher import OUT, Person
+from tests.vm.test_switcher import OUT, ROOT, Agent, Person
+from twofold.platform.run import spawn
 from twofold.switcher import forms
 
 pytestmark = pytest.mark.vm
@@ -25,6 +32,9 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     made = Machine(tmp_path_factory.mktemp("machine"))
     yield made
     made.close()
+
+
+OFF = {"run": "off", "shut": "code", "code": "locked", "policy": MAY | {"unlock": True}}
 
 
 class Looks:
@@ -130,3 +140,38 @@ def test_a_person_checks_in_discards_and_gives_a_code(tmp_path: Path, machine: M
         person.until("side", "personal")
     finally:
         person.undo.close()
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not XORG.exists() or not DUMMY.exists(), reason="no Xorg with a dummy screen here")
+def test_a_code_is_touched_with_real_fingers(tmp_path: Path, machine: Machine) -> None:
+    with ExitStack() as undo:
+        server, fingers = undo.enter_context(touchscreen(412, 915))
+        undo.enter_context(window_manager(server))
+        agent = Agent(tmp_path / "agent", machine)
+        undo.callback(agent.close)
+        reader, writer = os.pipe()
+        said: dict[str, Any] = {}
+        process = spawn(
+            [sys.executable, "-m", "twofold.switcher", "--socket", tmp_path / "agent", "--front", "--status-fd", str(writer)],
+            env=server.environment(PYTHONPATH=str(ROOT / "src")), pass_fds=[writer],
+        )  # fmt: skip
+        undo.callback(end, process)
+        os.close(writer)
+        lines = undo.enter_context(os.fdopen(reader))
+        while said.get("run") != "running":
+            said |= json.loads(lines.readline())
+        agent.tell(WIRE | OFF | {"event": "workspace"})
+        while (said.get("sheet"), said.get("side")) != ("code", "typing") or "key a" not in said["spots"]:
+            said |= json.loads(lines.readline())
+        time.sleep(0.3)
+        for key in ("a", "b", "1", "9", "\u23ce"):
+            x, y = said["spots"][f"key {key}"]
+            fingers.down(0, x / 412, y / 915)
+            time.sleep(0.08)
+            fingers.up(0, x / 412, y / 915)
+        wanted = ("unlock", {"workspace": "work", "code": "ab19", "new": False})
+        deadline = time.monotonic() + 10
+        while wanted not in agent.asked:
+            assert time.monotonic() < deadline, agent.asked
+            time.sleep(0.01)

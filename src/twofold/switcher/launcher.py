@@ -209,10 +209,10 @@ class Launcher(QWidget):
         for pill in words.pills(self._card):
             dot(painter, QRectF(left, panel.top() + 80, 8, 8).center(), pill.sure)
             painter.setPen(look.TEXT if pill.sure else look.QUIET)
-            wide = painter.fontMetrics().horizontalAdvance(pill.text)
-            painter.drawText(
-                QRectF(left + 14, panel.top() + 70, wide + 4, 28), Qt.AlignmentFlag.AlignVCenter, pill.text
-            )
+            room = int(self.width() - left - 26)
+            text = painter.fontMetrics().elidedText(pill.text, Qt.TextElideMode.ElideRight, room)
+            wide = painter.fontMetrics().horizontalAdvance(text)
+            painter.drawText(QRectF(left + 14, panel.top() + 70, wide + 4, 28), Qt.AlignmentFlag.AlignVCenter, text)
             left += wide + 26
         for place, label in ((self._home(), "Personal"), (self._more(), "Details")):
             painter.setPen(QPen(look.LINE, 1))
