@@ -22,7 +22,7 @@ from twofold.agent.client import Client
 from twofold.model.policy import Policy
 from twofold.platform.run import spawn
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(240)]
 __all__ = ["button"]
 CODE = "horse 9"
 

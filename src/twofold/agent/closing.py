@@ -15,7 +15,7 @@ from twofold.agent import backup, power, rights
 from twofold.agent.operations import CancelledByPersonError, Operation, Operations, Work
 from twofold.agent.past import BRANCH
 from twofold.agent.workspace import Workspace
-from twofold.model.errors import ConflictError, TwofoldError
+from twofold.model.errors import ConflictError, TimedOutError, TwofoldError
 from twofold.model.workspace import RunState
 
 _AWAKE = (RunState.RUNNING, RunState.PAUSED)
@@ -54,6 +54,12 @@ async def closed(ws: Workspace, op: Operation, operations: Operations) -> AsyncI
             await _put_back(ws, operations, before)
         if isinstance(failed, CancelledByPersonError) and before is not RunState.OFF:
             raise CancelledByPersonError(failed.happened, safe=_left(ws)) from failed
+        if isinstance(failed, TimedOutError) and before is RunState.SUSPENDED and ws.record.run is before:
+            raise TimedOutError(
+                failed.happened,
+                safe="It sleeps again, as it did; nothing was lost.",
+                next="Look at its screen:  twofold open",
+            ) from failed
         raise
 
 
