@@ -10,91 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise, permutations
-from typing import NamedTuple
 
 from tests.model.checker import Step
-
-NOBODY = -1
-
-
-class Gen(NamedTuple):
-    """A signed generation; equal ones are one. `parent` None: the first. Its key is (epoch, token): each holder makes its own."""
-
-    parent: Gen | None
-    device: int
-    token: int
-    epoch: int
-    work: int
-
-
-class Server(NamedTuple):
-    """`given` holds who got token 1, 2, …; `kept` each generation with its kind and the token of the row when it came; `wraps`
-    the keys with the devices that each was wrapped for; `out` the devices that were wiped, with the newest token then."""
-
-    holder: int = NOBODY
-    head: Gen | None = None
-    epoch: int = 0
-    given: tuple[int, ...] = ()
-    kept: frozenset[tuple[Gen, str, int]] = frozenset()
-    wraps: frozenset[tuple[tuple[int, int], frozenset[int]]] = frozenset()
-    out: frozenset[tuple[int, int]] = frozenset()
-
-    @property
-    def token(self) -> int:
-        return len(self.given)
-
-
-class Device(NamedTuple):
-    """`token` 0: no lease that it knows of. `dirty`: it wrote what no generation holds yet. `sent`: signed, not answered. `told`:
-    what the server answered it, with the kind. `keys`: what it has been able to open since it was last wiped."""
-
-    token: int = 0
-    base: Gen | None = None
-    epoch: int = 0
-    dirty: bool = False
-    sent: Gen | None = None
-    told: frozenset[tuple[Gen, str]] = frozenset()
-    keys: frozenset[tuple[int, int]] = frozenset()
-    members: frozenset[int] = frozenset()
-    leaving: bool = False
-    wiped: bool = False
-
-
-class Message(NamedTuple):
-    """`verb`: checkout, commit, checkin, discard, beat, keys; answered by lease, answer, stale, left, lost, wraps. `times`: how
-    often it may still be repeated."""
-
-    verb: str
-    device: int
-    token: int = 0
-    gen: Gen | None = None
-    word: str = ""
-    epoch: int = 0
-    key: tuple[int, int] | None = None
-    members: frozenset[int] = frozenset()
-    times: int = 1
-
-
-class Left(NamedTuple):
-    """How often it may still happen that somebody writes; that a lease is broken; that a device is given up; that somebody
-    leaves; that the network repeats a message; that a device's disk is put back to its beginning."""
-
-    write: int = 0
-    breaks: int = 0
-    give_up: int = 0
-    leave: int = 0
-    repeat: int = 0
-    put_back: int = 0
-
-
-NOTHING_MORE = Left()
-
-
-class World(NamedTuple):
-    server: Server
-    devices: tuple[Device, ...]
-    net: frozenset[Message] = frozenset()
-    left: Left = NOTHING_MORE
+from tests.model.records import NOBODY, NOTHING_MORE, Device, Gen, Left, Message, Server, World, described, name, words
 
 
 @dataclass(frozen=True)
@@ -106,6 +24,7 @@ class Fences:
     known: bool = True  # a generation that is here is answered as it was
     epoch: bool = True  # a new holder begins a new epoch
     members: bool = True  # no key is wrapped for a wiped device
+    asks: bool = True  # a holder begins a new epoch when another device is given up
 
 
 @dataclass(frozen=True)
@@ -131,7 +50,7 @@ class History:
             rest = state.net - {message}
             if message.verb in _REQUESTS:
                 server, answers = handle(state.server, message, self.fences)
-                said = f"the server gets {_words(message)}" + "".join(f", answers {_words(a)}" for a in answers)
+                said = f"the server gets {words(message)}" + "".join(f", answers {words(a)}" for a in answers)
                 for kept, how in self._kept(state, message, rest):
                     yield Step(said + how, message), kept._replace(server=server, net=kept.net | answers)
             else:
@@ -139,10 +58,10 @@ class History:
                 for kept, how in self._kept(state, message, rest):
                     devices = _with(state.devices, message.device, after)
                     yield (
-                        Step(f"device {_name(message.device)} hears {_words(message)}{how}"),
+                        Step(f"device {name(message.device)} hears {words(message)}{how}"),
                         kept._replace(devices=devices),
                     )
-            yield Step(f"the network loses {_words(message)}"), state._replace(net=rest)
+            yield Step(f"the network loses {words(message)}"), state._replace(net=rest)
         yield from self._administrator(state)
 
     def _kept(self, state: World, message: Message, rest: frozenset[Message]) -> Iterator[tuple[World, str]]:
@@ -152,7 +71,7 @@ class History:
             yield _spend(state, "repeat")._replace(net=again), ", and it will come again"
 
     def _device(self, state: World, number: int, me: Device) -> Iterator[tuple[Step, World]]:
-        who = f"device {_name(number)}"
+        who = f"device {name(number)}"
 
         def become(after: Device, *messages: Message) -> World:
             return state._replace(devices=_with(state.devices, number, after), net=state.net | frozenset(messages))
@@ -160,12 +79,18 @@ class History:
         if me.wiped:
             return
         if me.token and state.left.write and not me.dirty and not me.leaving and me.sent is None:
-            yield Step(f"{who} writes"), _spend(become(me._replace(dirty=True)), "write")
+            yield Step(f"{who} writes"), _spend(become(me._replace(dirty=True, wrote=(me.heard, me.epoch))), "write")
         if me.token and me.dirty and me.sent is None:
             work = state.left.write  # another content each time
-            gen = Gen(me.base, number, me.token, me.epoch, work)
+            heard, wrote = me.wrote
+            gen = Gen(me.base, number, me.token, me.epoch, work, wrote, heard)
             key = (me.epoch, me.token)
-            yield Step(f"{who} signs {_gen(gen)}"), become(me._replace(dirty=False, sent=gen, keys=me.keys | {key}))
+            yield (
+                Step(f"{who} signs {described(gen)}"),
+                become(me._replace(dirty=False, sent=gen, keys=me.keys | {key})),
+            )
+        if me.token and state.left.give:
+            yield from self._gives(state, number, me)
         if me.leaving:
             yield Step(f"{who} goes on after all"), become(me._replace(leaving=False))
         if me.base is not None and state.left.put_back and not me.dirty and me.sent is None:
@@ -173,14 +98,14 @@ class History:
             yield Step(f"{who}'s disk is put back"), _spend(become(me._replace(base=None)), "put_back")
         if len(state.net) >= self.flying:
             return
-        if any(number == one for one, _ in state.server.out):
+        if any(number == one for one, _, _ in state.server.out):
             yield Step(f"{who} asks for keys"), become(me, Message("keys", number))
         if not me.token and me.sent is None and not me.dirty:
             yield Step(f"{who} asks for the lease"), become(me, Message("checkout", number))
         if me.sent is not None:
             key = (me.sent.epoch, me.sent.token)
             sent = Message("commit", number, me.sent.token, me.sent, key=key, members=me.members)
-            yield Step(f"{who} sends {_gen(me.sent)}"), become(me, sent)
+            yield Step(f"{who} sends {described(me.sent)}"), become(me, sent)
         if me.token and not me.leaving:
             yield Step(f"{who} sends a heartbeat"), become(me, Message("beat", number, me.token))
         if me.token and state.left.leave and me.sent is None:
@@ -191,20 +116,31 @@ class History:
             drop = Message("discard", number, me.token)
             yield Step(f"{who} discards"), _spend(become(me._replace(token=0, dirty=False), drop), "leave")
 
+    def _gives(self, state: World, number: int, me: Device) -> Iterator[tuple[Step, World]]:
+        """In a folder, say, of which the server never hears; to nobody that it knows to be given up."""
+        gone = {who for who, _, before in state.server.out if before < me.heard}
+        for to, there in enumerate(state.devices):
+            if to != number and to not in gone and not there.wiped:
+                given = there._replace(keys=there.keys | {(me.epoch, me.token)})
+                said = f"device {name(number)} gives device {name(to)} its key"
+                yield Step(said), _spend(state._replace(devices=_with(state.devices, to, given)), "give")
+
     def _administrator(self, state: World) -> Iterator[tuple[Step, World]]:
         server = state.server
         for number in range(self.devices) if state.left.give_up else ():
             spent = _spend(state, "give_up")
             holder = server.holder if server.holder != number else NOBODY
-            gone = server._replace(holder=holder, out=server.out | {(number, server.token)})
-            yield Step(f"device {_name(number)} is stolen and given up"), spent._replace(server=gone)
+            wanted = max(server.wanted, _least(server)) + 1 if holder != NOBODY else 0
+            out = server.out | {(number, server.token, len(server.out))}
+            gone = server._replace(holder=holder, out=out, wanted=wanted)
+            yield Step(f"device {name(number)} is stolen and given up", ("revoke", number)), spent._replace(server=gone)
             wiped = state.devices[number]._replace(token=0, dirty=False, sent=None, wiped=True, keys=frozenset())
             devices = _with(state.devices, number, wiped)
-            yield Step(f"device {_name(number)} is given up and wiped"), spent._replace(server=gone, devices=devices)
+            yield Step(f"device {name(number)} is given up and wiped"), spent._replace(server=gone, devices=devices)
         if state.left.breaks and server.holder != NOBODY:
             free = server._replace(holder=NOBODY)
             yield (
-                Step(f"the lease of device {_name(server.holder)} is broken", "break"),
+                Step(f"the lease of device {name(server.holder)} is broken", "break"),
                 _spend(state, "breaks")._replace(server=free),
             )
 
@@ -225,20 +161,23 @@ class History:
             return "one history: the line is not what leads to the head"
         for gen, kind, row in server.kept:
             if kind == "line" and (gen.token != row or server.given[gen.token - 1] != gen.device):
-                return f"a late writer ends as a branch: {_gen(gen)} came when token {row} was given and is on the line"
+                return f"a late writer ends as a branch: {described(gen)} came when token {row} was given and is on the line"
         for new, old in pairwise(chain):
             if new.token < old.token:
                 return "tokens only grow along the line"
             if new.token != old.token and new.epoch <= old.epoch:
-                return f"a new holder writes under a new key: {_gen(new)} follows {_gen(old)}"
+                return f"a new holder writes under a new key: {described(new)} follows {described(old)}"
         kinds = {gen: kind for gen, kind, _ in server.kept}
         for number, device in enumerate(state.devices):
             for gen, kind in device.told:
                 if kinds.get(gen) != kind:
-                    return f"nothing acknowledged is lost: device {_name(number)} was told that {_gen(gen)} is on the {kind}"
-            for who, until in server.out:
+                    return f"nothing acknowledged is lost: device {name(number)} was told that {described(gen)} is on the {kind}"
+            for who, until, before in server.out:
                 if who == number and any(token > until for _, token in device.keys):
-                    return f"a wiped device never has a later key: device {_name(number)}"
+                    return f"a wiped device never has a later key: device {name(number)}"
+                for gen, _, _ in server.kept if who == number else ():
+                    if gen.heard > before and any(t == gen.token and e >= gen.wrote for e, t in device.keys):
+                        return f"what is written once a device is known to be given up it can't open: {described(gen)}"
         return None
 
 
@@ -254,22 +193,28 @@ def handle(row: Server, message: Message, fences: Fences) -> tuple[Server, froze
 
     held = row.holder == who
     if message.verb == "checkout":
-        if any(who == one for one, _ in row.out) or row.holder not in (NOBODY, who):
+        if any(who == one for one, _, _ in row.out) or row.holder not in (NOBODY, who):
             return row, frozenset()
         if not held:
-            row = row._replace(holder=who, given=(*row.given, who))
+            row = row._replace(holder=who, given=(*row.given, who), wanted=0)
         return row, tell("lease", **_lease(row, who, fences))
     if message.verb == "keys":  # answered to anybody: that it opens nothing new is for the wraps to see to
         key = _lease(row, who, fences)["key"]
         return row, tell("wraps", key=key) if key else frozenset()
     if message.verb == "beat":
-        return row, frozenset() if held and message.token == row.token else tell("lost", token=message.token)
+        if not held or message.token != row.token:
+            return row, tell("lost", token=message.token)
+        out = {one for one, _, _ in row.out} if fences.members else set()
+        fresh = {"epoch": row.wanted if fences.asks else 0, "heard": len(row.out), "members": frozenset(range(8)) - out}
+        return row, tell("fresh", token=row.token, **fresh) if row.wanted else frozenset()
     if message.verb == "commit":
         assert gen is not None
         known = {each: kind for each, kind, _ in row.kept}
         if fences.known and gen in known:
             return row, tell("answer", gen=gen, word=known[gen])
         right = held and gen.token == row.token
+        if right and row.head is not None and row.head.token == gen.token and gen.epoch < row.head.epoch:
+            return row, frozenset()
         if (right or not fences.holder) and (gen.parent == row.head or not fences.head):
             assert message.key is not None
             row = row._replace(
@@ -296,12 +241,17 @@ def _lease(row: Server, who: int, fences: Fences) -> dict[str, object]:
     if row.head is not None:
         newest = (row.head.epoch, row.head.token)
         key = next((each for each, members in row.wraps if each == newest and who in members), None)
-    out = {one for one, _ in row.out} if fences.members else set()
+    out = {one for one, _, _ in row.out} if fences.members else set()
     members = frozenset(range(8)) - out
-    epoch = row.epoch + 1 if fences.epoch else max(row.epoch, 1)
-    if row.head is not None and row.head.token == row.token:
-        epoch = row.epoch  # it asks again: it goes on in the epoch that it began
-    return {"token": row.token, "gen": row.head, "epoch": epoch, "key": key, "members": members}
+    epoch = max(_least(row), row.wanted if fences.asks else 0) if fences.epoch else max(row.epoch, 1)
+    return {
+        "token": row.token, "gen": row.head, "epoch": epoch, "key": key, "members": members, "heard": len(row.out)
+    }  # fmt: skip
+
+
+def _least(row: Server) -> int:
+    """The epoch that the holder of now began with; one that asks again goes on in it."""
+    return row.epoch if row.head is not None and row.head.token == row.token else row.epoch + 1
 
 
 def hear(me: Device, message: Message, fences: Fences) -> Device:
@@ -319,7 +269,11 @@ def hear(me: Device, message: Message, fences: Fences) -> Device:
             keys=keys,
             members=message.members,
             leaving=False,
+            heard=max(me.heard, message.heard),
         )
+    if message.verb == "fresh" and me.token == message.token:
+        epoch, heard = max(me.epoch, message.epoch), max(me.heard, message.heard)
+        return me._replace(epoch=epoch, members=message.members, heard=heard)
     if message.verb == "wraps" and message.key is not None:
         return me._replace(keys=me.keys | {message.key})
     if message.verb == "answer" and message.gen is not None:
@@ -349,14 +303,14 @@ def _with(devices: tuple[Device, ...], number: int, device: Device) -> tuple[Dev
 def _renamed(state: World, names: tuple[int, ...]) -> World:
     memo: dict[Gen, Gen] = {}
 
-    def name(number: int) -> int:
+    def other(number: int) -> int:
         return names[number] if 0 <= number < len(names) else number
 
     def g(gen: Gen | None) -> Gen | None:
         if gen is None:
             return None
         if gen not in memo:
-            memo[gen] = gen._replace(parent=g(gen.parent), device=name(gen.device))
+            memo[gen] = gen._replace(parent=g(gen.parent), device=other(gen.device))
         return memo[gen]
 
     def sure(gen: Gen) -> Gen:
@@ -365,57 +319,25 @@ def _renamed(state: World, names: tuple[int, ...]) -> World:
         return found
 
     def group(members: Iterable[int]) -> frozenset[int]:
-        return frozenset(map(name, members))
+        return frozenset(map(other, members))
 
     server = state.server
     devices = [Device()] * len(names)
     for number, device in enumerate(state.devices):
         told = frozenset((sure(gen), kind) for gen, kind in device.told)
-        devices[name(number)] = device._replace(
+        devices[other(number)] = device._replace(
             base=g(device.base), sent=g(device.sent), told=told, members=group(device.members)
         )
     return World(
         server._replace(
-            holder=name(server.holder),
+            holder=other(server.holder),
             head=g(server.head),
-            given=tuple(map(name, server.given)),
+            given=tuple(map(other, server.given)),
             kept=frozenset((sure(gen), kind, row) for gen, kind, row in server.kept),
             wraps=frozenset((key, group(members)) for key, members in server.wraps),
-            out=frozenset((name(who), until) for who, until in server.out),
+            out=frozenset((other(who), until, before) for who, until, before in server.out),
         ),
         tuple(devices),
-        frozenset(m._replace(device=name(m.device), gen=g(m.gen), members=group(m.members)) for m in state.net),
+        frozenset(m._replace(device=other(m.device), gen=g(m.gen), members=group(m.members)) for m in state.net),
         state.left,
     )
-
-
-def _name(number: int) -> str:
-    return "ABCDEFGH"[number]
-
-
-def _gen(gen: Gen | None) -> str:
-    if gen is None:
-        return "nothing"
-    depth, at = 0, gen.parent
-    while at is not None:
-        depth, at = depth + 1, at.parent
-    return f"generation {depth + 1} (by {_name(gen.device)}, token {gen.token}, epoch {gen.epoch}, work {gen.work})"
-
-
-def _words(message: Message) -> str:
-    who = _name(message.device)
-    said = {
-        "checkout": f"{who}'s wish for the lease",
-        "commit": f"{who}'s {_gen(message.gen)}",
-        "checkin": f"{who}'s check-in of token {message.token}",
-        "discard": f"{who}'s discard of token {message.token}",
-        "beat": f"{who}'s heartbeat with token {message.token}",
-        "keys": f"{who}'s wish for the newest key",
-        "wraps": f"the key of epoch and token {message.key} wrapped for {who}",
-        "lease": f"the lease with token {message.token} on {_gen(message.gen)} for {who}",
-        "answer": f"that {_gen(message.gen)} is on the {message.word}",
-        "stale": f"{who} that the head is {_gen(message.gen)}",
-        "left": f"{who} that token {message.token} is given back",
-        "lost": f"{who} that token {message.token} is lost",
-    }
-    return said[message.verb]

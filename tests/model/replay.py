@@ -13,7 +13,8 @@ import httpx
 from blake3 import blake3
 
 from tests.model.checker import Step
-from tests.model.history import Fences, Gen, Message, Server, World, handle
+from tests.model.history import Fences, handle
+from tests.model.records import Gen, Message, Server, World
 from tests.unit.company_kit import index
 from tests.unit.image_kit import Maker
 from tests.unit.server_kit import Local
@@ -61,11 +62,15 @@ class Replay:
     def run(self, trace: Iterable[tuple[Step, World]]) -> list[tuple[str, str, str]]:
         """For each request: its words, what the model's server answers, what the real one does."""
         said = []
-        for step, _ in trace:
+        for step, world in trace:
             if step.does == "break":
                 told = self.local.call("GET", "workspaces/1/loss").json()
                 assert self.local.call("POST", "workspaces/1/break", {"loss": told["loss"]}).status_code == 200
                 self.model = self.model._replace(holder=-1)
+            elif isinstance(step.does, tuple) and step.does[0] == "revoke":
+                lost = self.devices[step.does[1]].device
+                assert self.local.call("DELETE", f"devices/{lost}").status_code == 200
+                self.model = world.server
             elif isinstance(step.does, Message):
                 self.model, answers = handle(self.model, step.does, self.fences)
                 expected = " ".join(sorted(f"{answer.verb} {answer.word}".strip() for answer in answers)) or "no"
@@ -104,9 +109,13 @@ class Replay:
 
     def _beat(self, who: Identity, message: Message) -> str:
         told = {"workspace": WORKSPACE, "token": message.token, "run": "running", "verified": 0, "transfer": None}
-        body = {"speaks": ["generations-1"], "workspaces": [told], "receipts": []}
+        body = {"speaks": ["generations-1", "epochs-1"], "workspaces": [told], "receipts": []}
         answer = self.local.device(who, "POST", "heartbeat", body)
         assert answer.status_code == 200, answer.text
+        for row in answer.json()["leases"]:
+            lease = Lease.from_wire(verify(Context.LEASE, row, [self.local.home.signing.verify_key]))
+            if self.model.wanted:
+                return "fresh" if lease.epoch == self.model.wanted else f"epoch {lease.epoch}"
         return "lost" if answer.json()["lost"] else "no"
 
     def _leave(self, who: Identity, message: Message) -> str:

@@ -12,8 +12,9 @@ import pytest
 import sqlalchemy
 
 from tests.model.checker import Step, explore
-from tests.model.history import Fences, History, Left, World
+from tests.model.history import Fences, History
 from tests.model.lifetime import Lifetime, Rules
+from tests.model.records import Left, World
 from tests.model.replay import Replay, prepared
 from twofold.server import history, leases
 
@@ -21,6 +22,7 @@ EVERYDAY = {
     "a lease is broken": Left(write=2, breaks=1),
     "a lease is broken, messages come twice": Left(write=1, breaks=1, repeat=1),
     "a device is given up": Left(write=2, give_up=1),
+    "a device that was given the key is given up": Left(write=1, give=1, give_up=1),
     "somebody leaves, and a lease is broken": Left(write=1, breaks=1, leave=1),
     "somebody leaves, and a disk is put back": Left(write=2, leave=1, put_back=1),
 }
@@ -55,6 +57,7 @@ WITHOUT = {
     "known": (Left(write=1, breaks=1), "nothing acknowledged is lost"),
     "epoch": (Left(write=2, breaks=1), "a new holder writes under a new key"),
     "members": (Left(write=2, give_up=1), "a wiped device never has a later key"),
+    "asks": (Left(write=1, give=1, give_up=1), "what is written once a device is known to be given up"),
 }
 
 
@@ -121,6 +124,14 @@ def test_without_its_fence_the_server_does_what_the_model_does(stage: Replay, mo
     (row,) = stage.line()
     now = stage.local.call("GET", "workspaces/1").json()
     assert (row["kind"], row["token"], now["token"], now["head"]) == ("line", 1, 2, row["id"]), "the violation is real"
+
+
+def test_the_server_asks_for_the_key_epoch_that_the_model_wants(stage: Replay) -> None:
+    """The trace that the model gives without it: a holder who gave its key away writes on under that."""
+    found = explore(History(2, Left(write=1, give=1, give_up=1), Fences(asks=False), flying=2))
+    said = stage.run(found.trace)
+    assert [real for _, _, real in said] == ["lease", "fresh", "answer line"], said
+    assert [expected for _, expected, _ in said] == [real for _, _, real in said]
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import shutil
 import socket
@@ -94,12 +95,12 @@ class Local:
         kind = {"Content-Type": "application/json"} if method in ("POST", "PUT") else {}
         return self.raw(method, path, sent, proof | kind)
 
-    def enrol(self, who: Identity, code: str, name: str = "Laptop") -> httpx.Response:
+    def enrol(self, who: Identity, code: str, name: str = "Laptop", wrap: str = "") -> httpx.Response:
         body = {
             "code": code,
             "name": name,
             "public": who.verify_key.public.hex(),
-            "wrap_public": "09" * 32,
+            "wrap_public": wrap or hashlib.sha256(who.verify_key.public).hexdigest(),
         }
         sent, path = canonical(body), f"{API}/enrol"
         proof = request.headers(who.signing, "", "POST", path, sent)

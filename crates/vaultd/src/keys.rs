@@ -57,6 +57,12 @@ impl Ring {
         (1..).zip(&self.0)
     }
 
+    /// Whether these are the other's keys, with newer ones or none.
+    pub fn goes_on_from(&self, other: &Self) -> bool {
+        self.0.len() >= other.0.len()
+            && self.0.iter().zip(&other.0).all(|(ours, theirs)| ours.bytes() == theirs.bytes())
+    }
+
     /// The key of one epoch.
     pub fn key(&self, epoch: u32) -> Option<&Secret> {
         self.0.get(usize::try_from(epoch).ok()?.checked_sub(1)?)

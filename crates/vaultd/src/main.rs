@@ -10,6 +10,7 @@ mod args;
 mod base;
 mod check;
 mod device;
+mod epoch;
 mod export;
 mod far;
 mod feed;

@@ -15,6 +15,7 @@ use twofold_vault as vault;
 use twofold_vault::{DeviceSpec, FileAnchor, Folder, Keyring, Options, Store, Vault};
 
 use crate::check;
+use crate::epoch::Held;
 use crate::export::Disk;
 use crate::far::{self, Far};
 use crate::image::Image;
@@ -78,7 +79,7 @@ impl Alarm {
 pub struct Opened {
     workspace: String,
     vault: Vault,
-    ring: Ring,
+    keys: Held,
     server: Arc<Server>,
     closing: Arc<AtomicBool>,
     image: Option<Image>,
@@ -148,7 +149,7 @@ impl Opened {
             );
             server.insert(&info.name, Arc::new(disk));
         }
-        Ok(Self { workspace, vault, ring, server, closing, image, far, _folders: [folder, anchors] })
+        Ok(Self { workspace, vault, keys: Held::new(ring), server, closing, image, far, _folders: [folder, anchors] })
     }
 
     /// Serve NBD on a listening socket, for ever; peers of another user are hung up on.
@@ -205,9 +206,9 @@ impl Opened {
         self._folders[0].as_fd()
     }
 
-    /// The keys, for boot parts.
-    pub fn ring(&self) -> &Ring {
-        &self.ring
+    /// The keys of now.
+    pub fn keys(&self) -> &Held {
+        &self.keys
     }
 
     /// Make everything durable.

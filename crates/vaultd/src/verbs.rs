@@ -15,6 +15,7 @@ use crate::args::{
     Sealing, Touched, WithCode, Workspace, Wrapped,
 };
 use crate::device;
+use crate::epoch;
 use crate::far::{self, Far};
 use crate::feed;
 use crate::hex;
@@ -169,6 +170,7 @@ fn opened(vault: &Opened, verb: &str, args: Value, fds: Vec<OwnedFd>, progress: 
             let Touched { from } = parse(args)?;
             Ok(Answer::body(vault.image()?.touched(from)))
         }
+        "begin_epoch" => epoch::begin(vault, args, fds),
         "seal_part" => seal_part(vault, args, fds),
         "open_part" => open_part(vault, args, fds),
         _ => Err(Said::new(Code::Usage, "There is no such verb.")),
@@ -289,7 +291,7 @@ fn status(service: &Arc<Service>, args: Value) -> Result<Answer, Said> {
 fn seal_part(vault: &Opened, args: Value, fds: Vec<OwnedFd>) -> Result<Answer, Said> {
     let Part { name, digest } = parse(args)?;
     let [plain, to] = exactly(fds)?;
-    let sealed = part::seal(vault.ring(), &name, &digest, &part::whole(plain, part::LARGEST)?)?;
+    let sealed = part::seal(&vault.keys().now(), &name, &digest, &part::whole(plain, part::LARGEST)?)?;
     let mut to = File::from(to);
     to.write_all(&sealed)?;
     to.sync_data()?;
@@ -300,7 +302,7 @@ fn open_part(vault: &Opened, args: Value, fds: Vec<OwnedFd>) -> Result<Answer, S
     let Part { name, digest } = parse(args)?;
     let [sealed] = exactly(fds)?;
     let mut untrusted_sealed = part::whole(sealed, part::LARGEST + part::OVERHEAD)?;
-    let plain = part::open(vault.ring(), &name, &digest, &mut untrusted_sealed)?;
+    let plain = part::open(&vault.keys().now(), &name, &digest, &mut untrusted_sealed)?;
     Ok(Answer::with(json!({}), vec![holding("twofold-part", plain)?]))
 }
 

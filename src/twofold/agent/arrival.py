@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import logging
 import shutil
 from dataclasses import dataclass
@@ -135,16 +134,12 @@ def _fresh(ws: Workspace, begin: Beginning) -> Keys:
     vaults.device_key()
     try:
         keys = vaults.next_epoch(begin.keys)
-        while _newest(keys) < max(begin.least, begin.content.epoch + 1):
+        while keys.epoch < max(begin.least, begin.content.epoch + 1):
             keys = vaults.next_epoch(keys)
     except (DamagedError, RefusedError) as shut:
         log.info("no key for this device: %s", shut.happened, extra={"workspace": ws.name})
         raise _no_key(ws.title) from shut
     return keys
-
-
-def _newest(keys: Keys) -> int:
-    return max(int(row["epoch"]) for row in json.loads(keys.wrapped)["epochs"])
 
 
 def _require_room(folder: Path, bytes_: int) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from twofold.agent import rights, sharing
+from twofold.agent import epochs, rights, sharing
 from twofold.agent.disks import at_hand
 from twofold.agent.operations import AgentEndsError, Operation
 from twofold.agent.past import BRANCH, GoneError, Holding, Kept, Past
@@ -248,15 +248,15 @@ def _manifest(ws: Workspace, op: Operation, onto: Base, number: int) -> Manifest
     Raises:
         NotFoundError, GoneError: there is no such generation any more.
     """
-    lease, image = ws.whole()
+    _, image = ws.whole()
     known = onto.kept.content.files if onto.kept is not None else ()
     with at_hand(ws) as vault:
         if not number:
             _sweep(vault)
             number = vault.commit(NOTE).number
         contents = _contents(vault, number, known, op)
-    if contents.epoch < lease.epoch:
-        raise GoneError("It is of another holder.")
+    if contents.epoch < epochs.least(ws):
+        raise GoneError("It is of another holder, or of before a new key.")
     # The note is for this device alone.
     told = dataclasses.replace(contents, note="")
     return told.manifest(workspace=ws.name, signer=_signer(ws), parent=onto.content, image=image)

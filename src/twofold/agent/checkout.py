@@ -83,7 +83,7 @@ async def checkout(registry: Registry, name: str, op: Operation, stick: str = ""
         saved, verified = (begin.content.time, begin.content.generation) if begin is not None else (0, 0)
         known = {"on_disk_verified_at": now, "on_server_at": saved, "backup_at": now, "verified": verified}
         at = rights.since(lease.issued, sent)
-        ws.hold(Custody.CHECKED_OUT, **known, contacted_at=at, **rights.seen(at))
+        ws.hold(Custody.CHECKED_OUT, **known, epoch=signed.lease.epoch, contacted_at=at, **rights.seen(at))
         await asyncio.to_thread(ws.load)
         ws.whole()
         undo.pop_all()

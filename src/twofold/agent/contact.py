@@ -12,7 +12,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from twofold.agent import rights
+from twofold.agent import epochs, rights
 from twofold.agent.operations import AT_ONCE, TRANSFER, Operation, Operations
 from twofold.agent.outcomes import outcomes
 from twofold.agent.registry import Registry
@@ -46,6 +46,7 @@ class Contact:
         self._vouched: object = None
         self._told_starts: set[str] = set()
         self._doing: set[int] = set()
+        self._renewing: set[str] = set()
         self._receipts: list[dict[str, Any]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._since = 0
@@ -108,6 +109,18 @@ class Contact:
                 await ws.renew()
             if ws.record.taken:
                 ws.note(taken=False, error=None)
+            if epochs.due(ws) and ws.name not in self._renewing:
+                self._renewing.add(ws.name)
+                self._go(self._begin_epoch(ws))
+
+    async def _begin_epoch(self, ws: Workspace) -> None:
+        try:
+            async with self._operations.turn(ws.name):
+                await epochs.begin(ws)
+        except TwofoldError as failed:
+            log.warning("no new key: %s", failed, extra={"workspace": ws.name})
+        finally:
+            self._renewing.discard(ws.name)
 
     async def _give_back(self, beat: Beat) -> None:
         """A lease of what is not here: it was removed, or its check-out undone, while the server could not be told."""

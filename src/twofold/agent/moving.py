@@ -218,7 +218,13 @@ async def import_(registry: Registry, name: str, op: Operation, *, folder: str, 
         ws.store.write(name, LEASE, canonical(signed.document))
         op.commit(f"{signed.lease.title} is on this device already.")
         at = rights.since(signed.lease.issued, sent)
-        ws.hold(Custody.CHECKED_OUT, on_disk_verified_at=int(time.time()), contacted_at=at, **rights.seen(at))
+        ws.hold(
+            Custody.CHECKED_OUT,
+            epoch=signed.lease.epoch,
+            on_disk_verified_at=int(time.time()),
+            contacted_at=at,
+            **rights.seen(at),
+        )
         await asyncio.to_thread(ws.load)
         ws.whole()
         back.pop_all()
@@ -268,17 +274,13 @@ def renewed(vaults: Vault, keys: Keys, least: int) -> Keys:
         BadInputError: the lease is far ahead of them: they are not the newest that there are.
     """
     fresh = vaults.next_epoch(keys)
-    if least - _epoch(fresh) > _EPOCHS:
+    if least - fresh.epoch > _EPOCHS:
         raise BadInputError(
             f"The keys of {keys.workspace} in the folder are too old for its lease.", safe="Nothing was changed."
         )
-    while _epoch(fresh) < least:
+    while fresh.epoch < least:
         fresh = vaults.next_epoch(fresh)
     return fresh
-
-
-def _epoch(keys: Keys) -> int:
-    return int(json.loads(keys.wrapped)["epochs"][-1]["epoch"])
 
 
 def _take(ws: Workspace, path: Path, manifest: Manifest, keys: Keys, op: Operation) -> dict[str, Any]:

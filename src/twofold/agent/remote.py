@@ -26,7 +26,8 @@ from twofold.trust.signed import Context, verify
 from twofold.trust.updater import refresh
 from twofold.trust.vouch import DEVICE, NODE, vouch
 
-EXTENSION, ONLINE, ARCHITECTURES, CHANNELS = "generations-1", "online-1", "architectures-1", "channels-1"
+EXTENSION, EPOCHS, ONLINE = "generations-1", "epochs-1", "online-1"
+ARCHITECTURES, CHANNELS = "architectures-1", "channels-1"
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ class Remote:
         Raises:
             NotFoundError: no such grant. ConflictError: another device holds it, or a node; nothing was changed.
         """
-        found = self._checkout(workspace, {"speaks": [EXTENSION, *self._channels()]} if self.speaks() else {})
+        found = self._checkout(workspace, {"speaks": [EXTENSION, EPOCHS, *self._channels()]} if self.speaks() else {})
         assert isinstance(found, SignedLease)  # who does not wait is told no
         return found
 
@@ -167,7 +168,7 @@ class Remote:
         the answer, 0 at first."""
         if not self.online():
             return self.checkout(workspace)
-        return self._checkout(workspace, {"speaks": [EXTENSION, ONLINE, *self._channels()], "request": request})
+        return self._checkout(workspace, {"speaks": [EXTENSION, EPOCHS, ONLINE, *self._channels()], "request": request})
 
     def _checkout(self, workspace: str, speaks: dict[str, Any]) -> SignedLease | Coming:
         mine = {"arch": str(self.arch)} if ARCHITECTURES in self._known() else {}
@@ -187,7 +188,7 @@ class Remote:
         if not self.speaks():
             rows = self.call("POST", "device/heartbeat", {}).get("leases")
             return Beat(tuple(self.lease(row) for row in _rows(rows)))
-        body = {"speaks": [EXTENSION], "workspaces": list(told), "receipts": list(receipts)}
+        body = {"speaks": [EXTENSION, EPOCHS], "workspaces": list(told), "receipts": list(receipts)}
         answer = self.call("POST", "device/heartbeat", body)
         return Beat(
             leases=tuple(self.lease(row) for row in _rows(answer.get("leases"))),

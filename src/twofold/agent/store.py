@@ -39,7 +39,8 @@ class Record:
     this device has read and found as their digests say. `version` is the image version that its disks stand on; `upgrade_to`
     the one that is being brought or is ready, `change` what the next boot does (`twofold.agent.change`), `trial`: the version
     that is there has not come up yet, and may give way to the former one, for which the vault keeps the generation `undo`.
-    `grow_to`: bytes that its disk is to have from its next boot on (`twofold.agent.growth`).
+    `grow_to`: bytes that its disk is to have from its next boot on (`twofold.agent.growth`). `epoch`: what its lease asked for as
+    it last began a key epoch; 0 in records of earlier builds (`twofold.agent.epochs`).
     """
 
     custody: Custody = Custody.CHECKING_OUT
@@ -76,6 +77,7 @@ class Record:
     trial: bool = False
     undo: int = 0
     grow_to: int = 0
+    epoch: int = 0
     error: dict[str, str] | None = None
 
     def with_error(self, error: TwofoldError | None) -> Record:

@@ -11,10 +11,11 @@ import dataclasses
 import logging
 from collections.abc import Awaitable, Callable
 
-from twofold.agent import rights
+from twofold.agent import epochs, rights
 from twofold.agent.store import KEY
 from twofold.agent.workspace import Workspace
-from twofold.model.errors import RefusedError, UsageError
+from twofold.model.errors import RefusedError, TwofoldError, UsageError
+from twofold.vault.seam import Keys
 
 log = logging.getLogger(__name__)
 
@@ -34,11 +35,12 @@ def require(ws: Workspace) -> None:
 async def choose(ws: Workspace, code: str) -> None:
     """Set the code, or another one in place of one that was just given. Raises: RefusedError: it was not given."""
     async with ws.one_code:
-        keys = ws.keys()
+        keys = await asyncio.to_thread(epochs.fresh, ws, ws.keys())
         locked = await asyncio.to_thread(ws.rooms.vault.lock, keys, code)
         await asyncio.to_thread(ws.store.write, ws.name, KEY, locked.wrapped)
         ws.opened = keys
         ws.tell()
+        await epochs.kept(ws, keys)
         log.info("an unlock code was set", extra={"workspace": ws.name})
 
 
@@ -70,6 +72,20 @@ async def unlock(ws: Workspace, code: str, erase: Callable[[], Awaitable[None]])
                 next="Ask your administrator to unlock it." if ws.record.locked else _left(ws),
             ) from wrong
         ws.note(unlock_tries=0, unlock_locked=0)
+        if epochs.due(ws):
+            await _renew(ws, ws.opened, code)
+
+
+async def _renew(ws: Workspace, keys: Keys, code: str) -> None:
+    """Begin a key epoch that is due, which only who has the code can keep. What fails is tried again with the next code."""
+    try:
+        keys = await asyncio.to_thread(epochs.fresh, ws, keys)
+        locked = await asyncio.to_thread(ws.rooms.vault.lock, keys, code)
+        await asyncio.to_thread(ws.store.write, ws.name, KEY, locked.wrapped)
+        ws.opened = keys
+        await epochs.kept(ws, keys)
+    except TwofoldError as failed:
+        log.warning("no new key: %s", failed, extra={"workspace": ws.name})
 
 
 def _count(ws: Workspace) -> None:

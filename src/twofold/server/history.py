@@ -175,9 +175,12 @@ def _on_line(session: Session, found: Held, made: Manifest, head: str, keys: dic
     before = session.get(Generation, head) if head else None
     if made.parent != content(session, head):
         raise BadInputError("The generation does not follow the newest one.", safe="Nothing was changed.")
-    if made.epoch < found.holder.epoch:
+    # A holder's epochs only grow: once it has begun one that it was asked for, nothing older of it is taken.
+    own = before is not None and before.token == found.holder.token
+    least = max(found.holder.epoch, before.epoch if before is not None and own else 0)
+    if made.epoch < least:
         raise BadInputError(
-            f"The generation was written under key epoch {made.epoch}; this lease begins at {found.holder.epoch}.",
+            f"The generation was written under key epoch {made.epoch}; this lease is at {least}.",
             safe="Nothing was changed.",
         )
     # Who holds it in one epoch only goes on. A new holder may begin from an older copy, brought in a folder.

@@ -22,8 +22,9 @@ from twofold.server.context import Server, nothing
 from twofold.server.gate import Caller
 from twofold.server.tables import Command, Device, Fact, Generation, Grant, Holder, Image, Lease, Version
 from twofold.trust.signed import Context, sign, verify
+from twofold.trust.vouch import NODE
 
-EXTENSION, ARCHITECTURES, CHANNELS = "generations-1", "architectures-1", "channels-1"
+EXTENSION, EPOCHS, ARCHITECTURES, CHANNELS = "generations-1", "epochs-1", "architectures-1", "channels-1"
 FLOOR = "token_floor"
 
 
@@ -108,8 +109,9 @@ def _stands_on(session: Session, lease: Lease) -> Version | None:
     return session.scalar(select(Version).where(*known)) if said["image"] == lease.grant.image.name else None
 
 
-def signed(session: Session, server: Server, lease: Lease, *, speaks: bool) -> dict[str, Any]:
-    """The lease as its holder gets it, of the schema that it asked for, good from now on."""
+def signed(session: Session, server: Server, lease: Lease, *, speaks: bool, epochs: bool = False) -> dict[str, Any]:
+    """The lease as its holder gets it, of the schema that it asked for, good from now on. `epochs`: it begins a new key epoch
+    where it is asked to."""
     grant, now = lease.grant, int(time.time())
     policy, _ = policies.of(session, grant)
     assert lease.version is not None  # a held lease names its version
@@ -119,7 +121,8 @@ def signed(session: Session, server: Server, lease: Lease, *, speaks: bool) -> d
     if speaks:
         ends.append(now + policy.offline_seconds)
         holder = session.get_one(Holder, (grant.id, lease.token))
-        added = {"epoch": max(holder.epoch, 1), "head": lease.head or "", "content": content(session, lease.head)}
+        least = max(holder.epoch, holder.wanted if epochs else 0, 1)
+        added = {"epoch": least, "head": lease.head or "", "content": content(session, lease.head)}
     lease.issued = now
     body = model.Lease(
         workspace=grant.workspace, title=grant.title, colour=grant.colour, user=grant.user.name, device=lease.device_id,
@@ -176,8 +179,9 @@ def _proved(
     if theirs != (caller.device, lease.grant.workspace, caller.user, token):
         return None
     now = int(time.time())
-    holder = _holder(lease, caller.device, shown.epoch, now)
-    holder.token = token
+    # What it was asked for may be in what it shows, and it may not have begun it yet.
+    holder = _holder(lease, caller.device, min(shown.epoch, lease.epoch + 1), now)
+    holder.token, holder.wanted = token, shown.epoch
     floor = session.get(Fact, FLOOR)
     version = session.scalar(
         select(Version).join(Image).where(Image.name == shown.image, Version.version == shown.image_version)
@@ -195,6 +199,22 @@ def _proved(
     session.add(holder)
     session.flush()
     return holder
+
+
+def want_epochs(session: Session, revoked: Device) -> list[str]:
+    """Ask for a new key epoch wherever a device that is no longer trusted may know the key of now, which the holder may have
+    given it, here or in a folder that the server never saw: its user's workspaces, those whose keys here have a wrap for it, and
+    for a node everybody's. Returns the devices that are to hear of it."""
+    held = select(Lease).join(Grant).where(Lease.device_id.is_not(None), Lease.device_id != revoked.id)
+    if revoked.kind != NODE:
+        wrap = hashlib.sha256(bytes.fromhex(revoked.wrap_public)).hexdigest()
+        held = held.where(or_(Grant.user_id == revoked.user_id, Lease.keys.contains(wrap)))
+    holders = []
+    for lease in session.scalars(held).all():
+        holder = session.get_one(Holder, (lease.grant_id, lease.token))
+        holder.wanted = max(holder.epoch, holder.wanted, lease.epoch) + 1
+        holders.append(holder.device_id)
+    return holders
 
 
 def leave(session: Session, caller: Caller, found: Held, how: str, head: str | None = None) -> None:

@@ -246,13 +246,15 @@ class Lease(Base):
 
 
 class Holder(Base):
-    """Who held which token, and how that ended: "" while it lasts, `checked-in`, `discarded`, `broken`."""
+    """Who held which token, and how that ended: "" while it lasts, `checked-in`, `discarded`, `broken`. `epoch` is the least key
+    epoch that it may commit in, `wanted` the one that it has been asked to begin since (0: none)."""
 
     __tablename__ = "holders"
     grant_id: Mapped[int] = mapped_column(ForeignKey("grants.id"), primary_key=True)
     token: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     device_id: Mapped[str] = mapped_column(ForeignKey("devices.id"))
     epoch: Mapped[int]
+    wanted: Mapped[int] = mapped_column(default=0)
     since: Mapped[int]
     until: Mapped[int]
     how: Mapped[str] = mapped_column(String(20))

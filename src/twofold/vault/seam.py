@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import json
 import socket
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from twofold.model.errors import TwofoldError
+from twofold.model.errors import DamagedError, TwofoldError
 from twofold.model.generation import Manifest, SealedFile
 from twofold.model.image import ImageVersion, Part
 from twofold.model.machine import MemoryIdentity
@@ -40,6 +41,14 @@ class Keys:
     def locked(self) -> bool:
         """Whether they are under a person's unlock code too, so that no vault opens with them as they are."""
         return self.wrapped.startswith(_LOCKED)
+
+    @property
+    def epoch(self) -> int:
+        """The newest epoch that they have a key of. Raises: DamagedError: they are locked, or no keys."""
+        try:
+            return max(int(row["epoch"]) for row in json.loads(self.wrapped)["epochs"])
+        except (ValueError, KeyError, TypeError) as off:
+            raise DamagedError(f"The wrapped keys of {self.workspace} cannot be read.") from off
 
 
 @dataclass(frozen=True)
@@ -229,6 +238,14 @@ class OpenVault(Inspected, Protocol):
 
     @property
     def pid(self) -> int: ...
+
+    def begin_epoch(self, keys: Keys) -> None:
+        """Seal what is written from now on under the newest of these keys, which go on from those that it is open with. Twice is
+        once.
+
+        Raises:
+            RefusedError: they do not. NoRoomError: it is to be done again.
+        """
 
     def connect(self, device: str) -> socket.socket:
         """A connected NBD stream for one export, ready to be handed to an engine. Read-only for a base device."""

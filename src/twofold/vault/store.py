@@ -12,7 +12,7 @@ import os
 import shutil
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -105,7 +105,7 @@ class SealedVault(Moving):
             starter.call("open", image | lease | feeding.args | to_wire(keys), fds)
             undo.pop_all()
             feeding.kept = True
-            return _Open(process.keep(starter, runtime), feeding.feed)
+            return _Open(process.keep(starter, runtime), self._key, feeding.feed)
 
     def attach(self, where: Path, runtime: Path) -> OpenVault | None:
         found = process.attach(runtime)
@@ -120,7 +120,7 @@ class SealedVault(Moving):
                     feeding.kept = True
                 except TwofoldError as gone:  # its end is looked after elsewhere
                     log.info("a store was not fed: %s", gone.code)
-            return _Open(found, feeding.feed)
+            return _Open(found, self._key, feeding.feed)
 
     def afar(self, where: Path) -> tuple[int, int] | None:
         files = tuple(named(where).values())
@@ -258,9 +258,13 @@ class _Open(_Inspected, Supplied):
 
     _talk: Process
 
-    def __init__(self, talk: Process, feed: Feed | None = None) -> None:
+    def __init__(self, talk: Process, key: Callable[[], AbstractContextManager[int]], feed: Feed | None = None) -> None:
         super().__init__(talk)
-        self._feed = feed
+        self._key, self._feed = key, feed
+
+    def begin_epoch(self, keys: Keys) -> None:
+        with self._key() as key:
+            self._talk.call("begin_epoch", to_wire(keys), [key])
 
     def fill(self, progress: Progress) -> bool:
         return bool(self._talk.call("fill", progress=progress, step="bringing the rest")[0]["more"])

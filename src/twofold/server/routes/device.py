@@ -19,7 +19,7 @@ from twofold.server.bodies import Arch, CheckOut, Discard, Heartbeat, Leave, Sea
 from twofold.server.context import Server, TheCaller, TheServer, nothing
 from twofold.server.gate import Caller
 from twofold.server.history import documents
-from twofold.server.leases import EXTENSION
+from twofold.server.leases import EPOCHS, EXTENSION
 from twofold.server.tables import Device, Grant, Lease
 
 router = APIRouter(prefix="/device", tags=["device"])
@@ -29,7 +29,7 @@ _LOOK, _POLL = 0.1, 2.0  # seconds between looks at the bell, and at the databas
 @router.get("/hello")
 def hello() -> dict[str, Any]:
     """What this server can do beyond the first protocol, by name."""
-    known = [EXTENSION, online.EXTENSION, leases.ARCHITECTURES, leases.CHANNELS]
+    known = [EXTENSION, EPOCHS, online.EXTENSION, leases.ARCHITECTURES, leases.CHANNELS]
     return {"extensions": known, "time": int(time.time())}
 
 
@@ -69,7 +69,8 @@ def checkout(body: CheckOut, caller: TheCaller, server: TheServer) -> dict[str, 
         channels = leases.CHANNELS in body.speaks
         lease = leases.take(session, caller, body.workspace, body.arch, speaks=speaks, channels=channels)
         changes.taken(session, lease)
-        answer: dict[str, Any] = {"lease": leases.signed(session, server, lease, speaks=speaks)}
+        epochs = EPOCHS in body.speaks
+        answer: dict[str, Any] = {"lease": leases.signed(session, server, lease, speaks=speaks, epochs=epochs)}
         answer |= {"channel": lease.grant.channel} if channels else {}
         return answer | documents(session, lease) if speaks else answer
 
@@ -87,7 +88,7 @@ def heartbeat(body: Heartbeat, caller: TheCaller, server: TheServer) -> dict[str
         for lease in session.scalars(held.where(leases.alive()).order_by(Lease.grant_id)).all():
             lease.seen = now
             heads[lease.grant.workspace] = lease.head or ""
-            signed.append(leases.signed(session, server, lease, speaks=speaks))
+            signed.append(leases.signed(session, server, lease, speaks=speaks, epochs=EPOCHS in body.speaks))
         if not speaks:
             return {"leases": signed}
         asked = commands.given(session, server, caller)

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter
 from sqlalchemy import delete, select
 
-from twofold.server import audit
+from twofold.server import audit, leases
 from twofold.server.accounts import digest, new_code
 from twofold.server.bodies import NewInvitation
 from twofold.server.context import TheCaller, TheServer, nothing
@@ -53,7 +53,7 @@ def list_devices(server: TheServer) -> dict[str, Any]:
 
 @router.delete("/devices/{device_id}")
 def revoke(device_id: str, caller: TheCaller, server: TheServer) -> dict[str, Any]:
-    """Never talk to this device again."""
+    """Never talk to this device again, and ask for a new key wherever it may know the one of now."""
     with server.database.write() as session:
         device = session.get(Device, device_id)
         if device is None:
@@ -61,7 +61,10 @@ def revoke(device_id: str, caller: TheCaller, server: TheServer) -> dict[str, An
         device.revoked = device.revoked or int(time.time())
         for seat in session.scalars(select(Device).where(Device.node_id == device.id, Device.revoked == 0)):
             seat.revoked = device.revoked
+        session.flush()
+        holders = leases.want_epochs(session, device)
         audit.record(session, caller.actor, "revoke device", f"{device.name} of {device.user.name} {device.id[:16]}")
+    server.bell.ring(holders)
     return {}
 
 

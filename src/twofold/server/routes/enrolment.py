@@ -57,6 +57,14 @@ def _enrol(body: Enrol, key: VerifyKey, server: TheServer, address: str) -> dict
         owner = invited.user_id
         user = session.get_one(User, owner)
         device = session.get(Device, key.id)
+        # Whoever had that one may have its key still, and would open what is wrapped for this one.
+        another = (Device.wrap_public == body.wrap_public, Device.id != key.id, Device.revoked > 0)
+        if session.scalar(select(Device.id).where(*another).limit(1)) is not None:
+            raise ConflictError(
+                "This device brings the key of another one, which was revoked.",
+                safe="The invitation can still be used.",
+                next="Remove the file device/wrapping.key of this device, which is made anew, and enrol again.",
+            )
         if device is None and invited.kind == DEVICE:
             count = select(func.count(Device.id)).where(
                 Device.user_id == owner, Device.kind == DEVICE, Device.revoked == 0
