@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from tests.unit.test_server_generations import broken
 from tests.unit.vault_kit import SPEAKS, Device, device, keys
 from twofold.model.lease import Lease
 from twofold.server.tables import Device as Row
+from twofold.server.tables import Lease as Held
 from twofold.trust.device import identity
 from twofold.trust.signed import Context, verify
 
@@ -155,3 +157,16 @@ def test_another_device_can_not_bring_a_revoked_ones_key(server: Local, mine: De
 def public(server: Local, who: Device) -> str:
     with server.database.read() as session:
         return str(session.get_one(Row, who.who.device).wrap_public)
+
+
+def test_many_holders_later_a_device_still_gets_keys_that_it_can_read(server: Local, mine: Device) -> None:
+    """Each check-out adds a wrap; a document of them all could not be opened any more."""
+    wraps = [{"epoch": epoch, "for": "device", "id": "ab" * 32, "sealed": "cd" * 80} for epoch in range(1, 301)]
+    with server.database.write() as session:
+        lease = session.get_one(Held, 1)
+        lease.keys = json.dumps(keys(*range(1, 301)) | {"wraps": wraps})
+    given = mine.call("GET", "keys/work").json()["keys"]
+    assert given["wraps"] == [wraps[-1]] and len(given["epochs"]) == 300
+    other = {"epoch": 7, "for": "device", "id": "ef" * 32, "sealed": "cd" * 80}
+    assert mine.call("POST", "wraps", {"workspace": "work", "wraps": [other]}).status_code == 200
+    assert mine.call("GET", "keys/work").json()["keys"]["wraps"] == [wraps[-1], other]

@@ -10,8 +10,10 @@ use crate::hpke;
 use crate::said::{Code, Said};
 use crate::secret::{SIZE, Secret};
 
-/// Bytes that a document may have.
-pub const LIMIT: usize = 64 << 10;
+/// Bytes that a document may have: some 600 epochs. Under an unlock code it has twice as many, which still fit a line.
+pub const LIMIT: usize = 96 << 10;
+/// Bytes of it that are left for wraps for others.
+const SPARE: usize = 16 << 10;
 const SCHEMA: &str = "twofold-keys-1";
 const DEVICE: &str = "device";
 
@@ -94,6 +96,11 @@ impl Document {
         made.epochs.push(Epoch { epoch, older: hex::encode(&older) });
         ring.0.push(fresh);
         made.wrap(&ring, &hpke::public(device))?;
+        made.prune();
+        if made.to_text()?.len() > LIMIT - SPARE {
+            return Err(Said::new(Code::Refused, format!("{} has had too many keys.", self.workspace))
+                .safe("Nothing was changed; it opens with the keys that it has."));
+        }
         Ok((made, ring))
     }
 
@@ -162,6 +169,14 @@ impl Document {
             return Err(Said::new(Code::Damaged, "The file of wrapped keys lacks an epoch."));
         }
         Ok(document)
+    }
+
+    /// Of the wraps for one recipient the newest is enough: it opens all older epochs.
+    fn prune(&mut self) {
+        let newer =
+            |one: &Wrap, other: &Wrap| (&one.kind, &one.id) == (&other.kind, &other.id) && one.epoch < other.epoch;
+        let all = self.wraps.clone();
+        self.wraps.retain(|wrap| !all.iter().any(|other| newer(wrap, other)));
     }
 
     fn newest(&self) -> u32 {
@@ -257,6 +272,24 @@ mod tests {
         for (_, key) in ring.keys() {
             assert!(!text.contains(&hex::encode(key.bytes())));
         }
+    }
+
+    #[test]
+    fn so_many_epochs_as_a_document_holds_and_then_none_is_begun_that_could_not_be_read() {
+        let (device, other) = (Secret::random().unwrap(), Secret::random().unwrap());
+        let (mut made, mut ring) = Document::make("work", &device).unwrap();
+        made.wrap(&ring, &hpke::public(&other)).unwrap();
+        let refused = loop {
+            match made.next(ring, &device) {
+                Ok((next, newer)) => (made, ring) = (next, newer),
+                Err(refused) => break refused,
+            }
+            assert_eq!(made.wraps.len(), 2, "one for each");
+        };
+        assert_eq!(refused.code, Code::Refused);
+        let text = made.to_text().unwrap();
+        let (_, opened) = Document::open(text.as_bytes(), "work", &device).unwrap();
+        assert!(opened.current() > 600);
     }
 
     #[test]

@@ -37,7 +37,7 @@ from twofold.vault.copies import Folder, take
 from twofold.vault.seam import Contents, Generations, Keys, Reading, Vault
 
 RECORD = "generation.json"
-_RECORD_LIMIT, _KEYS_LIMIT = 64 << 20, 64 << 10
+_RECORD_LIMIT, _KEYS_LIMIT = 64 << 20, 96 << 10
 _NOTE = "export"
 _EPOCHS = 64  # that others may have begun and left without a trace in the folder
 

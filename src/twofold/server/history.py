@@ -17,7 +17,7 @@ from twofold.model.generation import Manifest
 from twofold.server import audit
 from twofold.server.context import Server, nothing
 from twofold.server.gate import Caller
-from twofold.server.leases import Held, content, keys_document, merged
+from twofold.server.leases import Held, content, given, keys_document, merged
 from twofold.server.tables import Device, Generation, Lease, Needed, Sealed
 from twofold.trust.keys import VerifyKey
 from twofold.trust.signed import Context, sign, verify
@@ -160,9 +160,8 @@ def documents(session: Session, lease: Lease) -> dict[str, Any]:
     if head is None:
         return {"keys": None, "head": None, "content": None}
     made = session.get_one(Generation, head.content)
-    keys = json.loads(lease.keys) if lease.keys else None
     return {
-        "keys": keys,
+        "keys": given(lease.keys),
         "head": json.loads(head.document) if head.id != made.id else None,
         "content": json.loads(made.document),
     }

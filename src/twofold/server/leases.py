@@ -26,6 +26,7 @@ from twofold.trust.vouch import NODE
 
 EXTENSION, EPOCHS, ARCHITECTURES, CHANNELS = "generations-1", "epochs-1", "architectures-1", "channels-1"
 FLOOR = "token_floor"
+KEYS_LIMIT = 96 << 10  # bytes of wrapped keys, as in crates/vaultd/src/keys.rs
 
 
 def alive() -> Any:
@@ -356,7 +357,7 @@ def keys_document(untrusted_keys: object, workspace: str) -> dict[str, Any]:
                 raise off
             if not all(type(value) is str for name, value in entry.items() if name != "epoch"):
                 raise off
-    if len(canonical(untrusted_keys)) > 65536:
+    if len(canonical(untrusted_keys)) > KEYS_LIMIT:
         raise off
     return untrusted_keys
 
@@ -367,3 +368,17 @@ def merged(keys: dict[str, Any], others: list[dict[str, Any]]) -> dict[str, Any]
     there = {(wrap["epoch"], wrap["for"], wrap["id"]) for wrap in keys["wraps"]}
     new = [wrap for wrap in others if wrap["epoch"] in known and (wrap["epoch"], wrap["for"], wrap["id"]) not in there]
     return keys | {"wraps": [*keys["wraps"], *new]}
+
+
+def given(keys: str) -> dict[str, Any] | None:
+    """The kept keys as a device gets them: of the wraps for one recipient the newest, which opens all older epochs. All are kept,
+    for branches that parted before."""
+    if not keys:
+        return None
+    held = json.loads(keys)
+    newest: dict[tuple[str, str], dict[str, Any]] = {}
+    for wrap in held["wraps"]:
+        who = (wrap["for"], wrap["id"])
+        if who not in newest or newest[who]["epoch"] < wrap["epoch"]:
+            newest[who] = wrap
+    return held | {"wraps": list(newest.values())}

@@ -22,6 +22,7 @@ from twofold.server.tables import Device, Generation, Grant, Lease, Sealed
 from twofold.trust.vouch import NODE
 
 router = APIRouter(prefix="/device", tags=["generations"])
+_KEPT = 1 << 20  # bytes of all wraps of one workspace's keys
 _BYTES = {"requestBody": {"content": {"application/octet-stream": {}}, "required": True}}
 Digest = Annotated[str, Path(pattern="^[0-9a-f]{64}$")]
 
@@ -117,7 +118,7 @@ def keys(workspace: str, caller: TheCaller, server: TheServer) -> dict[str, Any]
     """The wrapped keys of the newest generation, for the devices of its user."""
     with server.database.read() as session:
         lease = _mine(session, caller, workspace)
-        return {"keys": json.loads(lease.keys) if lease.keys else None}
+        return {"keys": leases.given(lease.keys)}
 
 
 @router.post("/wraps")
@@ -161,8 +162,11 @@ def add_wraps(lease: Lease, rows: list[dict[str, Any]]) -> None:
     """
     if not lease.keys:
         raise nothing("key")
-    held = leases.merged(json.loads(lease.keys), rows)
-    lease.keys = canonical(leases.keys_document(held, lease.grant.workspace)).decode()
+    held = canonical(leases.merged(json.loads(lease.keys), rows)).decode()
+    if len(held) > _KEPT:
+        raise RefusedError("There are too many wraps of these keys already.", safe="Nothing was changed.")
+    leases.keys_document(leases.given(held), lease.grant.workspace)  # what devices get of them can be read
+    lease.keys = held
 
 
 def _mine(session: Session, caller: Caller, workspace: str) -> Lease:
