@@ -375,7 +375,7 @@ def given(keys: str) -> dict[str, Any] | None:
     for branches that parted before."""
     if not keys:
         return None
-    held = json.loads(keys)
+    held: dict[str, Any] = json.loads(keys)
     newest: dict[tuple[str, str], dict[str, Any]] = {}
     for wrap in held["wraps"]:
         who = (wrap["for"], wrap["id"])
