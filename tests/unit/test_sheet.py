@@ -249,6 +249,24 @@ def test_a_code_is_typed_by_touch_on_a_phone(qtbot: Any, line: Line) -> None:
         shown.close()
 
 
+def test_another_workspace_is_a_chord_away_from_one_that_wants_its_code(shown: Shown, line: Line) -> None:
+    from PySide6.QtCore import Qt
+
+    line.tell(**line.cards[0] | {"event": "workspace", "workspace": "other", "key": 2})
+    line.tell(**line.cards[0] | {"event": "workspace", "run": "off", "shut": "code", "code": "locked"})
+    reads(shown, "code")
+    both = Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier.AltModifier
+    typed(shown, "secret")
+    shown.qtbot.keyClick(shown.window.sheet, Qt.Key.Key_2, both)
+    reads(shown, "")
+    assert shown.desk.session is not None and shown.desk.session.card.name == "other"
+    assert len(shown.window.sheet.secrets[0]) == 0, "what was typed for one is nothing to another"
+    shown.desk.bring("work")
+    reads(shown, "code")
+    shown.qtbot.keyClick(shown.window.sheet, Qt.Key.Key_0, both)
+    assert shown.wished[-1:] == ["personal"]
+
+
 def test_a_check_in_is_explained_watched_and_stopped(shown: Shown, line: Line) -> None:
     shown.press_bar("details")
     reads(shown, "details")

@@ -72,6 +72,7 @@ class Desk(QObject):
             (window.launcher.launch, self._launch),
             (window.launcher.left, self.leave_launcher), (window.launcher.other, self._on_other),
             (window.launcher.personal, lambda: self.wish(Side.PERSONAL)), (window.launcher.details, self._details),
+            (window.sheet.chord, self._on_chord),
         ):  # fmt: skip
             signal.connect(
                 slot, Qt.ConnectionType.QueuedConnection if signal is self.moved else Qt.ConnectionType.AutoConnection

@@ -22,9 +22,11 @@ _GRAVE: Final = QColor("#b3261e")
 
 
 class Sheet(QWidget):
-    """`pressed` carries a choice's verb. `spots` maps what can be pressed to where it is: verbs, `field N`, `key C`."""
+    """`pressed` carries a choice's verb, `chord` a digit with Control and Alt, which the gate does not hear while our own window
+    has the keyboard. `spots` maps what can be pressed to where it is: verbs, `field N`, `key C`."""
 
     pressed = Signal(str)
+    chord = Signal(str)
 
     def __init__(self, parent: QWidget, metrics: look.Metrics) -> None:
         super().__init__(parent)
@@ -282,7 +284,10 @@ class Sheet(QWidget):
             Qt.Key.Key_Tab: lambda: self._turn(1, count), Qt.Key.Key_Backtab: lambda: self._turn(-1, count),
             Qt.Key.Key_Down: lambda: self._turn(1, count), Qt.Key.Key_Up: lambda: self._turn(-1, count),
         }  # fmt: skip
-        if event.key() in doing:
+        both = Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier.AltModifier
+        if event.modifiers() & both == both and Qt.Key.Key_0 <= event.key() <= Qt.Key.Key_9:
+            self.chord.emit(str(event.key() - Qt.Key.Key_0))
+        elif event.key() in doing:
             doing[event.key()]()
         elif form.fields and not event.modifiers() & Qt.KeyboardModifier.ControlModifier:
             self._typed(event.text())
