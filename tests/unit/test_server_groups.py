@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from tests.unit.company_kit import MAKER, grant, index, upload
-from tests.unit.server_kit import Local
+from tests.unit.server_kit import Backend, Local
 from tests.unit.vault_kit import WORK, Device, device
 from twofold.model.release import Release
 from twofold.server import audit
+from twofold.server.backup import backup, restore
+from twofold.server.tables import Grant
 from twofold.trust.https import API
 
 
@@ -260,6 +262,39 @@ def test_a_deleted_group_gives_nothing(server: Local, tmp_path: Path) -> None:
     )
     group(server, "pilot", "bob")
     assert offered(bob) == [], "the name alone gives nothing"
+
+
+def test_a_grant_that_is_given_again_goes_on_with_its_past(server: Local, tmp_path: Path) -> None:
+    ada = device(server, tmp_path / "a")
+    ada.check_out()
+    kept = ada.back_up()
+    assert server.call("DELETE", "grants/1").status_code == 200
+    assert (ada.heartbeat()["leases"], offered(ada)) == ([], [])
+    assert grant(server, colour="teal").json() == {"grant": 1}
+    lease = ada.take(ada.heartbeat()["leases"][0])
+    assert (lease.colour, lease.head, lease.token) == ("teal", kept, 1)
+    assert grant(server, colour="blue").status_code == 409, "it is there"
+
+
+def test_groups_come_back_from_a_backup(server: Local, backend: Backend, tmp_path: Path) -> None:
+    group(server, "pilot", "ada", "bob")
+    give(server, "pilot", workspace="work", title="Work")
+    ada = device(server, tmp_path / "a")
+    ada.check_out()
+    assert server.call("DELETE", "grants/1").status_code == 200
+    with server.database.read() as session:
+        assert session.get_one(Grant, 1).given_id == 2, "a row may point to a later one"
+    nouns = ("groups", "groups/pilot", "grants", "grants/2")
+    before = [server.call("GET", noun).json() for noun in nouns]
+    backup(server.home, tmp_path / "backup")
+    restored = Local(restore(tmp_path / "backup", tmp_path / "new", backend.url()).folder)
+    assert [restored.call("GET", noun).json() for noun in nouns] == before
+    moved = Device(restored, ada.who, token=ada.token)
+    assert len(moved.heartbeat()["leases"]) == 1
+    assert restored.call("POST", "groups", {"name": "next"}).status_code == 201
+    assert restored.call("DELETE", "groups/pilot").status_code == 200
+    assert moved.heartbeat()["leases"] == []
+    restored.database.close()
 
 
 def test_a_member_administers_nothing(server: Local) -> None:

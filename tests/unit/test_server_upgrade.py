@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from sqlalchemy import insert, select
+from sqlalchemy import insert, select, text
 
 from tests.unit.server_kit import Backend
 from twofold.model.policy import Policy
@@ -61,6 +61,9 @@ def test_a_company_of_version_0_1_goes_on(backend: Backend, tmp_path: Path) -> N
         assert policies.of(session, first)[0] == Policy(clipboard_to_work=True)
         assert audit.verify(session) == 1
         assert len(session.scalars(select(Audit)).all()) == 1
+        assert (first.own, first.given_id, first.channel, first.rank) == (True, None, "stable", 0)
+        if database.path is not None:
+            assert session.execute(text("PRAGMA foreign_key_check")).all() == []
         row = leases.row(session, held)
         assert (row["status"], row["device_name"], row["pool"]) == ("checked-out", "Laptop", "office")
     database.close()
