@@ -1,4 +1,5 @@
-"""`tools/image`, once for each build: what a first start of the business image reads, in that order, as JSON on standard output.
+"""`tools/image`, once for each build: what a first start of the business image reads until its session is up, in that
+order, as JSON on standard output.
 
 It is published with the image (`image publish` finds it beside the parts), so that a device that has just checked it out fetches
 first what it will wait for (docs/decisions/0007-who-fetches.md). A real server, device and machine, all of them gone afterwards.
@@ -18,7 +19,6 @@ from demo.stage import WORKSPACE, Stage
 from twofold.model.errors import TwofoldError
 
 _PATIENCE = 180.0  # seconds until the session is up, on a slow and busy machine
-_SETTLES = 3.0  # then its panel and its background are still being read
 
 
 def main() -> int:
@@ -31,8 +31,7 @@ def main() -> int:
             while not client.call("info", workspace=WORKSPACE)["session_up"]:
                 if time.monotonic() > deadline:
                     raise TimeoutError("its session never came up")
-                time.sleep(0.1)
-            time.sleep(_SETTLES)
+                time.sleep(0.05)
             read = client.finish("disk_touched", workspace=WORKSPACE)["result"]
             client.finish("off", workspace=WORKSPACE)
     except (TwofoldError, TimeoutError) as failed:

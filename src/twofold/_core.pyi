@@ -13,10 +13,16 @@ Row: TypeAlias = tuple[int, int, int, bytes, bytes]
 
 class Sealer:
     """Cuts and seals the file at `path` for the company with `secret` (32 bytes). `known` lists (key, id, stored) of chunks that
-    were published before and are not sealed again."""
+    were published before and are not sealed again. Besides where content says so it cuts at `edges` (bytes from the start, whole
+    blocks) and, wherever the content is the same, as `former`, the part's rows in the version before, was cut."""
 
     def __new__(
-        cls, path: str | PathLike[str], secret: bytes, known: Sequence[tuple[bytes, bytes, int]] = ...
+        cls,
+        path: str | PathLike[str],
+        secret: bytes,
+        known: Sequence[tuple[bytes, bytes, int]] = ...,
+        edges: Sequence[int] = ...,
+        former: Sequence[Row] = ...,
     ) -> Sealer: ...
     def next(self, window: int) -> Batch | None:
         """Seal what the next `window` bytes complete; None at the end. A window of holes gives a batch without rows."""

@@ -60,50 +60,46 @@ impl Cutter {
     /// as feeding everything at once.
     #[must_use]
     pub fn cut(&self, data: &[u8], end: bool) -> (Vec<Span>, usize) {
+        let mut spans = Vec::new();
+        let mut at = past_holes(data, 0);
+        while let Some((span, next)) = self.one(data, at, end, usize::MAX) {
+            spans.push(span);
+            at = past_holes(data, next);
+        }
+        (spans, at)
+    }
+
+    /// The chunk that begins at `at`, which is no hole, and where to go on; it ends at `stop` if not before. None while that is
+    /// undecided, and where there is no more data.
+    #[must_use]
+    pub fn one(&self, data: &[u8], at: usize, end: bool, stop: usize) -> Option<(Span, usize)> {
         let Grain { least, normal, seldom, often } = self.grain;
         let (seldom, often) = (u64::MAX / seldom, u64::MAX / often);
-        let mut spans = Vec::new();
-        let mut at = 0;
-        loop {
-            while at < data.len() && is_zero(block(data, at)) {
-                at = (at + BLOCK).min(data.len());
+        let (start, mut at) = (at, at);
+        let (mut blocks, mut zeroes, mut solid) = (0, 0, start);
+        while at < data.len() {
+            let here = block(data, at);
+            at += here.len();
+            blocks += 1;
+            if is_zero(here) {
+                zeroes += 1;
+            } else {
+                zeroes = 0;
+                solid = at;
             }
-            let start = at;
-            let (mut blocks, mut zeroes, mut solid) = (0, 0, start);
-            let ended = loop {
-                if at >= data.len() {
-                    break false;
-                }
-                let here = block(data, at);
-                at += here.len();
-                blocks += 1;
-                if is_zero(here) {
-                    zeroes += 1;
-                } else {
-                    zeroes = 0;
-                    solid = at;
-                }
-                let bar = if blocks < least {
-                    0
-                } else if blocks < normal {
-                    seldom
-                } else {
-                    often
-                };
-                if zeroes == HOLE || blocks == MAX || (zeroes == 0 && bar > 0 && self.digest(here) < bar) {
-                    break true;
-                }
+            let bar = if blocks < least {
+                0
+            } else if blocks < normal {
+                seldom
+            } else {
+                often
             };
-            if !ended && !end {
-                return (spans, start);
-            }
-            if solid > start {
-                spans.push(Span { offset: start, size: solid - start });
-            }
-            if at >= data.len() && !ended {
-                return (spans, data.len());
+            let here_by_content = zeroes == 0 && bar > 0 && self.digest(here) < bar;
+            if zeroes == HOLE || blocks == MAX || at >= stop || here_by_content {
+                return Some((Span { offset: start, size: solid - start }, at));
             }
         }
+        (end && solid > start).then(|| (Span { offset: start, size: solid - start }, at))
     }
 
     /// Four lanes of multiply and fold over the whole block: fast, seeded, and not meant to resist more than a guess.
@@ -121,6 +117,15 @@ impl Cutter {
             .fold(block.len() as u64, |sum, byte| fold(sum ^ u64::from(*byte), 0xd6e8_feb8_6659_fd93));
         lanes.iter().fold(tail, |sum, lane| fold(sum ^ lane, 0xa076_1d64_78bd_642f))
     }
+}
+
+/// Where the next data is from `at` on, or the end.
+#[must_use]
+pub fn past_holes(data: &[u8], mut at: usize) -> usize {
+    while at < data.len() && is_zero(block(data, at)) {
+        at = (at + BLOCK).min(data.len());
+    }
+    at
 }
 
 fn block(data: &[u8], at: usize) -> &[u8] {

@@ -9,6 +9,7 @@ pub mod cut;
 mod error;
 pub mod folder;
 pub mod frames;
+pub mod guide;
 mod parallel;
 pub mod patch;
 pub mod seal;

@@ -7,6 +7,7 @@ use ring::digest::{Context, SHA256};
 
 use crate::cut::{Cutter, Grain, Span};
 use crate::folder::Row;
+use crate::guide::Guide;
 use crate::seal::{Sealing, Secret};
 use crate::{BLOCK, Error, Id, Key, MAX_CHUNK, parallel};
 
@@ -23,7 +24,7 @@ pub struct Piece {
 
 enum Job<'a> {
     Digest(&'a mut Context),
-    Seal(Span),
+    Seal(Span, Option<Key>),
 }
 
 /// Reads, cuts and seals a stream.
@@ -31,6 +32,7 @@ pub struct Sealer<R> {
     input: R,
     secret: Secret,
     cutter: Cutter,
+    guide: Guide,
     known: HashMap<Key, (Id, usize)>,
     buffer: Vec<u8>,
     digest: Context,
@@ -40,10 +42,20 @@ pub struct Sealer<R> {
 
 impl<R: Read> Sealer<R> {
     /// `known` holds chunks that were published before, by key, with their stored bytes: they are neither compressed nor sealed
-    /// again, and keep their id whatever became of the compressor since.
-    pub fn new(input: R, secret: Secret, known: HashMap<Key, (Id, usize)>) -> Self {
+    /// again, and keep their id whatever became of the compressor since. `guide` cuts besides content.
+    pub fn new(input: R, secret: Secret, known: HashMap<Key, (Id, usize)>, guide: Guide) -> Self {
         let cutter = Cutter::new(&secret.cut_seed, Grain::IMAGE);
-        Self { input, secret, cutter, known, buffer: Vec::new(), digest: Context::new(&SHA256), offset: 0, end: false }
+        Self {
+            input,
+            secret,
+            cutter,
+            guide,
+            known,
+            buffer: Vec::new(),
+            digest: Context::new(&SHA256),
+            offset: 0,
+            end: false,
+        }
     }
 
     /// Bytes of plaintext that are done, holes included.
@@ -73,21 +85,21 @@ impl<R: Read> Sealer<R> {
         let held = self.buffer.len();
         let read = self.input.by_ref().take(missing as u64).read_to_end(&mut self.buffer)?;
         self.end = read < missing;
-        let (spans, rest) = self.cutter.cut(&self.buffer, self.end);
+        let (spans, rest) = self.guide.cut(&self.cutter, &self.secret, self.offset, &self.buffer, self.end);
         let Self { secret, known, buffer, digest, offset: base, .. } = self;
         // The digest is one more piece of work, begun first since nothing divides it.
         let mut jobs = vec![Job::Digest(digest)];
-        jobs.extend(spans.into_iter().map(Job::Seal));
+        jobs.extend(spans.into_iter().map(|(span, key)| Job::Seal(span, key)));
         let pieces = parallel::each(jobs, Sealing::new, |sealing, job| {
-            let Span { offset, size } = match job {
-                Job::Seal(span) => span,
+            let (Span { offset, size }, key) = match job {
+                Job::Seal(span, key) => (span, key),
                 Job::Digest(digest) => {
                     digest.update(&buffer[held..]);
                     return Ok(None);
                 }
             };
             let plain = &buffer[offset..offset + size];
-            let key = secret.key(plain);
+            let key = key.unwrap_or_else(|| secret.key(plain));
             let row = |id| Row { offset: *base + offset as u64, size, id, key };
             if let Some((id, stored)) = known.get(&key) {
                 return Ok(Some(Piece { row: row(*id), stored: *stored, bytes: Vec::new() }));

@@ -51,7 +51,7 @@ fn random(size: usize, mut seed: u64) -> Vec<u8> {
 
 /// The rows of `plain`, and its chunks; kept in `home` if there is one.
 fn cut(plain: &[u8], home: Option<&Home>) -> Vec<Row> {
-    let mut sealer = Sealer::new(plain, secret(), Default::default());
+    let mut sealer = Sealer::new(plain, secret(), Default::default(), Default::default());
     let mut rows = Vec::new();
     while let Some(pieces) = sealer.next(16 << 20).unwrap() {
         for piece in pieces {

@@ -9,6 +9,7 @@ use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use twofold_chunks::folder::{self, Row};
+use twofold_chunks::guide::Guide;
 use twofold_chunks::seal::Secret;
 use twofold_chunks::sealer::{Piece, Sealer as Stream};
 use twofold_chunks::{Error, Id, Key, frames, patch, seal};
@@ -26,10 +27,17 @@ struct Sealer(Mutex<Stream<File>>);
 #[pymethods]
 impl Sealer {
     #[new]
-    #[pyo3(signature = (path, secret, known = Vec::new()))]
-    fn new(path: PathBuf, secret: [u8; 32], known: Vec<(Key, Id, usize)>) -> PyResult<Self> {
+    #[pyo3(signature = (path, secret, known = Vec::new(), edges = Vec::new(), former = Vec::new()))]
+    fn new(
+        path: PathBuf,
+        secret: [u8; 32],
+        known: Vec<(Key, Id, usize)>,
+        edges: Vec<u64>,
+        former: Vec<GivenRow>,
+    ) -> PyResult<Self> {
         let known: HashMap<_, _> = known.into_iter().map(|(key, id, stored)| (key, (id, stored))).collect();
-        Ok(Self(Mutex::new(Stream::new(File::open(path)?, Secret::new(&secret), known))))
+        let guide = Guide::new(edges, taken(former));
+        Ok(Self(Mutex::new(Stream::new(File::open(path)?, Secret::new(&secret), known, guide))))
     }
 
     fn next(&self, py: Python<'_>, window: usize) -> PyResult<Option<Batch>> {

@@ -1,7 +1,7 @@
 //! A device's base from chunks: read when first asked for, verified before a byte is given out.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use twofold_chunks::folder::Row;
@@ -128,15 +128,16 @@ impl Drop for Turn<'_> {
 pub struct ChunkBase {
     table: Table,
     shelf: Arc<Shelf>,
-    seen: Vec<AtomicBool>,
-    /// Rows in the order in which they were first read.
-    order: Mutex<Vec<u32>>,
+    /// A bit for each block of the part: it was read.
+    seen: Vec<AtomicU64>,
+    /// Blocks in the order in which they were first read: from, to.
+    order: Mutex<Vec<(u64, u64)>>,
 }
 
 impl ChunkBase {
     /// What `table` says, from `shelf`.
     pub fn new(table: Table, shelf: Arc<Shelf>) -> Arc<Self> {
-        let seen = table.rows.iter().map(|_| AtomicBool::new(false)).collect();
+        let seen = (0..=table.size / BLOCK as u64 / 64).map(|_| AtomicU64::new(0)).collect();
         Arc::new(Self { table, shelf, seen, order: Mutex::default() })
     }
 
@@ -150,16 +151,14 @@ impl ChunkBase {
         self.table.size
     }
 
-    /// Which ranges were read so far, in the order in which each was first: offset and length in bytes of the part.
+    /// Which ranges were read so far, in the order in which each was first, holes left out: offset and length in bytes of the
+    /// part, whole blocks but for its end. What a read brought along of its chunks is not in it: a publisher cuts by this.
     pub fn touched(&self) -> Vec<(u64, u64)> {
-        let mut ranges: Vec<(u64, u64)> = Vec::new();
-        for row in lock(&self.order).iter().map(|row| &self.table.rows[*row as usize]) {
-            match ranges.last_mut() {
-                Some((offset, length)) if *offset + *length == row.offset => *length += row.size as u64,
-                _ => ranges.push((row.offset, row.size as u64)),
-            }
-        }
-        ranges
+        let block = BLOCK as u64;
+        lock(&self.order)
+            .iter()
+            .map(|(from, to)| (from * block, (to * block).min(self.table.size) - from * block))
+            .collect()
     }
 
     /// Call `wake` once what the range lacks is there, or will not come.
@@ -179,9 +178,17 @@ impl ChunkBase {
             .take_while(move |(_, row)| row.offset < end)
     }
 
-    fn touch(&self, nth: usize) {
-        if !self.seen[nth].load(Ordering::Relaxed) && !self.seen[nth].swap(true, Ordering::AcqRel) {
-            lock(&self.order).push(u32::try_from(nth).unwrap_or(u32::MAX));
+    /// Note that these bytes were read.
+    fn touch(&self, from: u64, to: u64) {
+        for at in from / BLOCK as u64..to.div_ceil(BLOCK as u64) {
+            let (word, bit) = (&self.seen[usize::try_from(at / 64).unwrap_or(usize::MAX)], 1 << (at % 64));
+            if word.load(Ordering::Relaxed) & bit == 0 && word.fetch_or(bit, Ordering::AcqRel) & bit == 0 {
+                let mut order = lock(&self.order);
+                match order.last_mut() {
+                    Some((_, end)) if *end == at => *end += 1,
+                    _ => order.push((at, at + 1)),
+                }
+            }
         }
     }
 
@@ -194,14 +201,14 @@ impl ChunkBase {
     ) -> Result<(), vault::Error> {
         let mut done = 0;
         let place = |at: u64| usize::try_from(at.saturating_sub(offset)).unwrap_or(usize::MAX);
-        for (nth, row) in self.rows(offset, buffer.len() as u64) {
+        for (_, row) in self.rows(offset, buffer.len() as u64) {
             let plain = find(row)?;
             let (from, to) = (place(row.offset), place(row.offset + row.size as u64).min(buffer.len()));
             buffer[done..from].fill(0);
             let skip = usize::try_from(offset.saturating_sub(row.offset)).unwrap_or(usize::MAX);
             buffer[from..to].copy_from_slice(&plain[skip..skip + to - from]);
+            self.touch(offset + from as u64, offset + to as u64);
             done = to;
-            self.touch(nth);
         }
         buffer[done..].fill(0);
         Ok(())

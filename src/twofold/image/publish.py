@@ -17,6 +17,7 @@ from twofold import _core
 from twofold.image import patches
 from twofold.image.catalogue import Catalogue
 from twofold.image.chunks import Chunk, ImageIndex, Range, ranges
+from twofold.image.firstboot import carried, edges
 from twofold.image.sealed import seal, unseal
 from twofold.model.errors import BadInputError, ConflictError, DamagedError
 from twofold.model.image import ImageVersion
@@ -86,7 +87,8 @@ def publish(
     nobody yet). Interrupted at any point, the next call sends only what is missing; builds that are in the newest version already
     are not published again.
 
-    Without a record of a start, the former version's of that architecture is taken as far as it fits.
+    Without a record of a start, the former version's of that architecture is carried over; with one, chunks are cut for its sake.
+    A version is cut as its predecessor was wherever it has the same content.
 
     Raises:
         BadInputError: a record is not that, or of another image; or the builds do not belong together.
@@ -257,11 +259,13 @@ class _Making:
         manifest = dataclasses.replace(built.manifest, version=version)
         before, sent = self._before, self._sent
         try:
-            tables = self._seal(built, manifest, list(self._known.values()))
+            tables = self._seal(built, manifest, list(self._known.values()), noted or (), former)
         except _LostError:
             self._before, self._sent = before, sent
-            tables = self._seal(built, manifest, [])
-        index = ImageIndex(manifest, tables, _fitting(former, manifest) if noted is None else noted)
+            tables = self._seal(built, manifest, [], noted or (), former)
+        index = ImageIndex(manifest, tables, noted or ())
+        if noted is None and former is not None:
+            index = dataclasses.replace(index, first_boot=carried(former, index))
         self.know(index)
         if former is not None:
             files = {part.name: built.path(part.name) for part in manifest.parts}
@@ -280,7 +284,12 @@ class _Making:
         )
 
     def _seal(
-        self, built: Built, manifest: ImageVersion, known: list[tuple[bytes, bytes, int]]
+        self,
+        built: Built,
+        manifest: ImageVersion,
+        known: list[tuple[bytes, bytes, int]],
+        noted: Sequence[Range],
+        former: ImageIndex | None,
     ) -> dict[str, tuple[Chunk, ...]]:
         tables: dict[str, tuple[Chunk, ...]] = {}
         asked: set[bytes] = set()
@@ -289,7 +298,8 @@ class _Making:
             for part in manifest.parts:
                 path = built.path(part.name)
                 digest = sealing.submit(_digest, path)
-                sealer = _core.Sealer(path, self._publisher.secret, known)
+                guide = edges(noted, part.name, part.size), former.chunks.get(part.name, ()) if former else ()
+                sealer = _core.Sealer(path, self._publisher.secret, known, *guide)
                 rows: list[Chunk] = []
                 ways: deque[tuple[Future[int], int]] = deque()
                 ahead = sealing.submit(sealer.next, _BATCH)
@@ -314,13 +324,6 @@ class _Making:
                 tables[part.name] = tuple(rows)
                 self._before += part.size
         return tables
-
-
-def _fitting(former: ImageIndex | None, manifest: ImageVersion) -> tuple[Range, ...]:
-    """The former version's ranges that this one has too: an image is laid out in a stable order, so most mean the same."""
-    sizes = {part.name: part.size for part in manifest.parts}
-    noted = former.first_boot if former else ()
-    return tuple(each for each in noted if each[1] + each[2] <= sizes.get(each[0], 0))
 
 
 def _send(batch: _core.Batch, sizes: Mapping[bytes, int], own: set[bytes], target: Target) -> int:
