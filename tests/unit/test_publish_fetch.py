@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import random
 import ssl
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -86,6 +88,46 @@ def remote(world: World, tmp_path: Path) -> Iterator[Remote]:
     yield client
     client.checkin("work")
     client.close()
+
+
+class Two(Admin):
+    """Takes no batch before another is on its way; `breaks` says which one a server refuses that dies in the middle."""
+
+    def __init__(self, like: Admin, breaks: int) -> None:
+        super().__init__(like.place.origin, like.pin, like.token)
+        self._both, self._breaks, self.taken = threading.Barrier(2), breaks, 0
+        self._lock = threading.Lock()
+
+    def upload(self, frames: bytes) -> None:
+        try:
+            self._both.wait(20)
+        except threading.BrokenBarrierError as off:
+            raise UnreachableError("The server went away.") from off
+        with self._lock:
+            self.taken += 1
+            mine = self.taken
+        if mine == self._breaks:
+            self._both.abort()
+            raise UnreachableError("The server went away.")
+        super().upload(frames)
+
+
+def test_two_batches_are_on_their_way_and_one_that_fails_publishes_nothing(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("twofold.image.publish._BATCH", 2 << 20)
+    image = built(tmp_path / "image", random.Random(6).randbytes(9 << 20), "two")
+    broken = Two(world.admin, breaks=3)
+    with contextlib.closing(broken), pytest.raises(UnreachableError):
+        publish([(image, None)], world.publisher, broken)
+    assert broken.taken >= 3, "no two were on their way together"
+    assert world.admin.newest("two")["version"] == 0
+    steps: list[int] = []
+    done = publish([(image, None)], world.publisher, world.admin, lambda _, at, total: steps.append(at))
+    assert (done.version, done.fresh) == (1, True)
+    assert 0 < done.sent < done.stored
+    assert steps == sorted(steps)
+    assert steps[-1] == done.size
 
 
 def test_an_image_is_published_and_checked_out_byte_for_byte(world: World, remote: Remote, tmp_path: Path) -> None:

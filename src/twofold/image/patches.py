@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -37,38 +39,48 @@ class Made:
 
 def make(index: ImageIndex, former: ImageIndex, parts: Mapping[str, Path], source: Source) -> Made:
     """Patches from `former` to `index`, whose parts' files are given; `source` has the former version's chunks."""
-    known, patches, frames, read = former.ids, [], bytearray(), 0
+    known, plans, read = former.ids, list[_Plan](), 0
     for name, rows in index.chunks.items():
         for first, count, old in _pairs(rows, former.chunks.get(name, ()), known):
             read += sum(row.stored for row in old)
-            if read > _READ:
-                break
-            new = rows[first : first + count]
-            made = _one(parts[name], old, new, source)
-            if made is None or len(made[1]) * 2 > sum(row.stored for row in new):
+            if read <= _READ:
+                plans.append(_Plan(name, first, rows[first : first + count], old))
+    patches, frames = [], bytearray()
+    with TemporaryDirectory(prefix="twofold-patch-") as name, ThreadPoolExecutor(2) as pool:
+        folder = Path(name)
+        stored = {row.id: row.stored for plan in plans for row in plan.old}
+        for batch in batched(list(stored), stored):
+            with suppress(DamagedError, NotFoundError):  # what is not here leaves its patches out
+                take(batch, source, folder)
+        for plan, made in zip(plans, pool.map(lambda plan: _one(parts[plan.part], plan, folder), plans), strict=True):
+            if made is None or len(made[1]) * 2 > sum(row.stored for row in plan.new):
                 continue
             chunk, sealed = made
-            begin = tuple(row._replace(offset=0, stored=0) for row in old)
-            patches.append(Patch(name, first, count, begin, chunk, len(sealed)))
+            begin = tuple(row._replace(offset=0, stored=0) for row in plan.old)
+            patches.append(Patch(plan.part, plan.first, len(plan.new), begin, chunk, len(sealed)))
             frames += chunk + len(sealed).to_bytes(4, "little") + sealed
     return Made(tuple(patches), bytes(frames))
 
 
-def _one(file: Path, old: Sequence[Chunk], new: Sequence[Chunk], source: Source) -> tuple[bytes, bytes] | None:
-    with TemporaryDirectory(prefix="twofold-patch-") as name, file.open("rb") as part:
-        folder = Path(name)
-        plain = bytearray()
-        for row in new:
+@dataclass(frozen=True)
+class _Plan:
+    part: str
+    first: int
+    new: Sequence[Chunk]
+    old: Sequence[Chunk]
+
+
+def _one(file: Path, plan: _Plan, folder: Path) -> tuple[bytes, bytes] | None:
+    plain = bytearray()
+    with file.open("rb") as part:
+        for row in plan.new:
             part.seek(row.offset)
             plain += part.read(row.size)
-        stored = {row.id: row.stored for row in old}
-        try:
-            for batch in batched(list(stored), stored):
-                take(batch, source, folder)
-            return _core.make_patch(folder, old, new, bytes(plain))
-        except (DamagedError, NotFoundError, ValueError) as off:  # without it the chunks are sent
-            log.info("no patch: %s", off)
-            return None
+    try:
+        return _core.make_patch(folder, plan.old, plan.new, bytes(plain))
+    except (OSError, ValueError) as off:  # without it the chunks are sent
+        log.info("no patch: %s", off)
+        return None
 
 
 def _pairs(
