@@ -166,6 +166,19 @@ def test_publishing_twice_is_publishing_once_and_a_change_sends_the_change(world
     assert 8192 < second.sent < 800_000 < first.stored
 
 
+def test_a_chunk_that_the_server_has_lost_is_sealed_and_sent_again(world: World, tmp_path: Path) -> None:
+    objects = world.folder / "server" / "objects"
+    others = set(objects.glob("??/*"))
+    data = random.Random(8).randbytes(3 << 20)
+    world.admin.publish_image(built(tmp_path / "a", data, "holed"), world.publisher)
+    lost = max(set(objects.glob("??/*")) - others, key=lambda path: path.stat().st_size)
+    whole = lost.read_bytes()
+    lost.unlink()
+    second = world.admin.publish_image(built(tmp_path / "b", data + b"more" * 9000, "holed"), world.publisher)
+    assert (second.version, second.fresh) == (2, True)
+    assert lost.read_bytes() == whole
+
+
 def test_an_interrupted_fetch_goes_on_where_it_was(world: World, remote: Remote, tmp_path: Path) -> None:
     lease = remote.checkout("work").lease
     index = remote.index(lease.image, lease.image_version)

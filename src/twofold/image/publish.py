@@ -27,6 +27,7 @@ from twofold.trust.publisher import Publisher
 
 _BATCH = 16 << 20  # plaintext bytes sealed at once: enough to keep two threads busy, little enough to hold a few times
 _WAYS = 2  # batches on their way together: while the server keeps one, it hears the next
+_ASKED = 8192  # ids in one question, as many as the server takes
 
 
 class Built(Protocol):
@@ -294,10 +295,9 @@ class _Making:
         tables: dict[str, tuple[Chunk, ...]] = {}
         asked: set[bytes] = set()
         own = {chunk for _, chunk, _ in known}
-        with ThreadPoolExecutor(2) as sealing, ThreadPoolExecutor(_WAYS) as sending:
+        with ThreadPoolExecutor(1) as sealing, ThreadPoolExecutor(_WAYS) as sending:
             for part in manifest.parts:
                 path = built.path(part.name)
-                digest = sealing.submit(_digest, path)
                 guide = edges(noted, part.name, part.size), former.chunks.get(part.name, ()) if former else ()
                 sealer = _core.Sealer(path, self._publisher.secret, known, *guide)
                 rows: list[Chunk] = []
@@ -308,14 +308,14 @@ class _Making:
                         ahead = sealing.submit(sealer.next, _BATCH)  # the next is sealed while these are on their way
                         found = [Chunk(*row) for row in batch.rows]
                         rows += found
-                        new = {row.id: row.stored for row in found if row.id not in asked}
-                        asked.update(new)
-                        ways.append((sending.submit(_send, batch, new, own, self._target), batch.end))
+                        new = {row.id: row.stored for row in found if row.id not in asked and row.id not in own}
+                        asked.update(row.id for row in found)
+                        ways.append((sending.submit(_send, batch, new, self._target), batch.end))
                     if batch is None or len(ways) > _WAYS:
                         way, end = ways.popleft()
                         self._sent += way.result()
                         self._progress("publish", self._before + end, self.total)
-                if digest.result() != part.sha256 or path.stat().st_size != part.size:
+                if sealer.sha256.hex() != part.sha256 or path.stat().st_size != part.size:
                     raise DamagedError(
                         f"{path} is not what the image's manifest says.",
                         safe="Nothing was published.",
@@ -323,20 +323,17 @@ class _Making:
                     )
                 tables[part.name] = tuple(rows)
                 self._before += part.size
+        held = sorted(asked & own)  # of versions that are there: asked for at the end, many at once
+        for at in range(0, len(held), _ASKED):
+            if self._target.missing(held[at : at + _ASKED]):
+                raise _LostError
         return tables
 
 
-def _send(batch: _core.Batch, sizes: Mapping[bytes, int], own: set[bytes], target: Target) -> int:
+def _send(batch: _core.Batch, sizes: Mapping[bytes, int], target: Target) -> int:
     if not sizes:
         return 0
     missing = target.missing(list(sizes))
-    if own.intersection(missing):
-        raise _LostError
     if missing:
         target.upload(batch.frames(missing))
     return sum(sizes[chunk] for chunk in missing)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
