@@ -117,6 +117,7 @@ class Person:
             60,
             f"the keyboard {'' if shown else 'gone'}",
         )
+        self.phone.until(filled, 240, "the guest in the new size")
         self.still(120)
 
     def touch_type(self, text: str) -> None:
@@ -179,6 +180,11 @@ def drawn(part: Picture) -> bool:
 def keyboard(now: Picture) -> bool:
     """The on-screen keyboard stands above the dock: Work's lower edge is higher."""
     return not bool(like(BLUE, now[1060:1078, 1:5]).mean() > 0.9)
+
+
+def filled(now: Picture) -> bool:
+    """The guest has followed the window's size: nothing of our ground is left at its sides."""
+    return in_work(now) and not bool(like(_GROUND, now[110:800, 8:40], 2).mean() > 0.9)
 
 
 def button(now: Picture, below: int) -> tuple[int, int] | None:

@@ -11,7 +11,7 @@ import pytest
 
 from phone.demo import belongings
 from phone.handset import HEIGHT, WIDTH, Picture, differing, like
-from phone.person import BLUE, button, desktop, in_work, keyboard, line, reads
+from phone.person import BLUE, button, desktop, filled, in_work, keyboard, line, reads
 
 
 def test_pictures_are_compared_by_what_is_seen() -> None:
@@ -43,6 +43,10 @@ def test_work_is_known_by_the_workspaces_colour_alone() -> None:
 
 def test_an_open_keyboard_is_seen_by_what_it_covers() -> None:
     assert keyboard(screen(BLUE, foot=836)) and not keyboard(screen(BLUE))
+    late = screen(BLUE, foot=836)
+    assert filled(late)
+    late[94:830, 6:73] = (0x0C, 0x0F, 0x13)  # the guest's picture is still of the old size, and so narrower
+    assert not filled(late)
 
 
 def test_a_button_is_found_by_its_colour_and_size() -> None:
