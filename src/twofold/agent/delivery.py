@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,12 +26,46 @@ _RECENT = 30.0  # seconds; longer than the vault process keeps a read
 _STOPPED = "io-error"  # QEMU's word for a guest that it has stopped for a disk's sake
 
 
+class Coming:
+    """Pieces that somebody is bringing into the cache already: nobody else needs to ask for them."""
+
+    def __init__(self) -> None:
+        self._batches: dict[bytes, asyncio.Future[bool]] = {}
+
+    @contextmanager
+    def batch(self, ids: Sequence[bytes]) -> Iterator[None]:
+        """While these are on their way; they are there at its end, unless it ends by an error."""
+        came = asyncio.get_running_loop().create_future()
+        self._batches |= dict.fromkeys(ids, came)
+        try:
+            yield
+            came.set_result(True)
+        finally:
+            if not came.done():
+                came.set_result(False)
+            for chunk in ids:
+                if self._batches.get(chunk) is came:
+                    del self._batches[chunk]
+
+    def of(self, ids: Iterable[bytes]) -> dict[asyncio.Future[bool], list[bytes]]:
+        """Which of these come, with what says, at its end, whether they came."""
+        found: dict[asyncio.Future[bool], list[bytes]] = {}
+        for chunk in ids:
+            if chunk in self._batches:
+                found.setdefault(self._batches[chunk], []).append(chunk)
+        return found
+
+
 class Delivery:
     """Begins at once, ends with the vault process or by `end`. `again` is told when something was missing that had been here."""
 
-    def __init__(self, ws: Workspace, vault: OpenVault, rooms: Rooms, cache: Path, again: Callable[[], None]) -> None:
+    def __init__(
+        self, ws: Workspace, vault: OpenVault, rooms: Rooms, cache: Path, again: Callable[[], None], coming: Coming
+    ) -> None:
         self.vault = vault
         self._ws, self._vault, self._rooms, self._cache, self._again = ws, vault, rooms, cache, again
+        self._coming = coming
+        self._along: set[asyncio.Task[None]] = set()
         self._wanted: dict[bytes, None] = {}  # the most urgent first
         self._some = asyncio.Event()
         self.idle = asyncio.Event()  # no disk waits for a piece that is about to come
@@ -60,11 +95,15 @@ class Delivery:
                 async for ids in self._vault.wants():
                     if self._ws.stock is not None and self._ws.stock.here == self._ws.stock.of:
                         self._again()  # the cache has lost something
-                    self._wanted |= dict.fromkeys(ids)
-                    self._some.set()
-                    self.idle.clear()
+                    along = self._coming.of(ids)
+                    for came, theirs in along.items():
+                        task = asyncio.ensure_future(self._comes_along(came, theirs))
+                        self._along.add(task)
+                        task.add_done_callback(self._along.discard)
+                    self._want([chunk for chunk in ids if not any(chunk in theirs for theirs in along.values())])
             finally:
                 self.idle.set()
+                work |= self._along
                 for each in work:
                     each.cancel()
                 await asyncio.wait(work)
@@ -73,6 +112,26 @@ class Delivery:
                         log.error("delivery failed", exc_info=failed, extra={"workspace": self._ws.name})
         except TwofoldError as gone:
             log.info("delivery ended: %s", gone.code, extra={"workspace": self._ws.name})
+
+    def _want(self, ids: Sequence[bytes]) -> None:
+        if ids:
+            self._wanted |= dict.fromkeys(ids)
+            self._some.set()
+            self.idle.clear()
+
+    async def _comes_along(self, came: asyncio.Future[bool], ids: Sequence[bytes]) -> None:
+        """These are being brought for another reason."""
+        await asyncio.wait([came])
+        if not came.result():
+            self._want(ids)
+            return
+        self._last = time.monotonic()
+        try:
+            await asyncio.to_thread(self._vault.arrived, ids)
+            if not self._wanted:
+                await self._go_on()
+        except TwofoldError as gone:  # as in `_bring_all`
+            log.info("delivery: %s", gone.code, extra={"workspace": self._ws.name})
 
     async def _left_paused(self) -> None:
         """A former agent may have died while the guest was held: let it try again; what still lacks is asked for again."""

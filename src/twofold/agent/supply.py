@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from twofold.agent import base
 from twofold.agent.change import FORMER, NEXT
-from twofold.agent.delivery import Delivery
+from twofold.agent.delivery import Coming, Delivery
 from twofold.agent.paid import Paid
 from twofold.agent.rooms import Rooms
 from twofold.agent.store import Store
@@ -102,6 +102,7 @@ class Supply:
         self.cache = cache / CHUNKS
         self._rooms, self._store, self._workspaces = rooms, store, workspaces
         self._deliveries: dict[str, Delivery] = {}
+        self._coming = Coming()
         self._changed = asyncio.Event()
         self._lanes = [asyncio.Lock() for _ in range(_LANES)]  # each of one batch, or all of one clearing of the cache
         self.paid = Paid()
@@ -113,7 +114,7 @@ class Supply:
             return
         self.end(ws)
         if ws.base_digest:
-            self._deliveries[ws.name] = Delivery(ws, vault, self._rooms, self.cache, self.look_again)
+            self._deliveries[ws.name] = Delivery(ws, vault, self._rooms, self.cache, self.look_again, self._coming)
 
     def end(self, ws: Workspace) -> None:
         delivery = self._deliveries.pop(ws.name, None)
@@ -177,12 +178,16 @@ class Supply:
                 filling.held = True
                 filling.tell()
                 return
-            await self._calm()
-            if filling.recorded and not filling.urgent(batch):
-                await self._up()
+            if not filling.urgent(
+                batch
+            ):  # what a start reads comes in its order, as fast as it can: a disk waits for the next
+                await self._calm()
+                if filling.recorded:
+                    await self._up()
             async with lane:
-                remote = await asyncio.to_thread(self._rooms.remote)
-                await asyncio.to_thread(take, batch, remote, self.cache)
+                with self._coming.batch(batch):
+                    remote = await asyncio.to_thread(self._rooms.remote)
+                    await asyncio.to_thread(take, batch, remote, self.cache)
             filling.came(batch)
 
     async def _calm(self) -> None:
