@@ -63,6 +63,9 @@ class Stage:
         while True:  # the server may be about to come up
             try:
                 client.call("enrol", url=url, name="laptop")
+                client.call(
+                    "doctor"
+                )  # what this processor can do is found out once a boot, here before the time is taken
                 return
             except UnreachableError:
                 if time.monotonic() > until:

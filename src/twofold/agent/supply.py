@@ -24,7 +24,7 @@ from twofold.agent.paid import Paid
 from twofold.agent.rooms import Rooms
 from twofold.agent.store import Store
 from twofold.model.errors import TwofoldError
-from twofold.model.workspace import Custody
+from twofold.model.workspace import Custody, RunState
 from twofold.platform.memory import give_back
 from twofold.vault.seam import OpenVault
 
@@ -200,7 +200,9 @@ class Supply:
         reads, all of it comes as fast as it can: piece by piece, as it is read, would take twice as long.)"""
         for ws in list(self._workspaces()):
             until = ws.record.launched_at + _START
-            while ws.machine and ws.guest and not ws.guest.session_up and time.time() < until:  # noqa: ASYNC110
+            while ws.record.run is RunState.STARTING or (  # noqa: ASYNC110
+                ws.machine and ws.guest and not ws.guest.session_up and time.time() < until
+            ):
                 await asyncio.sleep(_LOOK)
 
     async def clear(self) -> int:
