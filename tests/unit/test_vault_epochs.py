@@ -5,28 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.unit.test_vault_store import DEVICES, Place
+from tests.unit.test_vault_store import Place
+from tests.unit.test_vault_store import fresh as place
 from twofold.model.errors import RefusedError, TwofoldError
 from twofold.vault.seam import Keys
 
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    place = Place(tmp_path)
-    keys = place.vaults.new_keys("work")
-    (tmp_path / "key").write_bytes(keys.wrapped)
-    (tmp_path / "work").mkdir()
-    (tmp_path / "run").mkdir(mode=0o700)
-    with place.vaults.creating(place.where, keys, DEVICES):
-        pass
-    yield place
-    for vault in place.opened:
-        vault.close()
+__all__ = ["place"]
 
 
 def opens(place: Place, keys: Keys) -> bool:

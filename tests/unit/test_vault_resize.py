@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.unit.test_vault_store import DEVICES, Place
+from tests.unit.test_vault_store import Place
+from tests.unit.test_vault_store import fresh as place
 from twofold.model.errors import ConflictError, NotFoundError, RefusedError, TwofoldError, UsageError
 from twofold.vault import nbd
 from twofold.vault.seam import OpenVault
 
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    place = Place(tmp_path)
-    keys = place.vaults.new_keys("work")
-    (tmp_path / "key").write_bytes(keys.wrapped)
-    (tmp_path / "work").mkdir()
-    (tmp_path / "run").mkdir(mode=0o700)
-    with place.vaults.creating(place.where, keys, DEVICES):
-        pass
-    yield place
-    for vault in place.opened:
-        vault.close()
+__all__ = ["place"]
 
 
 def unused(vault: OpenVault) -> None:

@@ -76,17 +76,30 @@ class Place:
         return identity
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("t")
+def made(folder: Path, system: bytes = b"") -> Place:
     place = Place(folder)
     keys = place.vaults.new_keys("work")
     (folder / "key").write_bytes(keys.wrapped)
     (folder / "work").mkdir()
     (folder / "run").mkdir(mode=0o700)
     with place.vaults.creating(place.where, keys, DEVICES) as filling:
-        filling.fill("system", io.BytesIO(SYSTEM), silent)
-    return folder
+        if system:
+            filling.fill("system", io.BytesIO(system), silent)
+    return place
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Iterator[Place]:
+    """A vault with nothing in it."""
+    place = made(tmp_path)
+    yield place
+    for vault in place.opened:
+        vault.close()
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made(tmp_path_factory.mktemp("t"), SYSTEM).folder
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 //! Cuts besides content's: at edges, and where a former version was cut; and all of the stream comes back whatever they are.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::cast_possible_truncation)]
 
+mod dice;
+
 use std::collections::{HashMap, HashSet};
 
 use twofold_chunks::cut::{Cutter, Grain};
@@ -10,25 +12,13 @@ use twofold_chunks::seal::Secret;
 use twofold_chunks::sealer::Sealer;
 use twofold_chunks::{BLOCK, Key, MAX_CHUNK};
 
-/// xorshift64*: the same numbers on every machine and in every run.
-struct Dice(u64);
+use dice::Dice;
 
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
+trait Disk {
+    fn disk(&mut self, blocks: usize) -> Vec<u8>;
+}
 
-    fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
-    }
-
-    fn noise(&mut self, blocks: usize) -> Vec<u8> {
-        (0..blocks * BLOCK / 8).flat_map(|_| self.next().to_le_bytes()).collect()
-    }
-
+impl Disk for Dice {
     /// Noise with holes in it, and an end that is no block's.
     fn disk(&mut self, blocks: usize) -> Vec<u8> {
         let mut out = Vec::new();

@@ -1,6 +1,8 @@
 //! Seeded random tests: any bytes come back, any change is noticed, and a change moves few chunks.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::cast_possible_truncation)]
 
+mod dice;
+
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
@@ -11,21 +13,13 @@ use twofold_chunks::seal::{OVERHEAD, Opening, Sealing, Secret, id};
 use twofold_chunks::sealer::Sealer;
 use twofold_chunks::{BLOCK, Error, MAX_CHUNK, frames};
 
-/// xorshift64*: the same numbers on every machine and in every run.
-struct Dice(u64);
+use dice::Dice;
 
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
+trait Disk {
+    fn disk(&mut self, blocks: usize) -> Vec<u8>;
+}
 
-    fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
-    }
-
+impl Disk for Dice {
     /// Stretches of noise, of repeats and of zeroes, as disks have them.
     fn disk(&mut self, blocks: usize) -> Vec<u8> {
         let mut out = Vec::with_capacity(blocks * BLOCK);
