@@ -25,7 +25,7 @@ pub struct Grain {
 
 impl Grain {
     /// What images are cut by (docs/decisions/0031-full-publish.md has what others gave).
-    pub const IMAGE: Self = Self { least: 16, normal: 32, seldom: 48, often: 8 };
+    pub const IMAGE: Self = Self { least: 24, normal: 44, seldom: 64, often: 8 };
 }
 
 /// A chunk's place, in bytes from the start of the data that was cut.

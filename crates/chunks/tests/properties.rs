@@ -150,8 +150,8 @@ fn chunks_have_the_sizes_that_were_wanted() {
     let data: Vec<u8> = (0..(64 << 20) / 8).flat_map(|_| dice.next().to_le_bytes()).collect();
     let (spans, _) = Cutter::new(&[9; 32], Grain::IMAGE).cut(&data, true);
     let mean = data.len() / spans.len();
-    assert!((112 << 10..=192 << 10).contains(&mean), "mean {mean}");
-    assert!(spans[..spans.len() - 1].iter().all(|span| (16 * BLOCK..=MAX_CHUNK).contains(&span.size)));
+    assert!((144 << 10..=208 << 10).contains(&mean), "mean {mean}");
+    assert!(spans[..spans.len() - 1].iter().all(|span| (24 * BLOCK..=MAX_CHUNK).contains(&span.size)));
 }
 
 #[test]
