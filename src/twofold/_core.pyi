@@ -14,7 +14,8 @@ Row: TypeAlias = tuple[int, int, int, bytes, bytes]
 class Sealer:
     """Cuts and seals the file at `path` for the company with `secret` (32 bytes). `known` lists (key, id, stored) of chunks that
     were published before and are not sealed again. Besides where content says so it cuts at `edges` (bytes from the start, whole
-    blocks) and, wherever the content is the same, as `former`, the part's rows in the version before, was cut."""
+    blocks) and, wherever the content is the same, as `former`, the part's rows in the version before, was cut. `level` is
+    zstd's."""
 
     def __new__(
         cls,
@@ -23,6 +24,7 @@ class Sealer:
         known: Sequence[tuple[bytes, bytes, int]] = ...,
         edges: Sequence[int] = ...,
         former: Sequence[Row] = ...,
+        level: int = ...,
     ) -> Sealer: ...
     def next(self, window: int) -> Batch | None:
         """Seal what the next `window` bytes complete; None at the end. A window of holes gives a batch without rows."""
@@ -55,10 +57,11 @@ def open_rows(folder: str | PathLike[str], rows: Sequence[Row], start: int, leng
     are missing or damaged. ValueError: rows that are not ascending or lie outside."""
 
 def make_patch(
-    folder: str | PathLike[str], old: Sequence[Row], new: Sequence[Row], plain: bytes
+    folder: str | PathLike[str], old: Sequence[Row], new: Sequence[Row], plain: bytes, level: int
 ) -> tuple[bytes, bytes] | None:
     """A patch's id and sealed bytes, from the chunks `old`, which are in the folder, to `new`, whose plaintexts are `plain`, one
-    behind the other; None where it would be longer than a chunk. ValueError: a chunk is damaged, or more than 4 MiB on a side."""
+    behind the other, and which were sealed at `level`; None where it would be longer than a chunk. ValueError: a chunk is
+    damaged, or more than 4 MiB on a side."""
 
 def apply_patch(folder: str | PathLike[str], patch: bytes, old: Sequence[Row], new: Sequence[Row]) -> int:
     """Put those of `new` in the folder that come out of the patch as their ids say; returns how many. ValueError, OSError: the

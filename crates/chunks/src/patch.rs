@@ -37,17 +37,17 @@ const LEVEL: i32 = 9;
 const ASSOCIATED: &[u8] = b"twofold-patch-1";
 
 /// Make a patch from `old` (in `folder`) to `new`, whose plaintexts are `plain` one behind the other; None where it would be
-/// too long to be carried like a chunk.
+/// too long to be carried like a chunk. `level` is what the new chunks were sealed at.
 ///
 /// # Errors
 /// [`Error::Size`]: too much at once, or rows that are not what `plain` is; else as opening the old chunks does.
-pub fn make(folder: &Path, old: &[Row], new: &[Row], plain: &[u8]) -> Result<Option<Sealed>, Error> {
+pub fn make(folder: &Path, old: &[Row], new: &[Row], plain: &[u8], level: u8) -> Result<Option<Sealed>, Error> {
     if size(new)? != plain.len() {
         return Err(Error::Size);
     }
     let prefix = opened(folder, old)?;
     let mut room = vec![0; NONCE];
-    room.push(seal::LEVEL.to_le_bytes()[0]);
+    room.push(level);
     let mut encoder = write::Encoder::with_ref_prefix(room, LEVEL, &prefix)?;
     encoder.window_log(WINDOW)?;
     encoder.write_all(plain)?;
@@ -77,7 +77,7 @@ pub fn apply(folder: &Path, id: &Id, old: &[Row], new: &[Row]) -> Result<usize, 
     if plain.len() != total {
         return Err(Error::Size);
     }
-    let mut sealing = Sealing::again(*level)?;
+    let mut sealing = Sealing::at(*level)?;
     let (mut rest, mut came) = (&plain[..], 0);
     for row in new {
         let (one, after) = rest.split_at(row.size);

@@ -27,7 +27,8 @@ pub const OVERHEAD: usize = NONCE + 1 + TAG;
 const ASSOCIATED: &[u8] = b"twofold-chunk-1";
 const RAW: u8 = 0;
 const ZSTD: u8 = 1;
-pub(crate) const LEVEL: i32 = 3;
+/// The level of compression that most chunks are sealed at.
+pub const LEVEL: u8 = 3;
 
 /// What a company's publishers share; from it come chunk keys and the seed of the cuts.
 #[derive(Clone)]
@@ -79,21 +80,21 @@ pub struct Sealing {
 }
 
 impl Sealing {
-    /// Ready to seal.
+    /// Ready to seal at [`LEVEL`].
     ///
     /// # Errors
     /// No memory for a compressor.
     pub fn new() -> Result<Self, Error> {
-        Ok(Self { compressor: Compressor::new(LEVEL)?, room: vec![0; MAX_CHUNK] })
+        Self::at(LEVEL)
     }
 
-    /// Ready to seal as it was done at another level of compression.
+    /// Ready to seal at a level of compression. Readers need not know it.
     ///
     /// # Errors
     /// [`Error::Size`]: there is no such level.
-    pub(crate) fn again(level: u8) -> Result<Self, Error> {
+    pub fn at(level: u8) -> Result<Self, Error> {
         let level = i32::from(level);
-        if !(1..=zstd::compression_level_range().last().unwrap_or(LEVEL)).contains(&level) {
+        if !(1..=*zstd::compression_level_range().end()).contains(&level) {
             return Err(Error::Size);
         }
         Ok(Self { compressor: Compressor::new(level)?, room: vec![0; MAX_CHUNK] })

@@ -33,6 +33,7 @@ pub struct Sealer<R> {
     secret: Secret,
     cutter: Cutter,
     guide: Guide,
+    level: u8,
     known: HashMap<Key, (Id, usize)>,
     buffer: Vec<u8>,
     digest: Context,
@@ -42,14 +43,15 @@ pub struct Sealer<R> {
 
 impl<R: Read> Sealer<R> {
     /// `known` holds chunks that were published before, by key, with their stored bytes: they are neither compressed nor sealed
-    /// again, and keep their id whatever became of the compressor since. `guide` cuts besides content.
-    pub fn new(input: R, secret: Secret, known: HashMap<Key, (Id, usize)>, guide: Guide) -> Self {
+    /// again, and keep their id whatever became of the compressor since. `guide` cuts besides content. `level` is zstd's.
+    pub fn new(input: R, secret: Secret, known: HashMap<Key, (Id, usize)>, guide: Guide, level: u8) -> Self {
         let cutter = Cutter::new(&secret.cut_seed, Grain::IMAGE);
         Self {
             input,
             secret,
             cutter,
             guide,
+            level,
             known,
             buffer: Vec::new(),
             digest: Context::new(&SHA256),
@@ -86,27 +88,31 @@ impl<R: Read> Sealer<R> {
         let read = self.input.by_ref().take(missing as u64).read_to_end(&mut self.buffer)?;
         self.end = read < missing;
         let (spans, rest) = self.guide.cut(&self.cutter, &self.secret, self.offset, &self.buffer, self.end);
-        let Self { secret, known, buffer, digest, offset: base, .. } = self;
+        let Self { secret, known, level, buffer, digest, offset: base, .. } = self;
         // The digest is one more piece of work, begun first since nothing divides it.
         let mut jobs = vec![Job::Digest(digest)];
         jobs.extend(spans.into_iter().map(|(span, key)| Job::Seal(span, key)));
-        let pieces = parallel::each(jobs, Sealing::new, |sealing, job| {
-            let (Span { offset, size }, key) = match job {
-                Job::Seal(span, key) => (span, key),
-                Job::Digest(digest) => {
-                    digest.update(&buffer[held..]);
-                    return Ok(None);
+        let pieces = parallel::each(
+            jobs,
+            || Sealing::at(*level),
+            |sealing, job| {
+                let (Span { offset, size }, key) = match job {
+                    Job::Seal(span, key) => (span, key),
+                    Job::Digest(digest) => {
+                        digest.update(&buffer[held..]);
+                        return Ok(None);
+                    }
+                };
+                let plain = &buffer[offset..offset + size];
+                let key = key.unwrap_or_else(|| secret.key(plain));
+                let row = |id| Row { offset: *base + offset as u64, size, id, key };
+                if let Some((id, stored)) = known.get(&key) {
+                    return Ok(Some(Piece { row: row(*id), stored: *stored, bytes: Vec::new() }));
                 }
-            };
-            let plain = &buffer[offset..offset + size];
-            let key = key.unwrap_or_else(|| secret.key(plain));
-            let row = |id| Row { offset: *base + offset as u64, size, id, key };
-            if let Some((id, stored)) = known.get(&key) {
-                return Ok(Some(Piece { row: row(*id), stored: *stored, bytes: Vec::new() }));
-            }
-            let sealed = sealing.seal(plain, key)?;
-            Ok::<_, Error>(Some(Piece { row: row(sealed.id), stored: sealed.bytes.len(), bytes: sealed.bytes }))
-        })?;
+                let sealed = sealing.seal(plain, key)?;
+                Ok::<_, Error>(Some(Piece { row: row(sealed.id), stored: sealed.bytes.len(), bytes: sealed.bytes }))
+            },
+        )?;
         self.buffer.drain(..rest);
         self.offset += rest as u64;
         Ok(Some(pieces.into_iter().flatten().collect()))

@@ -8,17 +8,22 @@ use std::collections::{HashMap, HashSet};
 use twofold_chunks::cut::{Cutter, Grain};
 use twofold_chunks::folder::Row;
 use twofold_chunks::guide::Guide;
-use twofold_chunks::seal::Secret;
+use twofold_chunks::seal::{LEVEL, Secret};
 use twofold_chunks::sealer::Sealer;
 use twofold_chunks::{BLOCK, Key, MAX_CHUNK};
 
 use dice::Dice;
 
 trait Disk {
+    fn noise(&mut self, blocks: usize) -> Vec<u8>;
     fn disk(&mut self, blocks: usize) -> Vec<u8>;
 }
 
 impl Disk for Dice {
+    fn noise(&mut self, blocks: usize) -> Vec<u8> {
+        (0..blocks * BLOCK / 8).flat_map(|_| self.next().to_le_bytes()).collect()
+    }
+
     /// Noise with holes in it, and an end that is no block's.
     fn disk(&mut self, blocks: usize) -> Vec<u8> {
         let mut out = Vec::new();
@@ -38,7 +43,7 @@ fn secret() -> Secret {
 }
 
 fn rows(data: &[u8], guide: Guide, window: usize) -> Vec<Row> {
-    let mut sealer = Sealer::new(data, secret(), HashMap::new(), guide);
+    let mut sealer = Sealer::new(data, secret(), HashMap::new(), guide, LEVEL);
     let mut rows = Vec::new();
     while let Some(pieces) = sealer.next(window).unwrap() {
         rows.extend(pieces.into_iter().map(|piece| piece.row));

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use twofold_chunks::folder::{Row, path, read, store};
 use twofold_chunks::frames::push;
-use twofold_chunks::seal::{Sealed, Secret, id};
+use twofold_chunks::seal::{LEVEL, Sealed, Secret, id};
 use twofold_chunks::sealer::Sealer;
 use twofold_chunks::{Error, patch};
 
@@ -51,7 +51,11 @@ fn random(size: usize, mut seed: u64) -> Vec<u8> {
 
 /// The rows of `plain`, and its chunks; kept in `home` if there is one.
 fn cut(plain: &[u8], home: Option<&Home>) -> Vec<Row> {
-    let mut sealer = Sealer::new(plain, secret(), Default::default(), Default::default());
+    cut_at(plain, home, LEVEL)
+}
+
+fn cut_at(plain: &[u8], home: Option<&Home>, level: u8) -> Vec<Row> {
+    let mut sealer = Sealer::new(plain, secret(), Default::default(), Default::default(), level);
     let mut rows = Vec::new();
     while let Some(pieces) = sealer.next(16 << 20).unwrap() {
         for piece in pieces {
@@ -77,8 +81,23 @@ fn pair() -> (Vec<u8>, Vec<u8>) {
 fn made(home: &Home) -> (Vec<Row>, Vec<Row>, Sealed, Vec<u8>) {
     let (one, two) = pair();
     let (old, new) = (cut(&one, Some(home)), cut(&two, None));
-    let sealed = patch::make(&home.0, &old, &new, &two).unwrap().unwrap();
+    let sealed = patch::make(&home.0, &old, &new, &two, LEVEL).unwrap().unwrap();
     (old, new, sealed, two)
+}
+
+#[test]
+fn chunks_that_were_sealed_harder_come_out_of_a_patch_that_says_so() {
+    let home = Home::new("harder");
+    let one: Vec<u8> = random(60_000, 5).into_iter().flat_map(|byte| [byte % 7, byte % 5, 0, byte % 3, 1, 2]).collect();
+    let mut two = one.clone();
+    two.iter_mut().step_by(4096).for_each(|byte| *byte ^= 1);
+    let (old, new) = (cut_at(&one, Some(&home), 14), cut_at(&two, None, 14));
+    assert_ne!(new[0].id, cut(&two, None)[0].id, "another level gives other bytes");
+    for (level, come) in [(14, new.len()), (LEVEL, 0)] {
+        let sealed = patch::make(&home.0, &old, &new, &two, level).unwrap().unwrap();
+        home.keep(&sealed.id, &sealed.bytes);
+        assert_eq!(patch::apply(&home.0, &sealed.id, &old, &new).unwrap(), come);
+    }
 }
 
 #[test]
@@ -95,7 +114,7 @@ fn a_patch_brings_the_very_chunks_and_is_small() {
     for row in &new {
         assert_eq!(read(&home.0, &[row.id]).unwrap(), read(&there.0, &[row.id]).unwrap());
     }
-    assert_eq!(patch::make(&home.0, &old, &new, &two).unwrap().unwrap(), sealed, "sealing is deterministic");
+    assert_eq!(patch::make(&home.0, &old, &new, &two, LEVEL).unwrap().unwrap(), sealed, "sealing is deterministic");
 }
 
 #[test]
@@ -146,9 +165,12 @@ fn what_does_not_fit_is_refused_or_not_made() {
     let home = Home::new("fit");
     let (one, two) = (random(1 << 20, 1), random(1 << 20, 2));
     let (old, new) = (cut(&one, Some(&home)), cut(&two, None));
-    assert!(patch::make(&home.0, &old, &new, &two).unwrap().is_none(), "nothing in common: too long for a chunk");
-    assert!(matches!(patch::make(&home.0, &old, &new, &two[1..]), Err(Error::Size)));
-    assert!(matches!(patch::make(&home.0, &[], &new, &two), Err(Error::Size)));
+    assert!(
+        patch::make(&home.0, &old, &new, &two, LEVEL).unwrap().is_none(),
+        "nothing in common: too long for a chunk"
+    );
+    assert!(matches!(patch::make(&home.0, &old, &new, &two[1..], LEVEL), Err(Error::Size)));
+    assert!(matches!(patch::make(&home.0, &[], &new, &two, LEVEL), Err(Error::Size)));
     let many: Vec<_> = (0..5).flat_map(|_| old.clone()).collect();
-    assert!(matches!(patch::make(&home.0, &many, &new, &two), Err(Error::Size)));
+    assert!(matches!(patch::make(&home.0, &many, &new, &two, LEVEL), Err(Error::Size)));
 }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use twofold_chunks::cut::{Cutter, Grain};
 use twofold_chunks::folder::{self, Row};
 use twofold_chunks::guide::Guide;
-use twofold_chunks::seal::{OVERHEAD, Opening, Sealing, Secret, id};
+use twofold_chunks::seal::{LEVEL, OVERHEAD, Opening, Sealing, Secret, id};
 use twofold_chunks::sealer::Sealer;
 use twofold_chunks::{BLOCK, Error, MAX_CHUNK, frames};
 
@@ -51,7 +51,7 @@ fn room(name: &str) -> PathBuf {
 }
 
 fn seal(data: &[u8], window: usize) -> (Vec<Row>, Vec<u8>) {
-    let mut sealer = Sealer::new(data, secret(1), HashMap::new(), Guide::default());
+    let mut sealer = Sealer::new(data, secret(1), HashMap::new(), Guide::default(), LEVEL);
     let (mut rows, mut body) = (Vec::new(), Vec::new());
     while let Some(pieces) = sealer.next(window).unwrap() {
         for piece in pieces {
@@ -100,7 +100,7 @@ fn the_digest_is_the_stream_s_in_any_windows_and_with_known_chunks() {
     for window in [1 << 20, 3 << 20, 64 << 20] {
         let mut known = HashMap::new();
         for _ in ["sealed", "known"] {
-            let mut sealer = Sealer::new(&data[..], secret(1), known.clone(), Guide::default());
+            let mut sealer = Sealer::new(&data[..], secret(1), known.clone(), Guide::default(), LEVEL);
             while let Some(pieces) = sealer.next(window).unwrap() {
                 known.extend(pieces.into_iter().map(|piece| (piece.row.key, (piece.row.id, piece.stored))));
             }
@@ -270,7 +270,7 @@ fn known_chunks_are_not_sealed_again() {
     let data = Dice(31).disk(500);
     let (rows, _) = seal(&data, 4 << 20);
     let known = rows.iter().map(|row| (row.key, (row.id, 77))).collect();
-    let mut sealer = Sealer::new(&data[..], secret(1), known, Guide::default());
+    let mut sealer = Sealer::new(&data[..], secret(1), known, Guide::default(), LEVEL);
     while let Some(pieces) = sealer.next(1 << 20).unwrap() {
         assert!(pieces.iter().all(|piece| piece.bytes.is_empty() && piece.stored == 77));
     }

@@ -5,7 +5,7 @@ use twofold_chunks::cut::{Cutter, Grain};
 use twofold_chunks::folder::{Row, store};
 use twofold_chunks::frames::push;
 use twofold_chunks::patch;
-use twofold_chunks::seal::{Opening, Sealing, Secret, id};
+use twofold_chunks::seal::{LEVEL, Opening, Sealing, Secret, id};
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -65,7 +65,7 @@ fn a_patch_opens_from_these_bytes() {
     push(&mut frames, &id(&bytes), &bytes);
     std::fs::create_dir_all(&folder).unwrap();
     store(&folder, &frames).unwrap();
-    let made = patch::make(&folder, &old, &new, &plains[1]).unwrap().unwrap();
+    let made = patch::make(&folder, &old, &new, &plains[1], LEVEL).unwrap().unwrap();
     let came = patch::apply(&folder, &id(&bytes), &old, &new);
     std::fs::remove_dir_all(&folder).unwrap();
     assert_eq!(hex(&made.key), PATCH_KEY);

@@ -27,17 +27,18 @@ struct Sealer(Mutex<Stream<File>>);
 #[pymethods]
 impl Sealer {
     #[new]
-    #[pyo3(signature = (path, secret, known = Vec::new(), edges = Vec::new(), former = Vec::new()))]
+    #[pyo3(signature = (path, secret, known = Vec::new(), edges = Vec::new(), former = Vec::new(), level = seal::LEVEL))]
     fn new(
         path: PathBuf,
         secret: [u8; 32],
         known: Vec<(Key, Id, usize)>,
         edges: Vec<u64>,
         former: Vec<GivenRow>,
+        level: u8,
     ) -> PyResult<Self> {
         let known: HashMap<_, _> = known.into_iter().map(|(key, id, stored)| (key, (id, stored))).collect();
         let guide = Guide::new(edges, taken(former));
-        Ok(Self(Mutex::new(Stream::new(File::open(path)?, Secret::new(&secret), known, guide))))
+        Ok(Self(Mutex::new(Stream::new(File::open(path)?, Secret::new(&secret), known, guide, level))))
     }
 
     fn next(&self, py: Python<'_>, window: usize) -> PyResult<Option<Batch>> {
@@ -151,8 +152,9 @@ fn make_patch<'py>(
     old: Vec<GivenRow>,
     new: Vec<GivenRow>,
     plain: &[u8],
+    level: u8,
 ) -> PyResult<Option<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)>> {
-    let made = py.detach(|| patch::make(&folder, &taken(old), &taken(new), plain)).map_err(raise)?;
+    let made = py.detach(|| patch::make(&folder, &taken(old), &taken(new), plain, level)).map_err(raise)?;
     Ok(made.map(|sealed| (PyBytes::new(py, &sealed.id), PyBytes::new(py, &sealed.bytes))))
 }
 

@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 from twofold import _core
 from twofold.image.chunks import BLOCK, MAX_CHUNK, Chunk, ImageIndex, Patch
 from twofold.image.fetch import Source, batched, lacking, take
+from twofold.image.firstboot import level
 from twofold.model.errors import DamagedError, NotFoundError
 from twofold.model.progress import Progress, silent
 
@@ -77,7 +78,7 @@ def _one(file: Path, plan: _Plan, folder: Path) -> tuple[bytes, bytes] | None:
             part.seek(row.offset)
             plain += part.read(row.size)
     try:
-        return _core.make_patch(folder, plan.old, plan.new, bytes(plain))
+        return _core.make_patch(folder, plan.old, plan.new, bytes(plain), level(plan.part))
     except (OSError, ValueError) as off:  # without it the chunks are sent
         log.info("no patch: %s", off)
         return None

@@ -17,7 +17,7 @@ from twofold import _core
 from twofold.image import patches
 from twofold.image.catalogue import Catalogue
 from twofold.image.chunks import Chunk, ImageIndex, Range, ranges
-from twofold.image.firstboot import carried, edges
+from twofold.image.firstboot import carried, edges, level
 from twofold.image.sealed import seal, unseal
 from twofold.model.errors import BadInputError, ConflictError, DamagedError
 from twofold.model.image import ImageVersion
@@ -299,7 +299,7 @@ class _Making:
             for part in manifest.parts:
                 path = built.path(part.name)
                 guide = edges(noted, part.name, part.size), former.chunks.get(part.name, ()) if former else ()
-                sealer = _core.Sealer(path, self._publisher.secret, known, *guide)
+                sealer = _core.Sealer(path, self._publisher.secret, known, *guide, level(part.name))
                 rows: list[Chunk] = []
                 ways: deque[tuple[Future[int], int]] = deque()
                 ahead = sealing.submit(sealer.next, _BATCH)

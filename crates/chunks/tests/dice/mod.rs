@@ -1,7 +1,5 @@
 //! Seeded randomness for tests.
 
-use twofold_chunks::BLOCK;
-
 /// xorshift64*: the same numbers on every machine and in every run.
 pub struct Dice(pub u64);
 
@@ -15,10 +13,5 @@ impl Dice {
 
     pub fn below(&mut self, bound: usize) -> usize {
         (self.next() % bound as u64) as usize
-    }
-
-    /// So many blocks of noise.
-    pub fn noise(&mut self, blocks: usize) -> Vec<u8> {
-        (0..blocks * BLOCK / 8).flat_map(|_| self.next().to_le_bytes()).collect()
     }
 }
