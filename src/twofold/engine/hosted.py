@@ -32,7 +32,7 @@ from twofold.platform.run import CommandError, find, replayable, run, spawn
 OLDEST = (10, 0)  # the machine types in hardware.py
 _OVERHEAD = 192 << 20  # what QEMU itself takes beside the guest's memory: code, translation cache, screen
 _START_SECONDS = 20.0
-_SAYS_SECONDS = 30.0  # in which QEMU says its version: a phone reads its program from a slow disk
+_SAYS_SECONDS = 12.0  # to say its version: a second on a slow phone that does much else, many times that where it hangs
 _VERSION = re.compile(rb"QEMU emulator version (\d+)\.(\d+)\.(\d+)([^\n]*)")
 
 
