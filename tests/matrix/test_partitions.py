@@ -112,7 +112,8 @@ def test_a_device_that_was_cut_off_comes_back_late_and_is_a_branch(net: Net, per
     until(lambda: a.client.call("info", workspace="work")["error"] is not None, 90)
     branch = a.client.finish("backup", workspace="work", limit=60)["result"]
     assert (branch["kind"], line["kind"]) == ("branch", "line")
-    assert person.kinds() == [("branch", "a"), ("line", "b"), ("line", "a")]
+    # Which of two in one second is the newer is not said.
+    assert sorted(person.kinds()) == [("branch", "a"), ("line", "a"), ("line", "b")]
     assert person.head() == line["id"]
 
     # The administrator lists it, looks into it and restores it, as it is typed.
