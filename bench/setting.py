@@ -54,7 +54,7 @@ def folder(bench: str) -> Iterator[Path]:
     state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
     made = state / f"twofold-bench-{bench}"
     shutil.rmtree(made, ignore_errors=True)
-    made.mkdir(parents=True)
+    made.mkdir(0o700, parents=True)
     try:
         yield made
     finally:
