@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness.company import Company, Device
+from tests.harness.relay import Relay
 from twofold.agent.client import Client
 
 _NUMBERS = itertools.count()
@@ -39,6 +40,13 @@ def device(tmp_path: Path) -> Iterator[Device]:
     made = Device(tmp_path / "device")
     yield made
     made.close()
+
+
+@pytest.fixture
+def line(company: Company) -> Iterator[Relay]:
+    """What a device reaches its server by, where a test puts it between them."""
+    with Relay(company.port) as made:
+        yield made
 
 
 @pytest.fixture

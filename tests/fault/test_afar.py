@@ -34,12 +34,6 @@ def user(company: Company) -> str:
 
 
 @pytest.fixture
-def line(company: Company) -> Iterator[Relay]:
-    with Relay(company.port) as made:
-        yield made
-
-
-@pytest.fixture
 def other(company: Company, user: str, tmp_path: Path, line: Relay) -> Iterator[Device]:
     """A second device of this user, on the slow line."""
     made = Device(tmp_path / "other")

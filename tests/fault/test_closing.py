@@ -53,13 +53,6 @@ def user(company: Company, button: str) -> str:
 
 
 @pytest.fixture
-def line(company: Company) -> Iterator[Relay]:
-    """What the device reaches its server by."""
-    with Relay(company.port) as made:
-        yield made
-
-
-@pytest.fixture
 def client(company: Company, user: str, device: Device, line: Relay) -> Iterator[Client]:
     with device.start() as connected:
         connected.call("enrol", url=line.through(company.admin.invite_device(user)), name="laptop")

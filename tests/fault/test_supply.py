@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.harness.company import COUNT_AT, Company, Device
+from tests.harness.relay import Relay
 from twofold.agent.client import Client
 from twofold.model.errors import UnreachableError
 from twofold.vault import process
@@ -111,6 +112,21 @@ def test_without_its_image_and_its_server_a_guest_is_paused_and_goes_on_by_itsel
     assert now["error"] is None
     works(client, device)
     until(client, whole)
+
+
+def test_a_piece_that_is_long_on_its_way_holds_the_guest_as_one_that_nobody_brings_does(
+    company: Company, user: str, device: Device, line: Relay
+) -> None:
+    with device.start() as client:
+        client.call("enrol", url=line.through(company.admin.invite_device(user)), name="laptop")
+        line.rate = 60_000  # what is being brought takes longer than the vault process keeps a read
+        client.finish("checkout", workspace="work", limit=60)
+        client.finish("start", workspace="work")
+        now = until(client, lambda now: now["run"] == "paused", 40)
+        assert "not on this device yet" in now["error"]["happened"], now["error"]
+        line.rate = 0
+        until(client, lambda now: now["run"] == "running" and now["error"] is None, 60)
+        works(client, device)
 
 
 def test_an_agent_that_died_while_a_guest_waits_is_followed_by_one_that_helps(

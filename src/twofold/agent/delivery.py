@@ -80,7 +80,7 @@ class Delivery:
 
     async def stopped(self) -> bool:
         """See `Supply.stopped`."""
-        if self._wanted:
+        if self._wanted or self._along:
             await self._hold()
             return True
         if time.monotonic() - self._last < _RECENT:

@@ -178,9 +178,8 @@ class Supply:
                 filling.held = True
                 filling.tell()
                 return
-            if not filling.urgent(
-                batch
-            ):  # what a start reads comes in its order, as fast as it can: a disk waits for the next
+            # What a start reads comes in its order, as fast as it can: a disk that waits mostly waits for the next of it.
+            if not filling.urgent(batch):
                 await self._calm()
                 if filling.recorded:
                     await self._up()
