@@ -377,6 +377,8 @@ pub fn question(name: &str, kind: u16) -> Vec<u8> {
 /// A server that sends back what it gets; each connection a thread. Returns its port and how many came.
 pub fn echoing(at: &str) -> (u16, Arc<AtomicUsize>) {
     let listener = std::net::TcpListener::bind((at, 0)).unwrap();
+    // The library's queue of 128 drops the SYNs of a crowd, and the kernel tries them again after 1, 3, 7, 15 seconds.
+    rustix::net::listen(&listener, 4096).unwrap();
     let (port, count) = (listener.local_addr().unwrap().port(), Arc::new(AtomicUsize::new(0)));
     let counted = Arc::clone(&count);
     thread::spawn(move || {
