@@ -164,15 +164,14 @@ def build(recipe: Recipe, guest: Path, arch: Arch, work: Path, progress: Progres
     if how == "unshare":
         del env["TMPDIR"]  # the namespace's users cannot reach into a private folder
     (work / "modules").mkdir()
-    child = spawn(argv, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    try:
-        tail = _follow(child, progress)
-    finally:
-        if child.poll() is None:
+    with spawn(argv, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as child:
+        try:
+            tail = _follow(child, progress)
+        except BaseException:
             child.terminate()
-        status = child.wait()
-    if status != 0:
-        raise CommandError(replayable(argv, env), status, "\n".join(tail))
+            raise
+    if child.returncode != 0:
+        raise CommandError(replayable(argv, env), child.returncode, "\n".join(tail))
 
 
 def _follow(child: subprocess.Popen[bytes], progress: Progress) -> deque[str]:
