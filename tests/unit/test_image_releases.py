@@ -102,6 +102,33 @@ def test_a_new_version_goes_to_a_share_is_halted_promoted_and_taken_back(office:
         remote.close()
 
 
+def test_a_list_just_looked_at_will_do_but_not_to_say_no(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    office.catalogue.promote("office", 1)
+    remote, metadata = office.device("user4"), Remote.metadata
+    asked: list[str] = []
+
+    def counted(self: Remote, name: str, limit: int) -> bytes:
+        asked.append(name)
+        return metadata(self, name, limit)
+
+    monkeypatch.setattr(Remote, "metadata", counted)
+    before = remote.releases()
+    assert "timestamp.json" in asked
+    asked.clear()
+    assert remote.releases(age=60) == before and not asked
+    office.catalogue.promote("office", 2)
+    signed = remote.checkout("work")
+    assert signed.lease.image_version == 2
+    found = remote.index("office", 2, channel=signed.channel, age=60)
+    assert found.manifest.version == 2, "promoted since the list was looked at"
+    assert asked.count("timestamp.json") == 1
+    remote.releases()
+    assert asked.count("timestamp.json") == 2, "whoever names no age has it looked at again"
+    remote.checkin("work")
+    office.catalogue.promote("office", 1)
+    remote.close()
+
+
 def test_a_start_that_no_lease_stands_behind_counts_for_nothing(office: Office) -> None:
     remote = office.device("user5")
     with pytest.raises(NotFoundError):

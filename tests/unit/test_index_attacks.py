@@ -39,6 +39,7 @@ class Crooked(Remote):
             Place("127.0.0.1", 1), b"", "ACME", "ada", "Laptop", company.server.verify_key, company.pinned, READING
         )
         self.enrolment, self._identity, self._seen, self._one = place, who, folder / "seen", threading.Lock()
+        self._listed = 0.0, ()
         self.company, self.sealed, self.arch = company, b"", Arch.AMD64
         self.cut: Callable[[], bytes] | None = None
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import shutil
+import threading
 import time
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from twofold.agent import base, handover, hardware, parts, rights
 from twofold.agent.arrival import Beginning, beginning, bring, fit, require_carried
-from twofold.agent.operations import Operation
+from twofold.agent.operations import CancelledByPersonError, Operation
 from twofold.agent.registry import Registry
 from twofold.agent.remote import Remote, SignedLease
 from twofold.agent.repair import empty, repair
@@ -23,14 +27,15 @@ from twofold.agent.workspace import Workspace
 from twofold.image import patches
 from twofold.image import stick as carried
 from twofold.image.chunks import ImageIndex
-from twofold.image.fetch import fetch, open_part
+from twofold.image.fetch import Fetched, fetch, open_part
 from twofold.model.canonical import canonical
-from twofold.model.errors import NoRoomError
+from twofold.model.errors import NoRoomError, TwofoldError
 from twofold.model.image import Firmware, ImageVersion
 from twofold.model.workspace import Custody
 from twofold.vault.seam import Parts
 
 log = logging.getLogger(__name__)
+_RECENT = 10.0  # seconds in which the list of releases is not looked at again: it is asked for beside the lease
 _RESERVE = 512 << 20  # room beside the image, for the user's first day
 
 
@@ -43,19 +48,21 @@ async def checkout(registry: Registry, name: str, op: Operation, stick: str = ""
         return await repair(registry, there, op)
     if there is not None:
         await undone(registry, there)
-    rooms = registry.rooms
+    rooms, loop = registry.rooms, asyncio.get_running_loop()
     began = time.monotonic()
     op.progress("asking the server", 0, 0)
     remote = await asyncio.to_thread(rooms.remote)
-    signed, sent = await handover.take(remote, name, op)
     async with AsyncExitStack() as undo:
+        listing = asyncio.create_task(asyncio.to_thread(_listed, remote))  # takes as long as asking for the lease
+        undo.push_async_callback(asyncio.wait, [listing])
+        signed, sent = await handover.take(remote, name, op)
         undo.push_async_callback(give_back, rooms, name)
         op.check()
         lease = signed.lease
         begin = await asyncio.to_thread(beginning, remote, signed)
         version = lease.image_version if begin is None else begin.content.image_version
         index = await asyncio.to_thread(
-            partial(remote.index, lease.image, version, channel=signed.channel, held=begin is not None)
+            partial(remote.index, lease.image, version, channel=signed.channel, held=begin is not None, age=_RECENT)
         )
         if begin is not None:
             require_carried(lease.title, begin.content, index.manifest)
@@ -69,13 +76,15 @@ async def checkout(registry: Registry, name: str, op: Operation, stick: str = ""
         if stick:
             brought = (await asyncio.to_thread(carried.bring, index.ids, Path(stick), cache, op.progress)).sent
         patched = await asyncio.to_thread(patches.bring, index, remote, cache, op.progress)
-        fetched = await asyncio.to_thread(fetch, first(index), remote, cache, op.progress)
-        if begin is None:  # what a start reads comes while the vault is made; a back up has the line to itself
-            registry.supply.look_again()
         came: dict[str, Any] = {}
         if begin is None:
-            await asyncio.to_thread(_fill, ws, remote, index, cache, op)
+            async with _fetching(index, remote, cache, op) as coming:
+                # What a start reads comes while the vault is filled; a back up has the line to itself.
+                coming.add_done_callback(lambda _: loop.call_soon_threadsafe(registry.supply.look_again))
+                await asyncio.to_thread(_fill, ws, remote, index, cache, op, coming)
+                fetched = coming.result()
         else:
+            fetched = await asyncio.to_thread(fetch, first(index), remote, cache, op.progress)
             came = await asyncio.to_thread(_go_on, ws, remote, begin, index, cache, op)
         ws.store.write(name, LEASE, canonical(signed.document))
         op.commit(f"{lease.title} is on this device already.")
@@ -99,6 +108,30 @@ async def checkout(registry: Registry, name: str, op: Operation, stick: str = ""
         "from": saved,
         "seconds": round(time.monotonic() - began, 3),
     } | came
+
+
+def _listed(remote: Remote) -> None:
+    with contextlib.suppress(TwofoldError):  # who needs the list asks again, and is told
+        remote.releases()
+
+
+@asynccontextmanager
+async def _fetching(index: ImageIndex, remote: Remote, cache: Path, op: Operation) -> AsyncIterator[Future[Fetched]]:
+    """What must be here before a start comes while the block goes on. Where the block fails, it is given up, and waited for."""
+    given_up = threading.Event()
+
+    def progress(step: str, done: int, total: int) -> None:
+        if given_up.is_set():
+            raise CancelledByPersonError("The check-out failed.", safe="What was fetched stays.")
+        op.progress(step, done, total)
+
+    beside = ThreadPoolExecutor(1)
+    coming = beside.submit(fetch, first(index), remote, cache, progress)
+    try:
+        yield coming
+    finally:
+        given_up.set()
+        await asyncio.to_thread(beside.shutdown)
 
 
 def _go_on(
@@ -132,13 +165,17 @@ def first(index: ImageIndex) -> dict[bytes, int]:
     return {row.id: row.stored for name in base.FIRST for row in index.chunks.get(name, ())}
 
 
-def _fill(ws: Workspace, remote: Remote, index: ImageIndex, cache: Path, op: Operation) -> None:
-    """Make the vault. Its data key is made by the vault process and never leaves it plain. The system disk stands on the image's
-    chunks and takes no space; the user's is filled, since it is the user's from the first day on."""
+def _fill(
+    ws: Workspace, remote: Remote, index: ImageIndex, cache: Path, op: Operation, coming: Future[Fetched]
+) -> None:
+    """Make the vault, and fill it once what it begins with has come. Its data key is made by the vault process and never leaves
+    it plain. The system disk stands on the image's chunks and takes no space; the user's is filled, since it is the user's from
+    the first day on."""
     image, where, vaults = index.manifest, ws.folder / VAULT, ws.rooms.vault
     keys = vaults.new_keys(ws.name)
     ws.store.write(ws.name, KEY, keys.wrapped)
     with vaults.creating(where, keys, hardware.devices(image)) as filling:
+        coming.result()
         if image.part("user-template") is not None:
             with open_part(index, "user-template", cache, remote) as source:
                 filling.fill(hardware.USER, source, op.progress)

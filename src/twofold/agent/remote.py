@@ -19,6 +19,7 @@ from twofold.model.image import Arch
 from twofold.model.lease import Lease
 from twofold.model.names import colour, slug, title
 from twofold.model.release import STABLE, Release, allowed, none_for
+from twofold.platform.clock import boottime
 from twofold.trust import https, request
 from twofold.trust.device import Identity
 from twofold.trust.publisher import Anchor
@@ -97,6 +98,7 @@ class Remote:
         self._seen, self._one = seen, threading.Lock()
         self._client = https.pinned(enrolment.place, enrolment.authority)
         self._extensions: frozenset[str] = frozenset()
+        self._listed: tuple[float, tuple[Release, ...]] = 0.0, ()
 
     @property
     def identity(self) -> Identity:
@@ -232,14 +234,19 @@ class Remote:
         assert isinstance(untrusted_document, dict)  # `verify` took it
         return SignedLease(untrusted_document, lease)
 
-    def releases(self) -> tuple[Release, ...]:
-        """What the publisher's newest targets list, verified from the pinned root on.
+    def releases(self, *, age: float = 0) -> tuple[Release, ...]:
+        """What the publisher's newest targets list, verified from the pinned root on; what was listed no more than `age` seconds
+        ago will do.
 
         Raises:
             RefusedError: forged, expired, or older than what this device has seen.
         """
         with self._one:
-            return refresh(self._seen, self.enrolment.root, self)
+            at, listed = self._listed
+            if not listed or boottime() - at > age:
+                at, listed = boottime(), refresh(self._seen, self.enrolment.root, self)
+                self._listed = at, listed
+            return listed
 
     def metadata(self, name: str, limit: int) -> bytes:
         """A document of python-tuf's roles; not verified here."""
@@ -254,19 +261,26 @@ class Remote:
         channel: str = STABLE,
         held: bool = False,
         given_out: bool = False,
+        age: float = 0,
     ) -> ImageIndex:
         """The image's index for `arch` (by default this device's), as the publisher's newest targets name it: this version is on
         `channel` or on stable; or on some channel (`given_out`), where an administrator chose it; or, where the workspace on it
-        is `held` here already, at least not retired.
+        is `held` here already, at least not retired. `age` as in `releases`.
 
         Raises:
             RefusedError: the publisher does not say so. ConflictError: the version has nothing for this architecture.
             NotFoundError: this device holds no lease on it.
         """
-        wanted, listed = arch or self.arch, self.releases()
-        some = [each for each in listed if each.channels] if given_out else listed
-        some = some if held or given_out else allowed(listed, image, channel)
-        fit = [each for each in some if each.path == f"{image}/{version}"]
+        wanted = arch or self.arch
+
+        def fitting(listed: tuple[Release, ...]) -> list[Release]:
+            some = [each for each in listed if each.channels] if given_out else listed
+            some = some if held or given_out else allowed(listed, image, channel)
+            return [each for each in some if each.path == f"{image}/{version}"]
+
+        fit = fitting(self.releases(age=age))
+        if age and not fit:
+            fit = fitting(self.releases())  # it may have been promoted since
         if not fit:
             raise RefusedError(
                 f"Your company does not give out version {version} of {image}; the server does.",

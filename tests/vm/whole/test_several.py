@@ -112,7 +112,12 @@ def test_two_workspaces_at_once_by_keys_and_by_the_rail(whole: Whole) -> None:
             desk.settled()
             assert desk.text() == field, "keys for the rescue disk reached the other guest"
             desk.hands.type("12345", 0.03)
-            until(lambda: desk.text() == f"{field}12345"[-24:], "five keys in Work")
+            try:
+                until(lambda: desk.text() == f"{field}12345"[-24:], "five keys in Work")
+            except AssertionError:  # seen once in hundreds of runs, and not explained
+                desk.shot("two-workspaces-lost")
+                print(f"{desk.text()!r} was {field!r}; {whole.apps()}, {desk.said}, {desk.marks()}")
+                raise
             desk.wait_still(10)
             desk.shot("two-workspaces-work")
 
