@@ -26,10 +26,11 @@ from demo.line import Relay, relay
 from demo.stage import PERSON, TREE, WORKSPACE, Stage
 from phone import build
 from phone.handset import Handset, NeverSeenError, Parts, Picture, switched_on
-from phone.person import SERVER, Person, in_work, line, reads
+from phone.person import KEYBOARD, SERVER, Person, in_work, line, reads
 from phone.software import software
 from twofold.model.errors import TwofoldError
 from twofold.model.image import Arch
+from twofold.model.policy import Policy
 
 OUT = TREE / "out" / "phone"
 HOST = "10.0.2.2"  # by which a phone knows the machine that it is emulated on
@@ -62,6 +63,7 @@ def main() -> int:
     try:
         with ExitStack() as undo:
             show = Show(undo, home, console)
+            show.second_enrols()
             show.first_phone()
             show.second_phone()
             show.first_comes_back()
@@ -86,7 +88,7 @@ class Show:
         self._shots = count(1)
         built = self.office.image(Arch.ARM64)
         self.admin = self.office.server("127.0.0.1", HOST)
-        self.office.publish(self.admin, built)
+        self.office.publish(self.admin, built, Policy(keys_leave=True))
         self.lines: dict[str, Relay] = {
             name: undo.enter_context(relay(self.admin.place.port)) for name in ("first", "second")
         }
@@ -96,9 +98,16 @@ class Show:
 
     # -- acts -------------------------------------------------------------------------------------------------------------
 
+    def second_enrols(self) -> None:
+        """A phone that lies in a drawer: only to a device that is known before the loss can keys be given."""
+        with self._on("second") as me:
+            self.enrol(me, "second")
+            me.leave_terminal()
+
     def first_phone(self) -> None:
         with self._on("first") as me:
             self.enrol(me, "first")
+            self.check_out(me, "first")
             self.work(me, "first", "Started by touch: the business desktop on the phone's own screen")
             self.times["launch"] = round(me.open(TERMINAL), 1)
             me.shot("application")
@@ -112,6 +121,7 @@ class Show:
             self._say("Typed on the on-screen keyboard; the guest made room for it")
             self.back_and_forth(me)
             self.replicate(me)
+            self.give_key(me)
             self.lines["first"].cut()
         self._say("The phone is lost: its line and its power are cut")
         self.kept = belongings(self.home / "first")
@@ -123,8 +133,11 @@ class Show:
         me.terminal(f"twofold enrol --name {name} '{url}'")
         until(lambda: len(self.admin.list_devices()) > known, 180, "the enrolment")
         self._say(f"Enrolled as a device: {name}")
-        began = time.monotonic()
         me.still(60)
+
+    def check_out(self, me: Person, name: str) -> None:
+        """In the terminal that is open."""
+        began = time.monotonic()
         me.phone.type(f"twofold checkout {WORKSPACE}\n", 0.05)
         until(
             lambda: self._row()["status"] == "checked-out" and self._row()["device_name"] == name, 300, "the check-out"
@@ -166,11 +179,27 @@ class Show:
         me.shot("backed-up")
         self._say("Backed up to the server, by touch", self.times["back_up"])
 
+    def give_key(self, me: Person) -> None:
+        """In the owner's terminal; the key is what the second phone's `twofold disk key` says, here as the server lists it."""
+        row = next(row for row in self.admin.list_devices() if row["name"] == "second")
+        head = self._row()["head"]
+        me.to_personal()
+        before = me.phone.photograph()
+        me.phone.tap(*KEYBOARD)
+        me.phone.changed(before, 60, 0.1)
+        me.still(60)
+        me.terminal(f"twofold backup {WORKSPACE} --for {row['wrap_public']}")
+        until(lambda: self._row()["head"] != head, 300, "the back up with a key for the second phone")
+        me.still(60)
+        me.shot("key-given")
+        self._say("Backed up once more, with a key for the owner's second phone")
+
     def second_phone(self) -> None:
         number = self._row()["number"]
         with self._on("second") as me:
             self.admin.break_lease(number, self.admin.loss(number)["loss"], "the phone was lost")
-            self.enrol(me, "second")
+            me.terminal()
+            self.check_out(me, "second")
             self.work(me, "second", "The second phone carries on")
             me.open(TERMINAL)
             me.keyboard(shown=True)

@@ -46,7 +46,11 @@ def test_a_lost_device_a_second_one_and_a_late_first_one(
     here, there = Typed(device.home), Typed(other.home)
     first, second = Vault(device, tmp_path / "r"), Vault(other, tmp_path / "r")
     first.write(DATA)
-    here("backup", "--for", there.json("disk", "key")["key"])
+    key = there.json("disk", "key")["key"]
+    assert key in {row["wrap_public"] for row in company.admin.list_devices()}, (
+        "an administrator may read it out as well"
+    )
+    here("backup", "--for", key)
     client.close()
     device.kill()
     first.write(LATE, THERE)

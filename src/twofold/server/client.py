@@ -254,7 +254,8 @@ class Admin(Workspaces):
         return Invitation(self.place, code, self.pin, self._anchor).url
 
     def list_devices(self) -> list[dict[str, Any]]:
-        """`[{"device", "name", "user", "enrolled", "seen", "revoked", "kind"}]`"""
+        """`[{"device", "name", "user", "enrolled", "seen", "revoked", "kind", "wrap_public"}]`; the last is what `backup --for`
+        takes, where the administrator is believed in who has it."""
         return self._rows("devices")
 
     def revoke_device(self, device: str) -> None:

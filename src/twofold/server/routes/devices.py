@@ -45,6 +45,7 @@ def list_devices(server: TheServer) -> dict[str, Any]:
                 {
                     "device": row.id, "name": row.name, "user": row.user.name,
                     "enrolled": row.enrolled, "seen": row.seen, "revoked": row.revoked, "kind": row.kind,
+                    "wrap_public": row.wrap_public,
                 }
                 for row in rows
             ]
