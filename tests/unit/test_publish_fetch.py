@@ -9,6 +9,7 @@ import random
 import ssl
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,18 +17,20 @@ import pytest
 from tests.unit.server_kit import ADMIN, PASSWORD, free_port, running
 from twofold.agent.enrolment import Enrolment, enrol
 from twofold.agent.remote import Remote
-from twofold.image.fetch import Fetched, fetch, open_part
+from twofold.image.fetch import Arrivals, Fetched, fetch, open_part
 from twofold.image.publish import publish
 from twofold.model.errors import (
     BadInputError,
     ConflictError,
     DamagedError,
+    NoRoomError,
     NotFoundError,
     RefusedError,
     UnreachableError,
 )
 from twofold.model.image import Arch, Firmware, ImageVersion, Part, SystemMode
 from twofold.model.policy import Policy
+from twofold.model.progress import silent
 from twofold.server.client import Admin
 from twofold.server.run import serve
 from twofold.trust import https
@@ -128,6 +131,68 @@ def test_two_batches_are_on_their_way_and_one_that_fails_publishes_nothing(
     assert 0 < done.sent < done.stored
     assert steps == sorted(steps)
     assert steps[-1] == done.size
+
+
+class Paced:
+    """A source that gives out a batch for each `go`."""
+
+    def __init__(self, remote: Remote) -> None:
+        self._remote, self._go = remote, threading.Semaphore(0)
+        self.asked: list[bytes] = []
+
+    def go(self, batches: int) -> None:
+        self._go.release(batches)
+
+    def chunks(self, ids: Sequence[bytes]) -> bytes:
+        self._go.acquire()
+        self.asked += ids
+        return self._remote.chunks(ids)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_part_is_read_while_it_comes(
+    world: World, remote: Remote, tmp_path: Path, fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("twofold.image.fetch._STREAMS", 1)
+    lease = remote.checkout("work").lease
+    index = remote.index(lease.image, lease.image_version)
+    ids = {row.id: row.stored for row in index.chunks["system"]}
+    source, arrivals = Paced(remote), Arrivals(ids)
+
+    def progress(step: str, done: int, total: int) -> None:
+        if fails and done:
+            raise NoRoomError("The disk is full.")
+
+    with ThreadPoolExecutor(1) as pool, open_part(index, "system", tmp_path, source, arrivals) as part:
+        coming = pool.submit(fetch, ids, source, tmp_path, progress, arrivals)
+        source.go(1000)
+        if fails:
+            with pytest.raises(NoRoomError):
+                part.read()
+            with pytest.raises(NoRoomError):
+                coming.result()
+            assert len(source.asked) < len(ids), "what the fetch gave up was brought by the reader"
+        else:
+            assert part.read() == SYSTEM
+            assert coming.result().sent == sum(ids.values())
+            assert sorted(source.asked) == sorted(ids), "a chunk that was on its way was asked for twice"
+
+
+def test_a_reader_has_what_came_before_the_rest_is_there(world: World, remote: Remote, tmp_path: Path) -> None:
+    lease = remote.checkout("work").lease
+    index = remote.index(lease.image, lease.image_version)
+    ids = {row.id: row.stored for name in ("kernel", "system") for row in index.chunks[name]}
+    source, arrivals = Paced(remote), Arrivals(ids)
+    small = {row.id: row.stored for row in index.chunks["kernel"]}
+    source.go(1)
+    fetch(small, source, tmp_path)
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(fetch, ids, source, tmp_path, silent, arrivals)
+        with open_part(index, "kernel", tmp_path, None, arrivals) as part:
+            assert part.read() == b"kernel " * 1000
+        assert not coming.done()
+        source.go(1000)
+        coming.result()
 
 
 def test_an_image_is_published_and_checked_out_byte_for_byte(world: World, remote: Remote, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 NAME, LIST = "base", "base.chunks"
 # What a start needs before the vault's disks are read at all, and what the vault is filled with.
-FIRST = (*hardware.BOOT_PARTS, "user-template")
+FIRST = ("user-template", *hardware.BOOT_PARTS)
 
 
 def note(folder: Path, index: ImageIndex) -> None:

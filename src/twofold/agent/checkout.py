@@ -27,10 +27,11 @@ from twofold.agent.workspace import Workspace
 from twofold.image import patches
 from twofold.image import stick as carried
 from twofold.image.chunks import ImageIndex
-from twofold.image.fetch import Fetched, fetch, open_part
+from twofold.image.fetch import Arrivals, Fetched, fetch, open_part
 from twofold.model.canonical import canonical
 from twofold.model.errors import NoRoomError, TwofoldError
 from twofold.model.image import Firmware, ImageVersion
+from twofold.model.progress import silent
 from twofold.model.workspace import Custody
 from twofold.vault.seam import Parts
 
@@ -78,10 +79,11 @@ async def checkout(registry: Registry, name: str, op: Operation, stick: str = ""
         patched = await asyncio.to_thread(patches.bring, index, remote, cache, op.progress)
         came: dict[str, Any] = {}
         if begin is None:
-            async with _fetching(index, remote, cache, op) as coming:
+            arrivals = Arrivals(first(index))
+            async with _fetching(index, remote, cache, op, arrivals) as coming:
                 # What a start reads comes while the vault is filled; a back up has the line to itself.
                 coming.add_done_callback(lambda _: loop.call_soon_threadsafe(registry.supply.look_again))
-                await asyncio.to_thread(_fill, ws, remote, index, cache, op, coming)
+                await asyncio.to_thread(_fill, ws, remote, index, cache, op, arrivals)
                 fetched = coming.result()
         else:
             fetched = await asyncio.to_thread(fetch, first(index), remote, cache, op.progress)
@@ -116,7 +118,9 @@ def _listed(remote: Remote) -> None:
 
 
 @asynccontextmanager
-async def _fetching(index: ImageIndex, remote: Remote, cache: Path, op: Operation) -> AsyncIterator[Future[Fetched]]:
+async def _fetching(
+    index: ImageIndex, remote: Remote, cache: Path, op: Operation, arrivals: Arrivals
+) -> AsyncIterator[Future[Fetched]]:
     """What must be here before a start comes while the block goes on. Where the block fails, it is given up, and waited for."""
     given_up = threading.Event()
 
@@ -126,7 +130,7 @@ async def _fetching(index: ImageIndex, remote: Remote, cache: Path, op: Operatio
         op.progress(step, done, total)
 
     beside = ThreadPoolExecutor(1)
-    coming = beside.submit(fetch, first(index), remote, cache, progress)
+    coming = beside.submit(fetch, first(index), remote, cache, progress, arrivals)
     try:
         yield coming
     finally:
@@ -165,32 +169,38 @@ def first(index: ImageIndex) -> dict[bytes, int]:
     return {row.id: row.stored for name in base.FIRST for row in index.chunks.get(name, ())}
 
 
-def _fill(
-    ws: Workspace, remote: Remote, index: ImageIndex, cache: Path, op: Operation, coming: Future[Fetched]
-) -> None:
-    """Make the vault, and fill it once what it begins with has come. Its data key is made by the vault process and never leaves
+def _fill(ws: Workspace, remote: Remote, index: ImageIndex, cache: Path, op: Operation, arrivals: Arrivals) -> None:
+    """Make the vault, and fill it as what it begins with comes. Its data key is made by the vault process and never leaves
     it plain. The system disk stands on the image's chunks and takes no space; the user's is filled, since it is the user's from
     the first day on."""
     image, where, vaults = index.manifest, ws.folder / VAULT, ws.rooms.vault
     keys = vaults.new_keys(ws.name)
     ws.store.write(ws.name, KEY, keys.wrapped)
     with vaults.creating(where, keys, hardware.devices(image)) as filling:
-        coming.result()
         if image.part("user-template") is not None:
-            with open_part(index, "user-template", cache, remote) as source:
-                filling.fill(hardware.USER, source, op.progress)
-        equip(ws, filling, remote, index, cache, op)
+            with open_part(index, "user-template", cache, remote, arrivals) as source:
+                filling.fill(hardware.USER, source, silent)
+        equip(ws, filling, remote, index, cache, op, arrivals)
 
 
-def equip(ws: Workspace, vault: Parts, remote: Remote, index: ImageIndex, cache: Path, op: Operation) -> None:
-    """Seal what a start needs beside the vault, and write down which image version it stands on."""
-    image = index.manifest
+def equip(
+    ws: Workspace,
+    vault: Parts,
+    remote: Remote,
+    index: ImageIndex,
+    cache: Path,
+    op: Operation,
+    arrivals: Arrivals | None = None,
+) -> None:
+    """Seal what a start needs beside the vault, and write down which image version it stands on. While its chunks are still
+    coming (`arrivals`), they are what is told of."""
+    image, progress = index.manifest, op.progress if arrivals is None else silent
     for name in hardware.BOOT_PARTS if image.firmware is Firmware.DIRECT else ():
         part = image.part(name)
         if part is not None:
-            with open_part(index, name, cache, remote) as source:
-                parts.seal(ws.folder / parts.FOLDER, vault, part, source, op.progress)
-    digest = base.seal(ws.folder, vault, index, op.progress)
+            with open_part(index, name, cache, remote, arrivals) as source:
+                parts.seal(ws.folder / parts.FOLDER, vault, part, source, progress)
+    digest = base.seal(ws.folder, vault, index, progress)
     ws.store.write(ws.name, IMAGE, parts.seal_manifest(ws.rooms.identity.signing, image, digest))
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from twofold.image.chunks import Chunk, ImageIndex
 from twofold.model.errors import DamagedError, NoRoomError, NotFoundError
 from twofold.model.progress import Progress, silent
 
-_BATCH_BYTES, _BATCH_CHUNKS, _STREAMS = 2 << 20, 256, 2
+_BATCH_BYTES, _BATCH_CHUNKS, _STREAMS = 1 << 20, 256, 3
 _WINDOW = 4 << 20
 
 
@@ -39,35 +40,80 @@ class Fetched:
     sent: int
 
 
-def fetch(ids: Mapping[bytes, int], source: Source, cache: Path, progress: Progress = silent) -> Fetched:
-    """Bring chunks (ids with their stored bytes, as `ImageIndex.ids`) into the folder `cache`. What is there is not fetched
-    again, so that an interrupted fetch goes on where it was. `progress` counts stored bytes; if it raises, the fetch ends
-    with that error.
+class Arrivals:
+    """What a fetch of these chunks has brought so far, for whoever uses them while it goes on."""
+
+    def __init__(self, ids: Iterable[bytes]) -> None:
+        self._coming, self._changed = set(ids), threading.Condition()
+        self._failed: BaseException | None = None
+
+    def came(self, ids: Iterable[bytes]) -> None:
+        with self._changed:
+            self._coming.difference_update(ids)
+            self._changed.notify_all()
+
+    def failed(self, error: BaseException) -> None:
+        """Nothing more comes."""
+        with self._changed:
+            self._failed = error
+            self._changed.notify_all()
+
+    def wait(self, ids: Iterable[bytes]) -> None:
+        """Until all of these have come. Raises what the fetch did, where it failed before that."""
+        wanted = set(ids)
+        with self._changed:
+            self._changed.wait_for(lambda: self._failed is not None or self._coming.isdisjoint(wanted))
+            if self._failed is not None and not self._coming.isdisjoint(wanted):
+                raise self._failed
+
+
+def fetch(
+    ids: Mapping[bytes, int],
+    source: Source,
+    cache: Path,
+    progress: Progress = silent,
+    arrivals: Arrivals | None = None,
+) -> Fetched:
+    """Bring chunks (ids with their stored bytes, as `ImageIndex.ids`) into the folder `cache`, in their order. What is there is
+    not fetched again, so that an interrupted fetch goes on where it was. `progress` counts stored bytes; if it raises, the fetch
+    ends with that error. `arrivals` hears of each as it comes, and of a failure.
 
     Raises:
         DamagedError: the source sent bytes that are not the chunks asked for; none of those was kept.
         NoRoomError: the disk is full; what came so far stays.
     """
+    arrivals = arrivals or Arrivals(())
+    try:
+        return _fetch(ids, source, cache, progress, arrivals)
+    except BaseException as failed:
+        arrivals.failed(failed)
+        raise
+
+
+def _fetch(ids: Mapping[bytes, int], source: Source, cache: Path, progress: Progress, arrivals: Arrivals) -> Fetched:
     cache.mkdir(mode=0o700, parents=True, exist_ok=True)
     missing = lacking(cache, ids)
+    arrivals.came(ids.keys() - set(missing))
     total = sum(ids.values())
     here = already = total - sum(ids[chunk] for chunk in missing)
     progress("fetch", here, total)
     batches = batched(missing, ids)
     with ThreadPoolExecutor(_STREAMS) as pool:
-        running: dict[Future[None], int] = {}
+        running: dict[Future[None], list[bytes]] = {}
         try:
             while True:
                 for batch in batches:
-                    running[pool.submit(take, batch, source, cache)] = sum(ids[chunk] for chunk in batch)
+                    running[pool.submit(take, batch, source, cache)] = batch
                     if len(running) >= _STREAMS:
                         break
                 if not running:
                     break
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
-                    here += running.pop(future)
+                    batch = running.pop(future)
                     future.result()
+                    arrivals.came(batch)
+                    here += sum(ids[chunk] for chunk in batch)
                 progress("fetch", here, total)
         finally:
             for future in running:
@@ -80,9 +126,12 @@ def lacking(cache: Path, ids: Mapping[bytes, int]) -> list[bytes]:
     return _core.lacking(cache, list(ids.items()))
 
 
-def open_part(index: ImageIndex, part: str, cache: Path, source: Source | None = None) -> BinaryIO:
+def open_part(
+    index: ImageIndex, part: str, cache: Path, source: Source | None = None, arrivals: Arrivals | None = None
+) -> BinaryIO:
     """Read a part from its start to its end. Every chunk is verified before its bytes are given out, and the last bytes come only
-    after the whole part's SHA-256 has been. A chunk that is missing or damaged is fetched from `source`.
+    after the whole part's SHA-256 has been. A chunk that is among `arrivals` is waited for; one that is missing or damaged then
+    is fetched from `source`.
 
     Raises (at reading):
         DamagedError: it cannot be had, or the part is not what its publisher said.
@@ -90,13 +139,22 @@ def open_part(index: ImageIndex, part: str, cache: Path, source: Source | None =
     found = index.manifest.part(part)
     if found is None:
         raise NotFoundError(f"The image {index.manifest.image} has no part '{part}'.")
-    return io.BufferedReader(_Reader(index, part, found.size, found.sha256, cache, source), 1 << 20)
+    arrivals = arrivals or Arrivals(())
+    return io.BufferedReader(_Reader(index, part, found.size, found.sha256, cache, source, arrivals), 1 << 20)
 
 
 class _Reader(io.RawIOBase):
     def __init__(
-        self, index: ImageIndex, part: str, size: int, sha256: str, cache: Path, source: Source | None
+        self,
+        index: ImageIndex,
+        part: str,
+        size: int,
+        sha256: str,
+        cache: Path,
+        source: Source | None,
+        arrivals: Arrivals,
     ) -> None:
+        self._arrivals = arrivals
         self._windows = _windows(index.chunks[part], size)
         self._name, self._sha256, self._cache, self._source = f"{index.manifest.image} ({part})", sha256, cache, source
         self._pool = ThreadPoolExecutor(1)
@@ -135,6 +193,7 @@ class _Reader(io.RawIOBase):
         return self._pool.submit(self._open, *next(self._windows, (0, 0, ())))
 
     def _open(self, start: int, length: int, rows: Sequence[Chunk]) -> bytes:
+        self._arrivals.wait(row.id for row in rows)
         plain, bad = _core.open_rows(self._cache, rows, start, length)
         if bad:
             if self._source is None:
