@@ -140,6 +140,11 @@ fn a_change_costs_the_chunks_it_lies_in() {
         }
         let two = rows(&new, Guide::new(Vec::new(), one.clone()), 2 << 20);
         covers(&new, &two);
+        for window in [1 << 20, 5 << 20] {
+            let other = rows(&new, Guide::new(Vec::new(), one.clone()), window);
+            let places = |rows: &[Row]| rows.iter().map(|row| (row.offset, row.size)).collect::<Vec<_>>();
+            assert!(places(&other) == places(&two), "seed {seed}: the cuts depend on how much is read at once");
+        }
         let fresh: Vec<_> = two.iter().filter(|row| !keys(&one).contains(&row.key)).collect();
         assert!(
             fresh.len() <= 5 * changes,
