@@ -75,3 +75,15 @@ def test_a_version_keeps_the_cuts_and_the_starts_of_the_one_before_wherever_they
     assert len(set(two.ids) - set(one.ids)) <= 4, "what is the same is the same chunk"
     assert contents(two.first_boot, system) == contents(one.first_boot, PLAIN)
     assert urgent(two) < urgent(one) + 3 * (256 << 10)
+
+
+def test_what_a_start_reads_and_the_new_version_changed_is_sought_behind_what_did_not(
+    company: tuple[Admin, Publisher, Path],
+) -> None:
+    published(company, "changed", PLAIN, STARTS)
+    at, grown = STARTS[3][1], DICE.randbytes(5 * 4096)
+    assert isinstance(at, int)
+    system = bytearray(PLAIN[:409600] + grown + PLAIN[409600:])
+    system[at + len(grown) + 17] ^= 1
+    two = published(company, "changed", bytes(system))
+    assert ("system", at + len(grown), 8192) in two.first_boot
