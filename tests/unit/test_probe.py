@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from twofold.engine import probe
 from twofold.model.errors import MissingError
 from twofold.model.image import Arch
 from twofold.model.machine import Accelerator
+from twofold.platform.run import spawn
+
+SOURCE = Path(probe.__file__).parents[2]
 
 FAKE = """#!/bin/sh
 case "$*" in
@@ -243,3 +247,20 @@ def test_the_arm_payload_is_its_source(tmp_path: Path) -> None:
     subprocess.run(["aarch64-linux-gnu-as", "-o", built, source], check=True, capture_output=True)
     subprocess.run(["aarch64-linux-gnu-objcopy", "-O", "binary", "-j", ".text", built, plain], check=True)
     assert plain.read_bytes() == probe.ARM_PAYLOAD
+
+
+def test_a_trial_dies_with_whoever_tries(bench: Bench) -> None:
+    bench.qemu(f"echo $$ >{bench.folder}/pid; exec sleep 60")
+    program = f"{str(bench.folder / 'qemu-system-x86_64')!r}, probe.Accelerator.KVM, 60"
+    words = [sys.executable, "-c", f"from twofold.engine import probe; probe.trial({program})"]
+    trying, note = spawn(words, env={"PYTHONPATH": str(SOURCE)}), bench.folder / "pid"
+    until = time.monotonic() + 20
+    while not (note.exists() and note.read_text()):
+        assert time.monotonic() < until, "no trial began"
+        time.sleep(0.02)
+    stat = Path(f"/proc/{note.read_text().strip()}/stat")
+    trying.kill()
+    trying.wait(10)
+    while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.monotonic() < until, "it went on"
+        time.sleep(0.02)

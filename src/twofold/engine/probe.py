@@ -13,6 +13,7 @@ import enum
 import json
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import time
@@ -144,6 +145,9 @@ def _arm_trial(program: str, accelerator: Accelerator, seconds: float) -> Verdic
 
 def _status(argv: list[str], fds: tuple[int, ...], seconds: float) -> int | None:
     """How QEMU ended, or None where it had to be killed."""
+    # The agent may be killed before the deadline: then it dies too (util-linux).
+    if shutil.which("setpriv"):
+        argv = ["setpriv", "--pdeathsig", "KILL", "--", *argv]
     process = spawn(argv, pass_fds=fds)
     harden(process.pid)
     try:
