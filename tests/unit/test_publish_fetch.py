@@ -17,7 +17,7 @@ import pytest
 from tests.unit.server_kit import ADMIN, PASSWORD, free_port, running
 from twofold.agent.enrolment import Enrolment, enrol
 from twofold.agent.remote import Remote
-from twofold.image.fetch import Arrivals, Fetched, fetch, open_part
+from twofold.image.fetch import Arrivals, Fetched, batched, fetch, open_part
 from twofold.image.publish import publish
 from twofold.model.errors import (
     BadInputError,
@@ -433,3 +433,14 @@ def test_secrets_are_not_logged(world: World) -> None:
     assert '"path": "/api/v1/login"' in log
     for secret in (PASSWORD, "ada ada ada ada", world.admin.token, "Ada's laptop"):
         assert secret not in log
+
+
+def test_streams_that_share_a_line_end_together() -> None:
+    ids = {number.to_bytes(32, "big"): 20_000 + number % 7 for number in range(600)}
+    sizes = [sum(ids[each] for each in batch) for batch in batched(list(ids), ids, 1 << 20, streams=3)]
+    alone = list(batched(list(ids), ids, 1 << 20))
+    assert [each for batch in alone for each in batch] == list(ids)
+    assert sum(sizes) == sum(ids.values())
+    assert sizes[0] > 1 << 20, "large ones while there is much"
+    assert max(sizes[-3:]) < 200_000
+    assert len(sizes) < 3 * len(alone)

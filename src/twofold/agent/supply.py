@@ -40,7 +40,7 @@ _START = 60  # seconds that a guest may take until its session is up
 _LOOK = 0.25
 _BATCH = 2 << 20  # stored bytes at once
 _SMALL_BATCH = 512 << 10  # while a machine runs here, whose own reads come first
-_LANES = 2  # requests under way: while one is answered, the line carries the other
+_LANES = 4  # requests under way: while some are asked and kept, the line carries the others
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from twofold.model.errors import DamagedError, NoRoomError, NotFoundError
 from twofold.model.progress import Progress, silent
 
 _BATCH_BYTES, _BATCH_CHUNKS, _STREAMS = 1 << 20, 256, 3
+_LEAST = 128 << 10  # bytes of a batch near the end
 _WINDOW = 4 << 20
 
 
@@ -97,7 +98,7 @@ def _fetch(ids: Mapping[bytes, int], source: Source, cache: Path, progress: Prog
     total = sum(ids.values())
     here = already = total - sum(ids[chunk] for chunk in missing)
     progress("fetch", here, total)
-    batches = batched(missing, ids)
+    batches = batched(missing, ids, streams=_STREAMS)
     with ThreadPoolExecutor(_STREAMS) as pool:
         running: dict[Future[None], list[bytes]] = {}
         try:
@@ -221,15 +222,19 @@ class _Reader(io.RawIOBase):
             )
 
 
-def batched(missing: Sequence[bytes], stored: Mapping[bytes, int], most: int = _BATCH_BYTES) -> Iterator[list[bytes]]:
-    """What is asked for at once: about `most` stored bytes, and no more chunks than the server takes."""
+def batched(
+    missing: Sequence[bytes], stored: Mapping[bytes, int], most: int = _BATCH_BYTES, streams: int = 0
+) -> Iterator[list[bytes]]:
+    """What is asked for at once: about `most` stored bytes, and no more chunks than the server takes. For several `streams` less
+    of it towards the end, so that they end together: one that is left alone does not fill a line that it shared."""
     batch: list[bytes] = []
-    size = 0
+    size, left = 0, sum(stored[chunk] for chunk in missing)
     for chunk in missing:
         batch.append(chunk)
         size += stored[chunk]
-        if size >= most or len(batch) == _BATCH_CHUNKS:
+        if size >= min(most, max(_LEAST, left // (2 * streams)) if streams else most) or len(batch) == _BATCH_CHUNKS:
             yield batch
+            left -= size
             batch, size = [], 0
     if batch:
         yield batch
