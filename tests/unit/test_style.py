@@ -24,7 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engine": {"model", "platform"},
     "guest": set(),
     "display": {"model", "platform"},
-    "switcher": {"model", "platform", "display", "agent.client"},
+    "switcher": {"model", "platform", "display", "agent.client", "guest.bus"},
     "agent": {"model", "platform", "trust", "image", "vault", "engine", "display.rfb"},
     "server": {"model", "platform", "trust", "image", "_core"},
     "metal": {"model", "platform", "image"},

@@ -106,6 +106,7 @@ class Contact:
                 except NotFoundError:
                     continue  # it is being removed just now
                 ws.lease = fresh.lease
+                ws.notices.follow()
                 await ws.renew()
             if ws.record.taken:
                 ws.note(taken=False, error=None)

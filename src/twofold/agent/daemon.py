@@ -14,6 +14,7 @@ from twofold.agent import power
 from twofold.agent.api import Listener
 from twofold.agent.contact import Contact
 from twofold.agent.journal import Journal
+from twofold.agent.notices import EVENTS as NOTICES
 from twofold.agent.operations import Operation, Operations
 from twofold.agent.registry import Registry
 from twofold.agent.rooms import Rooms
@@ -59,7 +60,7 @@ class Agent:
             self._supervision.wake()
             self._seen_at_server(event)
         if self._listener is not None:
-            self._listener.tell(event)
+            self._listener.tell(event, switchers_only=event.get("event") in NOTICES)
 
     def tell_switchers(self, event: Mapping[str, Any]) -> bool:
         return self._listener is not None and self._listener.tell(event, switchers_only=True) > 0

@@ -119,6 +119,7 @@ class Supervision:
             ws.guest.set_time_when_up()
         await self._room(ws)
         await ws.network.follow()
+        ws.notices.follow()
         await change.judge(ws, int(time.time()))
         try:
             rights.require(ws.lease, ws.record)

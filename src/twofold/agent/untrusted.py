@@ -48,6 +48,18 @@ def _text(limit: int, least: int = 0) -> Callable[[object], str]:
     return check
 
 
+def _plain(limit: int) -> Callable[[object], str]:
+    """Text for a person's eyes from a program that nobody knows. A letter that is not printable here, one that the guest's newer
+    Unicode has for instance, is no offence: it becomes a space."""
+
+    def check(untrusted_text: object) -> str:
+        if type(untrusted_text) is not str or len(untrusted_text) > limit:
+            raise Malformed("not short text")
+        return "".join(letter if letter.isprintable() else " " for letter in untrusted_text).strip()
+
+    return check
+
+
 def _match(pattern: re.Pattern[str], *, empty: bool = False) -> Callable[[object], str]:
     def check(untrusted_text: object) -> str:
         if type(untrusted_text) is not str or not (pattern.fullmatch(untrusted_text) or (empty and not untrusted_text)):
@@ -130,11 +142,21 @@ ANSWERS: dict[str, dict[str, Callable[[Any], Any]]] = {
     "freeze": {"frozen": _PATHS},
     "thaw": {"thawed": _PATHS},
     "shutdown": {},
+    "notices": {},
+    "tapped": {"launch": _match(_TOKEN, empty=True)},
+    "dismissed": {},
 }
 EVENTS: dict[str, dict[str, Callable[[Any], Any]]] = {
     "session": {"up": _truth},
     "window": {"launch": _match(_TOKEN), "app": _match(_APP), "title": _text(200), "ms": _number(0, 1 << 31)},
     "gone": {"launch": _match(_TOKEN)},
+    "notice": {
+        "notice": _number(1, 0xFFFFFFFF),
+        "app": _match(_APP, empty=True),
+        "summary": _plain(120),
+        "body": _plain(400),
+    },
+    "notice-gone": {"notice": _number(1, 0xFFFFFFFF)},
 }
 
 

@@ -35,6 +35,7 @@ EXTENSIONS = (
     "jobs-pause",
     "leave-running",
     "disk-resize",
+    "notifications",
 )
 
 _WORKSPACE = {"workspace": (str, ...)}
@@ -85,6 +86,7 @@ def verbs(agent: Agent) -> dict[str, Verb]:
         "windows": Verb(asked.guest("windows"), _WORKSPACE),
         "icon": Verb(asked.guest("icon"), _WORKSPACE | {"icon": (str, ...)}),
         "launch": Verb(asked.guest("launch"), _WORKSPACE | {"app": (str, ...)}),
+        **{name: Verb(asked.guest(name), _WORKSPACE | {"notice": (int, ...)}) for name in ("tapped", "dismissed")},
         "resize": Verb(
             asked.guest("display"), _WORKSPACE | {"width": (int, ...), "height": (int, ...), "scale": (int, 100)}
         ),

@@ -14,6 +14,7 @@ from twofold.agent import base as stand
 from twofold.agent import change, hardware, rights
 from twofold.agent.guest import Guest
 from twofold.agent.network import Outside
+from twofold.agent.notices import EVENTS, Notices
 from twofold.agent.parts import open_manifest
 from twofold.agent.rooms import Rooms
 from twofold.agent.store import IMAGE, KEY, LEASE, VAULT, Record, Store, as_json
@@ -67,6 +68,7 @@ class Workspace:
         self._pidfd = -1
         self.opened: Keys | None = None  # those under an unlock code, while it is open
         self.one_code = asyncio.Lock()
+        self.notices = Notices(name, lambda: self.lease, lambda: self.guest, tell, self._go)
         self.network = Outside(name, lambda: self.lease, lambda: self.runtime, self._go)
 
     def load(self) -> None:
@@ -403,13 +405,17 @@ class Workspace:
 
     async def _drop_machine(self, machine: Machine) -> None:
         guest, self.guest, self.machine = self.guest, None, None
+        self.notices.follow()
         if guest is not None:
             await guest.close()
         await machine.close()
 
     def _guest_says(self, event: Mapping[str, Any]) -> None:
         if event.get("event") == "state":
+            self.notices.follow()
             self.tell()
+        elif event.get("event") in EVENTS:
+            self.notices.heard(event)
         else:
             self._tell({**event, "workspace": self.name})
 

@@ -75,6 +75,28 @@ class Launches:
         self._waiting.append(_Launch(token, app, names_of(entry), process, now, now + PATIENCE))
         return token
 
+    def known(self, *untrusted_names: str) -> str:
+        """The application that goes by the first of these names that is one's (its id, its program, its windows'), or ''."""
+        for name in untrusted_names:
+            found = name.removesuffix(".desktop")
+            if found in self._entries:
+                return found
+            if found.lower() in self._by_name:
+                return self._by_name[found.lower()]
+        return ""
+
+    def bring(self, app: str) -> str:
+        """Have an application's newest window in front; where it has none, start it and return the launch's token.
+
+        Raises:
+            Refusal: as `start`.
+        """
+        mine = [window for window in self._known if self.app_of(window) == app and self.is_normal(window)]
+        if not mine:
+            return self.start(app)
+        self._d.tell_root("_NET_ACTIVE_WINDOW", 2, 0, 0, window=max(mine))
+        return ""
+
     def wait_ms(self) -> int | None:
         """How long the loop may sleep, in milliseconds; None for as long as nothing happens."""
         if not self._waiting:

@@ -1,4 +1,5 @@
-"""The agent's other half: in the graphical session, as its user. Windows, launches, the screen, the keyboard's layout."""
+"""The agent's other half: in the graphical session, as its user. Windows, launches, the screen, the keyboard's layout,
+notifications."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from typing import Any
 
 from twofold.guest import decor, programs, wire
 from twofold.guest.launches import Launches
+from twofold.guest.notices import Notices
 from twofold.guest.randr import Screen
 from twofold.guest.settings import BASE_DPI, Manager
 from twofold.guest.wire import Refusal
@@ -60,10 +62,13 @@ class Session:
         self._screen = Screen(display)
         self._settings = Manager(display)
         self._launches = Launches(display, environment, self._emit)
+        bus = environment.get("DBUS_SESSION_BUS_ADDRESS", "")
+        self._notices = Notices(bus, self._launches.known, self._launches.bring, self._emit)
         self._lines = wire.Lines()
         self._up = False
         self._verbs: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
             "launch": self._launch, "windows": self._windows, "display": self._display, "layout": self._layout,
+            "notices": self._notices.set_level, "tapped": self._notices.tapped, "dismissed": self._notices.dismissed,
         }  # fmt: skip
         display.select(display.root, PROPERTY_CHANGE | STRUCTURE | SUBSTRUCTURE)
 
@@ -79,7 +84,9 @@ class Session:
         while True:
             self._x_events()
             self._d.x.XFlush(self._d.handle)
-            ready = {fd for fd, _ in poll.poll(self._launches.wait_ms())}
+            self._notices.watch(poll)
+            ready = {fd for fd, _ in poll.poll(self._notices.wait_ms(self._launches.wait_ms()))}
+            self._notices.turn(ready)
             if wake_read in ready:
                 os.read(wake_read, 4096)
             self._launches.reap(time.monotonic())

@@ -16,6 +16,7 @@ from twofold.model.errors import BadInputError
 from twofold.model.reach import reach
 
 DEFER_SECONDS = 2 * 3600  # how long one "later" lasts, as in View
+NOTIFICATIONS = ("none", "app", "full")  # what the personal side is told of a notification in Work, least first
 _FIRST = frozenset(  # what version 0.1 knows
     ("offline_seconds", "heartbeat_seconds", "clipboard_to_work", "clipboard_from_work", "sound_out", "sound_in",
      "files_to_work", "files_from_work", "usb", "screenshots", "network")
@@ -69,6 +70,7 @@ class Policy:
     files_from_work: bool = False
     usb: bool = False
     screenshots: bool = False
+    notifications: str = "none"  # shown on the personal side: none, which application, or its words (NOTIFICATIONS)
     network: str = "none"  # what the guest may reach: `twofold.model.reach`
 
     def to_wire(self) -> dict[str, Any]:
@@ -88,6 +90,11 @@ class Policy:
         """Validate a policy document. Anything not understood refuses the whole: a rule that is ignored protects nobody."""
         policy = cls(**rules(untrusted_policy))
         reach(policy.network)
+        if policy.notifications not in NOTIFICATIONS:
+            raise BadInputError(
+                f"The policy's rule notifications is {', '.join(NOTIFICATIONS[:-1])} or {NOTIFICATIONS[-1]}.",
+                safe="Nothing was changed.",
+            )
         for off, why in (
             (
                 not 60 <= policy.heartbeat_seconds <= policy.offline_seconds,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from PySide6.QtCore import QPointF, QRect, QRectF, Qt, Signal
 from PySide6.QtGui import QColor, QMouseEvent, QPainter, QPaintEvent, QPen, QPolygonF
@@ -170,9 +170,11 @@ class Rail(_Plate):
         super().__init__(parent)
         self._cards: Sequence[Card] = ()
         self._current, self._key = "", key
+        self._marks: Collection[str] = ()
 
-    def show_cards(self, cards: Sequence[Card], current: str) -> None:
-        self._cards, self._current = cards, current
+    def show_cards(self, cards: Sequence[Card], current: str, marks: Collection[str] = ()) -> None:
+        """`marks`: those with a notification that nobody has seen."""
+        self._cards, self._current, self._marks = cards, current, set(marks)
         self.update()
 
     def paintEvent(self, event: QPaintEvent) -> None:
@@ -199,6 +201,10 @@ class Rail(_Plate):
                 painter.setPen(Qt.PenStyle.NoPen)
                 painter.setBrush(QColor(18, 22, 27, 130))
                 painter.drawRoundedRect(QRectF(self.width() / 2 - 19, top + 5, 38, 38), 9, 9)
+            if card.name in self._marks:
+                painter.setPen(QPen(look.BAR, 2))
+                painter.setBrush(look.BUSY)
+                painter.drawEllipse(QPointF(self.width() / 2 + 18, top + 7), 6, 6)
             self._label(painter, QRectF(0, top + 45, self.width(), 14), card.title, look.TEXT)
             self._label(painter, QRectF(0, top + 58, self.width(), 14), f"Ctrl Alt {card.key}" if card.key else "")
             top += 80

@@ -14,6 +14,7 @@ from PySide6.QtWidgets import QApplication
 
 from twofold.model.errors import BadInputError, TwofoldError, from_wire
 from twofold.switcher.banner import Banner
+from twofold.switcher.bell import Bell, Service, address
 from twofold.switcher.card import SENDS, Card, Transfer
 from twofold.switcher.chrome import Bar
 from twofold.switcher.clerk import Clerk
@@ -54,6 +55,7 @@ class Desk(QObject):
         self._side = Side.PERSONAL
         self._layout: Layout | None = None
         self._starter = Starter(window, link, self.say)
+        self._bell = Bell(window.note, Service(address(os.environ)))
         self._said: dict[str, Any] = {}
         self._size = QTimer(self, singleShot=True, interval=_SETTLE)
         self._size.timeout.connect(self._resize)
@@ -72,7 +74,8 @@ class Desk(QObject):
             (window.launcher.launch, self._launch),
             (window.launcher.left, self.leave_launcher), (window.launcher.other, self._on_other),
             (window.launcher.personal, lambda: self.wish(Side.PERSONAL)), (window.launcher.details, self._details),
-            (window.sheet.chord, self._on_chord),
+            (window.sheet.chord, self._on_chord), (self._bell.marked, self._refresh),
+            (self._bell.tapped, self._on_tapped), (self._bell.dismissed, partial(self._told, "dismissed")),
         ):  # fmt: skip
             signal.connect(
                 slot, Qt.ConnectionType.QueuedConnection if signal is self.moved else Qt.ConnectionType.AutoConnection
@@ -167,6 +170,8 @@ class Desk(QObject):
             self._on_operation(event)
         elif kind in ("window", "gone"):
             self._starter.heard(str(event.get("launch")), str(kind))
+        elif kind in ("notice", "notice-gone") and (of := self._sessions.get(str(event.get("workspace")))):
+            self._bell.heard(event, of.card, front="" if self._side is Side.PERSONAL else self._current)
         elif kind == "switch":
             self._on_switch(str(event.get("workspace") or ""))
         elif kind == "removed":
@@ -202,7 +207,17 @@ class Desk(QObject):
         self.bring(name)
         self.wish(Side.WORK)
 
+    def _on_tapped(self, name: str, number: int) -> None:
+        """A notification, on the personal side: the person wants to be where it came from."""
+        if name in self._sessions:
+            self._on_switch(name)
+            self._told("tapped", name, number)
+
+    def _told(self, verb: str, name: str, number: int) -> None:
+        self._link.ask(verb, workspace=name, notice=number)
+
     def _on_removed(self, name: str) -> None:
+        self._bell.leave(name)
         session = self._sessions.pop(name, None)
         if session is None:
             return
@@ -355,8 +370,10 @@ class Desk(QObject):
         card = session.card if session else None
         away = not self._here and not self._away.isActive()
         window.wear(card, session.transfer or session.leave if session else None, away=away)
-        window.rail.show_cards([each.card for each in self._sessions.values()], self._current)
         shown = self._side is not Side.PERSONAL
+        if shown:
+            self._bell.seen(self._current)
+        window.rail.show_cards([each.card for each in self._sessions.values()], self._current, self._bell.marks)
         live = bool(session and session.live and not session.booting and shown)
         self._keys.aim(
             session.display if session else None, live=bool(session and session.live and not session.booting)
@@ -375,6 +392,7 @@ class Desk(QObject):
         if self._window.launcher.isVisible() and (more := window.launcher.more()):
             at = window.launcher.mapTo(window, more.center())
             spots["more"] = [window.x() + at.x(), window.y() + at.y()]
+        self.say(marks=sorted(self._bell.marks))
         self.say(banner=banner.told.head if banner.told else "", sheet=form.name if form else "", spots=spots)
 
     def _seat(self, sheet: bool) -> None:
@@ -393,6 +411,7 @@ class Desk(QObject):
         return {name: [round(window.x() + p.x() * ratio), round(window.y() + p.y() * ratio)] for name, p in at.items()}
 
     def close(self) -> None:
+        self._bell.close()
         self._keys.aim(None, live=False)
         for session in self._sessions.values():
             session.detach()
