@@ -228,6 +228,31 @@ def test_an_older_guest_that_knows_nothing_of_it_is_asked_once(tmp_path: Path) -
     assert go(tmp_path, "full", steps, old=True).levels() == ["full"]
 
 
+def test_a_switcher_that_comes_later_is_told_and_nobody_is_told_twice(tmp_path: Path) -> None:
+    async def steps(world: World) -> None:
+        for number in (1, 2, 1):
+            world.post(number)
+            await world.settle()
+        assert [each["notice"] for each in world.heard] == [1, 2], "the same words are no news"
+        world.notices.again()
+        world.post(1, summary="other")
+        await world.settle()
+
+    world = go(tmp_path, "full", steps)
+    assert [(each["notice"], each["summary"]) for each in world.heard[2:]] == [(2, SECRET), (1, SECRET), (1, "other")]
+
+
+def test_a_session_that_ends_takes_its_notifications_along(tmp_path: Path) -> None:
+    async def steps(world: World) -> None:
+        world.post(7)
+        await world.settle()
+        assert world._writer is not None
+        world._writer.write(b'{"v":1,"event":"session","up":false}\n')
+        await world.until(lambda: len(world.heard) == 2)
+
+    assert go(tmp_path, "full", steps).heard[1]["event"] == "notice-gone"
+
+
 def test_a_machine_that_ends_takes_its_notifications_along(tmp_path: Path) -> None:
     async def steps(world: World) -> None:
         world.post(7)

@@ -153,6 +153,19 @@ def test_at_the_level_app_no_word_leaves_the_session(session: Session, address: 
     assert (told["app"], told["summary"], told["body"]) == (EDITOR, "", "")
 
 
+def test_a_host_that_comes_later_hears_what_is_open_at_the_level_that_it_names(session: Session, address: str) -> None:
+    level(session, address, "full")
+    for number in range(10):
+        run(address, "notify-send", str(number))
+    session.heard("notice", 10)
+    session.lines.clear()
+    session.ask("notices", level="app")
+    assert [each["summary"] for each in session.heard("notice", 8)] == [""] * 8
+    session.lines.clear()
+    session.ask("notices", level="full")
+    assert [each["summary"] for each in session.heard("notice", 8)] == [str(number) for number in range(2, 10)]
+
+
 def test_at_the_level_none_there_is_no_service(session: Session, address: str) -> None:
     time.sleep(0.1)
     assert not owned(address)
@@ -245,7 +258,7 @@ _TYPE = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(_TYPE, max_size=4).map("".join), st.binary(max_size=400), st.booleans())
 def test_any_body_is_decoded_or_refused(signature: str, body: bytes, little: bool) -> None:
     try:

@@ -139,6 +139,10 @@ def test_lease_and_policy_never_crash_on_documents(document: object) -> None:
         {"replicate_seconds": 10},
         {"keep_points": 0},
         {"disk_gib": 65537},
+        {"notifications": "all"},
+        {"notifications": "FULL"},
+        {"notifications": ""},
+        {"notifications": True},
     ],
 )
 def test_policy_is_refused_whole(document: dict[str, object]) -> None:
@@ -149,6 +153,20 @@ def test_policy_is_refused_whole(document: dict[str, object]) -> None:
 def test_policy_denies_by_default() -> None:
     allowed = {name for name, value in Policy().to_wire().items() if value is True}
     assert allowed == {"sound_out", "checkout", "checkin", "discard", "replicate"}, "nothing crosses but sound"
+    assert (Policy().network, Policy().notifications) == ("none", "none")
+
+
+@pytest.mark.parametrize("epoch", [0, 2])
+def test_an_older_device_is_shut_out_by_a_rule_only_where_somebody_says_it(epoch: int) -> None:
+    def signed(policy: Policy) -> dict[str, Any]:
+        found: dict[str, Any] = dataclasses.replace(LEASE, epoch=epoch, policy=policy).to_wire()["policy"]
+        return found
+
+    assert "notifications" not in signed(Policy())
+    assert signed(Policy(notifications="app"))["notifications"] == "app"
+    for level in ("none", "app", "full"):
+        policy = Policy(notifications=level)
+        assert Policy.from_wire(signed(policy)) == policy
 
 
 SCOPES: list[tuple[Scope, str, dict[str, object]]] = [

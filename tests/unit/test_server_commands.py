@@ -218,6 +218,7 @@ def test_the_policy_is_explained(server: Local, mine: Device) -> None:
     [
         ("global", {"clipbord_to_work": True}),
         ("global", {"usb": 1}),
+        ("user/ada", {"notifications": "all"}),
         ("pool/office", {"heartbeat_seconds": 10}),
         ("user/ada", {"offline_seconds": 200}),
         ("workspace/1", {"erase_failures": 2}),

@@ -129,6 +129,14 @@ def test_what_is_taken_back_goes_and_with_the_workspace_all_of_it(shown: Shown, 
     wait(shown, lambda: sorted(shower.closed) == [100, 101, 102, 103])
 
 
+def test_an_agent_that_was_away_tells_anew_what_still_holds(shown: Shown, line: Line, shower: Shower) -> None:
+    line.tell(**NOTICE)
+    wait(shown, lambda: 100 in shower.shown)
+    shown.link.here.emit(False)
+    shown.link.here.emit(True)
+    wait(shown, lambda: shower.closed == [100])
+
+
 def test_taken_back_before_the_service_has_answered_it_goes_as_well(shown: Shown, line: Line, shower: Shower) -> None:
     line.tell(**NOTICE)
     line.tell(event="notice-gone", workspace="work", notice=5)

@@ -65,6 +65,11 @@ class Agent:
     def tell_switchers(self, event: Mapping[str, Any]) -> bool:
         return self._listener is not None and self._listener.tell(event, switchers_only=True) > 0
 
+    def tell_notices(self) -> None:
+        """A switcher has come that has heard of none."""
+        for ws in self.registry.all():
+            ws.notices.again()
+
     @property
     def switcher_open(self) -> bool:
         return self._listener is not None and self._listener.switchers > 0

@@ -38,7 +38,9 @@ class Notices:
         go: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
         self._workspace, self._lease, self._guest, self._tell, self._go = workspace, lease, guest, tell, go
-        self._open: dict[int, object] = {}  # a number, and the latest word about it
+        self._open: dict[
+            int, dict[str, Any]
+        ] = {}  # a number, and what was told of it; nothing while that is being found out
         self._shown_at = NONE  # the highest level at which something of what is open was told
         self._told: tuple[Guest, str] | None = None  # which guest knows which level
         # As the guest named them first; later it cannot say anything by them.
@@ -60,6 +62,8 @@ class Notices:
             self._names = self._told = None
         elif not guest.session_up:
             self._told = None
+            if guest.up:  # its session has ended, and its programs with it
+                self._take_back()
         elif self._told != (guest, level):
             self._told = guest, level
             self._go(self._tell_guest(guest, level))
@@ -70,29 +74,37 @@ class Notices:
         if event["event"] == "notice-gone":
             self._gone(number)
         elif self.level != NONE and self._spend():
-            word = object()
-            self._open.pop(number, None)
+            former, word = self._open.pop(number, {}), dict[str, Any]()
             self._open[number] = word
             while len(self._open) > MAX_OPEN:
                 self._gone(next(iter(self._open)))
-            self._go(self._show(number, word, event))
+            self._go(self._show(number, word, event, former))
 
-    async def _show(self, number: int, word: object, event: Mapping[str, Any]) -> None:
+    def again(self) -> None:
+        """Tell all that is open to a switcher that has just come."""
+        for told in self._open.values():
+            if told:
+                self._tell(told)
+
+    async def _show(
+        self, number: int, word: dict[str, Any], event: Mapping[str, Any], former: Mapping[str, Any]
+    ) -> None:
         app = str(event["app"])
         name = await self._name(app) if app else ""
         level = self.level
         if level == NONE or self._open.get(number) is not word:
             return  # taken back, or said anew, while its application's name was asked for
         self._shown_at = max(self._shown_at, level, key=NOTIFICATIONS.index)
-        words = {part: event[part] if level == FULL else "" for part in ("summary", "body")}
-        told = {
+        word |= {
             "event": "notice",
             "workspace": self._workspace,
             "notice": number,
             "app": app if name else "",
             "name": name,
         }
-        self._tell(told | words)
+        word |= {part: event[part] if level == FULL else "" for part in ("summary", "body")}
+        if word != former:  # a guest says all that is open anew when it is told the level
+            self._tell(dict(word))
 
     async def _name(self, app: str) -> str:
         guest = self._guest()

@@ -370,6 +370,8 @@ class _Asked:
                 safe="It goes on as it was.",
                 next="Bring it to the front:  twofold switch WORKSPACE  (or close it first)",
             )
+        if switcher:  # once it listens
+            asyncio.get_running_loop().call_soon(self._agent.tell_notices)
         return Answer({})
 
     async def switch(self, workspace: str) -> Answer:

@@ -21,6 +21,7 @@ NAME, PATH = "org.freedesktop.Notifications", "/org/freedesktop/Notifications"
 MAX_OPEN = 32
 MAX_SUMMARY, MAX_BODY = 120, 400  # characters
 BURST, EVERY = 10, 1.0  # so many at once, then one in so many seconds
+SAID_ANEW = 8  # of what is open, to a host that asks
 AGAIN = 30.0  # seconds after which a bus that went is looked for again
 TAPPED, WITHDRAWN, LOST = 2, 3, 4  # why a notification was closed: by its person, its program, or for another reason
 _TAGS = re.compile(r"</?(?:b|i|u|a|img|br|p|span|tt|big|small|sub|sup|s)(?:\s[^<>]*)?/?>", re.IGNORECASE)
@@ -67,6 +68,8 @@ class _Open:
     app: str
     default: bool  # its program wants to hear of a tap
     resident: bool
+    summary: str
+    body: str
 
 
 class Notices:
@@ -96,6 +99,8 @@ class Notices:
                 self._close(number, LOST)
             self._flush()
             self._drop()
+        for number in list(self._open)[-SAID_ANEW:]:  # the host may be another than before
+            self._tell(number)
         return {}
 
     def tapped(self, args: Mapping[str, Any]) -> dict[str, Any]:
@@ -209,13 +214,17 @@ class Notices:
         resident = hints.get("resident", ("", 0)) == ("b", 1)
         number = replaces or self._fresh()
         self._open.pop(number, None)
-        self._open[number] = _Open(untrusted_call.sender, app, "default" in actions[::2], resident)
+        words = plain(summary, MAX_SUMMARY), plain(body, MAX_BODY)
+        self._open[number] = _Open(untrusted_call.sender, app, "default" in actions[::2], resident, *words)
         while len(self._open) > MAX_OPEN:
             self._close(next(iter(self._open)), LOST)
-        full = self.level == FULL
-        told = {"summary": plain(summary, MAX_SUMMARY) if full else "", "body": plain(body, MAX_BODY) if full else ""}
-        self._emit(wire.event("notice", notice=number, app=app, **told))
+        self._tell(number)
         return "u", (number,)
+
+    def _tell(self, number: int) -> None:
+        found, full = self._open[number], self.level == FULL
+        words = {"summary": found.summary if full else "", "body": found.body if full else ""}
+        self._emit(wire.event("notice", notice=number, app=found.app, **words))
 
     def _fresh(self) -> int:
         self._last = self._last % 0x7FFFFFFF + 1

@@ -39,7 +39,7 @@ class Lease:
     def to_wire(self) -> dict[str, Any]:
         body = dataclasses.asdict(self)
         if self.epoch:
-            return {"schema": SECOND} | body
+            return {"schema": SECOND} | body | {"policy": self.policy.to_wire_second()}
         first = {name: value for name, value in body.items() if name not in _ADDED}
         return {"schema": SCHEMA} | first | {"policy": self.policy.to_wire_first()}
 

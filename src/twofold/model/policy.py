@@ -21,6 +21,7 @@ _FIRST = frozenset(  # what version 0.1 knows
     ("offline_seconds", "heartbeat_seconds", "clipboard_to_work", "clipboard_from_work", "sound_out", "sound_in",
      "files_to_work", "files_from_work", "usb", "screenshots", "network")
 )  # fmt: skip
+_LATER = frozenset(("notifications",))  # what came after the second form of leases
 
 
 class Scope(enum.StrEnum):
@@ -84,6 +85,11 @@ class Policy:
         """As version 0.1 reads it. Newer rules are in it where they are not at their defaults: that version refuses them, and
         with them the whole, as it must."""
         return {name: value for name, value in self.to_wire().items() if name in _FIRST} | self.said()
+
+    def to_wire_second(self) -> dict[str, Any]:
+        """As it is signed from the second form of leases on: without the newest rules where they are at their defaults, so that a
+        device which does not know them is shut out only by a company that says them."""
+        return {name: value for name, value in self.to_wire().items() if name not in _LATER} | self.said()
 
     @classmethod
     def from_wire(cls, untrusted_policy: object) -> Policy:

@@ -234,6 +234,10 @@ class Bell(QObject):
         if front != card.name:
             self._mark(card.name)
 
+    def forget(self) -> None:
+        """The agent was away: it tells anew what still holds."""
+        self._service.withdraw_all()
+
     def seen(self, workspace: str) -> None:
         """It is in front."""
         self.marks.discard(workspace)

@@ -152,6 +152,7 @@ class Desk(QObject):
     def _on_here(self, here: bool) -> None:
         self.say(agent=here)
         if here:
+            self._bell.forget()
             self._link.ask("list", self._on_list)
         elif self._here:
             self._away.start()
