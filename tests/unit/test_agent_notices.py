@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.unit.test_channel import _JSON
@@ -286,6 +286,10 @@ def test_any_event_is_checked_or_refused(name: str, document: object) -> None:
 
 
 @given(st.text(max_size=500), st.text(max_size=500), st.integers())
+@example("s" * 121, "", 1)
+@example("", "b" * 401, 1)
+@example("s", "a\u202eb\n\x1b[31m", 1)
+@example("s", "b", 1 << 32)
 def test_words_are_short_and_printable_or_refused(summary: str, body: str, number: int) -> None:
     try:
         event = untrusted.event({"event": "notice", "notice": number, "app": "", "summary": summary, "body": body})
