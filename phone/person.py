@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from phone.handset import WIDTH, Handset, NeverSeenError, Picture, differing, like
+from phone.handset import HEIGHT, WIDTH, Handset, NeverSeenError, Picture, differing, like
 
-WORK, NOTES, TERMINAL, KEYBOARD = (62, 1128), (186, 1128), (310, 1128), (440, 1128)  # the dock
+WORK, NOTES, TERMINAL, KEYBOARD = (62, 1116), (186, 1116), (310, 1116), (440, 1116)  # the dock
+EDGE, UP = (WIDTH // 2, HEIGHT - 8), (WIDTH // 2, HEIGHT - 308)  # the swipe: from the strip below the dock, upwards
 HANDLE, SERVER = (270, 72), (502, 72)  # of the switcher: its sheet, and what it knows of the back up
 BLUE = (11, 107, 176)  # the workspace's colour
 _DOCK, _BAR, _GROUND = (0x2B, 0x5F, 0x8A), (0x12, 0x16, 0x1B), (0x0C, 0x0F, 0x13)
@@ -48,20 +49,23 @@ class Person:
         self.phone.type("exit\n", 0.05)
         self.phone.changed(before, 60, 0.3)
 
-    # The gesture, both ways
+    # The way between the sides: a tap on the dock, or with `swipe` the gesture; the same both ways
 
-    def to_work(self, seconds: float = 120) -> float:
+    def to_work(self, seconds: float = 120, *, swipe: bool = False) -> float:
         """Bring Work to the front; returns the seconds from the touch to its colour around it. Touched again while it starts."""
-        return self._switch(in_work, "Work", seconds)
+        return self._switch(in_work, "Work", seconds, swipe)
 
-    def to_personal(self, seconds: float = 60) -> float:
-        return self._switch(lambda now: not in_work(now), "the personal side", seconds)
+    def to_personal(self, seconds: float = 60, *, swipe: bool = False) -> float:
+        return self._switch(lambda now: not in_work(now), "the personal side", seconds, swipe)
 
-    def _switch(self, seen: Callable[[Picture], bool], what: str, seconds: float) -> float:
+    def _switch(self, seen: Callable[[Picture], bool], what: str, seconds: float, swipe: bool) -> float:
         deadline = time.monotonic() + seconds
         while True:
             touched = time.monotonic()
-            self.phone.tap(*WORK)
+            if swipe:
+                self.phone.swipe(EDGE, UP)
+            else:
+                self.phone.tap(*WORK)
             try:
                 self.phone.until(seen, min(20, seconds), what)
                 return time.monotonic() - touched
@@ -141,7 +145,7 @@ class Person:
 
 def at_home(now: Picture) -> bool:
     """The owner's dock stands, and nobody's colour is around the screen."""
-    return bool(like(_DOCK, now[1100:1156, 10:114]).mean() > 0.5) and not in_work(now)
+    return bool(like(_DOCK, now[1092:1140, 10:114]).mean() > 0.5) and not in_work(now)
 
 
 def in_work(now: Picture) -> bool:

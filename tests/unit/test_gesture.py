@@ -1,0 +1,102 @@
+"""The handset's swipe, told events as the kernel sends them (recipes/handset/overlay/usr/lib/handset/gesture)."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+PROGRAM = Path(__file__).resolve().parents[2] / "recipes/handset/overlay/usr/lib/handset/gesture"
+SLOT, X, Y, TRACKING = 47, 53, 54, 57
+RANGE = 0x7FFF
+
+
+class Glass:
+    """A touch screen as the kernel tells of it: only what changed, whatever finger it was of."""
+
+    def __init__(self) -> None:
+        self.swipes = 0
+        self._swipe = runpy.run_path(str(PROGRAM))["Swipe"](RANGE, RANGE, self._count)
+        self._state: dict[tuple[int, int], int] = {}
+        self._slot = 0
+        self.at = 100.0
+
+    def _count(self) -> None:
+        self.swipes += 1
+
+    def _tell(self, slot: int, code: int, value: int) -> None:
+        if self._state.get((slot, code)) == value:
+            return
+        self._state[slot, code] = value
+        if slot != self._slot:
+            self._slot = slot
+            self._swipe.hear(3, SLOT, slot, self.at)
+        self._swipe.hear(3, code, value, self.at)
+
+    def place(self, x: float, y: float, *, slot: int = 0, down: bool = False) -> None:
+        if down:
+            self._tell(slot, TRACKING, 1 + round(self.at * 100))
+        self._tell(slot, X, round(x * RANGE))
+        self._tell(slot, Y, round(y * RANGE))
+        self._swipe.hear(0, 0, 0, self.at)
+
+    def lift(self, slot: int = 0) -> None:
+        self._tell(slot, TRACKING, -1)
+        self._swipe.hear(0, 0, 0, self.at)
+
+    def drag(self, start: tuple[float, float], end: tuple[float, float], seconds: float = 0.3) -> None:
+        self.place(*start, down=True)
+        for step in range(1, 11):
+            self.at += seconds / 10
+            self.place(*(a + (b - a) * step / 10 for a, b in zip(start, end, strict=True)))
+        self.lift()
+        self.at += 1
+
+
+@pytest.fixture
+def glass() -> Glass:
+    return Glass()
+
+
+def test_a_swipe_up_from_the_edge_counts_once_and_counts_again(glass: Glass) -> None:
+    for number in (1, 2, 3):  # a finger at the very same place has only a new number
+        glass.drag((0.5, 0.99), (0.5, 0.6))
+        assert glass.swipes == number
+
+
+def test_it_counts_while_the_finger_is_still_down(glass: Glass) -> None:
+    glass.place(0.5, 0.99, down=True)
+    glass.at += 0.1
+    glass.place(0.5, 0.85)
+    assert glass.swipes == 1
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "seconds"),
+    [
+        ((0.5, 0.95), (0.5, 0.4), 0.3),  # from the dock
+        ((0.5, 0.99), (0.5, 0.93), 0.3),  # too short
+        ((0.2, 0.99), (0.9, 0.85), 0.3),  # aside
+        ((0.5, 0.99), (0.5, 0.5), 30),  # a finger that rests and creeps
+        ((0.5, 0.4), (0.5, 0.99), 0.3),  # down
+    ],
+)
+def test_what_is_no_swipe(glass: Glass, start: tuple[float, float], end: tuple[float, float], seconds: float) -> None:
+    glass.drag(start, end, seconds)
+    assert glass.swipes == 0
+    glass.drag((0.5, 0.99), (0.5, 0.6))
+    assert glass.swipes == 1
+
+
+def test_two_fingers_are_no_swipe(glass: Glass) -> None:
+    glass.place(0.4, 0.99, down=True)
+    glass.place(0.6, 0.99, slot=1, down=True)
+    for y in (0.9, 0.8, 0.7):
+        glass.place(0.4, y)
+        glass.place(0.6, y, slot=1)
+    glass.lift()
+    glass.lift(1)
+    assert glass.swipes == 0
+    glass.drag((0.5, 0.99), (0.5, 0.6))
+    assert glass.swipes == 1

@@ -1,0 +1,131 @@
+"""The emulated phone's shell by touch: the swipe between the sides, and a notification; seen on photographs of its screen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from phone.build import handset as build
+from phone.handset import HEIGHT, POWER, WIDTH, Parts, Picture, differing, like, switched_on
+from phone.person import EDGE, UP, Person, at_home
+from phone.software import software
+from twofold.model.errors import MissingError
+
+pytestmark = [pytest.mark.vm, pytest.mark.phone, pytest.mark.timeout(400)]
+OWNER = (
+    "setpriv --reuid 1000 --regid 1000 --init-groups env HOME=/home/user XDG_RUNTIME_DIR=/run/user/1000 "
+    "$(tr '\\0' '\\n' </proc/$(pgrep -x mako)/environ | grep DBUS_SESSION)"
+)
+NOTICE = """
+import json, sys, time
+sys.path.insert(0, "/usr/lib/twofold/lib/python3.13/site-packages")
+from jeepney import DBusAddress, MatchRule, MessageType, message_bus, new_method_call
+from jeepney.io.blocking import open_dbus_connection
+bus = open_dbus_connection()
+bus.send_and_get_reply(message_bus.AddMatch(MatchRule(interface="org.freedesktop.Notifications", member="ActionInvoked")))
+server = DBusAddress("/org/freedesktop/Notifications", "org.freedesktop.Notifications", "org.freedesktop.Notifications")
+words = ("Twofold", 0, "", "Acme", "New message", ["default", "Open"], {}, -1)
+number = bus.send_and_get_reply(new_method_call(server, "Notify", "susssasa{sv}i", words)).body[0]
+while True:
+    message = bus.receive(timeout=120)
+    if message.header.message_type is MessageType.signal and message.body == (number, "default"):
+        open("/tmp/pressed", "w").write("yes")
+        break
+"""
+
+
+@pytest.fixture(scope="module")
+def me(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Person]:
+    system = build()
+    try:
+        parts = Parts(system, software(system), inspect=True)
+    except MissingError as missing:
+        pytest.skip(str(missing))
+    with switched_on(parts, tmp_path_factory.mktemp("phone")) as phone:
+        owner = Person(phone, lambda name, picture: None)
+        owner.at_home(300)
+        owner.still(120)
+        # Its switcher stands ready, unmapped, before anybody can go there.
+        phone.look("until [ -s /run/user/1000/switcher.pid ]; do sleep 0.3; done; sleep 8", 120)
+        yield owner
+
+
+def ours(now: Picture) -> bool:
+    """The switcher's own page: nobody is enrolled here, so it wears no workspace's colour."""
+    return bool(like((0x0C, 0x0F, 0x13), now[200:1000, 60:480], 3).mean() > 0.6)
+
+
+def test_a_swipe_from_the_lower_edge_goes_to_work_and_the_same_one_back(me: Person) -> None:
+    for _ in range(2):
+        me.phone.swipe(EDGE, UP)
+        me.phone.until(ours, 60, "Work")
+        me.phone.swipe(EDGE, UP)
+        me.phone.until(lambda now: not ours(now), 60, "the personal side")
+
+
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [
+        ((WIDTH // 2, HEIGHT - 200), (WIDTH // 2, HEIGHT - 500)),  # begins above the strip
+        (EDGE, (WIDTH - 20, HEIGHT - 60)),  # goes aside
+        (EDGE, (WIDTH // 2, HEIGHT - 60)),  # not far enough
+    ],
+)
+def test_another_movement_changes_nothing(me: Person, start: tuple[int, int], end: tuple[int, int]) -> None:
+    before = me.phone.photograph()
+    me.phone.swipe(start, end)
+    me.still(30)
+    assert differing(before, me.phone.photograph()) < 0.02
+
+
+def test_a_program_below_feels_nothing_of_the_swipe(me: Person) -> None:
+    phone = me.phone
+    phone.look("printf 'printf \"\\033[?1000h\\033[?1006h\"; cat' >/tmp/touches")  # the terminal writes down each touch
+    me.terminal("sh /tmp/touches")
+    me.still(30)
+    before = phone.photograph()
+    phone.tap(WIDTH // 2, HEIGHT // 2)
+    phone.changed(before, 20, 0.0002)
+    me.still(30)
+    before = phone.photograph()
+    for seen in (ours, lambda now: not ours(now)):
+        phone.swipe(EDGE, UP)
+        phone.until(seen, 60, "the other side")
+    me.still(30)
+    assert differing(before[100:1000], phone.photograph()[100:1000]) < 0.0001, "the terminal heard of the swipe"
+    phone.key("ctrl", down=True)
+    phone.type("c")
+    phone.key("ctrl", down=False)
+    me.leave_terminal()
+
+
+def test_a_dark_screen_is_not_swiped(me: Person) -> None:
+    me.phone.press(POWER)
+    me.phone.look("until [ -e /run/user/1000/screen-off ]; do sleep 0.2; done; sleep 2")
+    me.phone.swipe(EDGE, UP)
+    me.phone.look("sleep 2")
+    me.phone.press(POWER)
+    me.phone.until(at_home, 60, "the screen, as it was left")
+    me.still(30)
+    assert at_home(me.phone.photograph()) and not ours(me.phone.photograph())
+
+
+def test_a_notification_is_shown_and_a_tap_on_it_answers(me: Person) -> None:
+    phone = me.phone
+    before = phone.photograph()
+    phone.look(f"rm -f /tmp/pressed; cat >/tmp/notice.py <<'END'\n{NOTICE}END\n")
+    phone.look(f"{OWNER} /usr/lib/twofold/bin/python /tmp/notice.py >/tmp/notice.log 2>&1 </dev/null & sleep 1")
+    phone.until(lambda now: differing(before[44:240], now[44:240]) > 0.3, 60, "the notification")
+    shown = phone.photograph()
+    rows, columns = np.nonzero(np.abs(before.astype(np.int16) - shown).max(axis=2) > 12)
+    assert columns.max() - columns.min() > 0.8 * WIDTH and rows.max() - rows[rows > 44].min() > 70, (
+        "too small for a finger"
+    )
+    phone.tap(WIDTH // 2, 44 + 50)
+    phone.until(lambda now: differing(before[44:240], now[44:240]) < 0.02, 30, "the notification gone")
+    assert (
+        phone.look("n=0; until [ -e /tmp/pressed ] || [ $n = 50 ]; do sleep 0.2; n=$((n+1)); done; cat /tmp/pressed")
+        == "yes"
+    )
