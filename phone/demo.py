@@ -26,7 +26,7 @@ from demo.line import Relay, relay
 from demo.stage import PERSON, TREE, WORKSPACE, Stage
 from phone import build
 from phone.handset import Handset, NeverSeenError, Parts, Picture, switched_on
-from phone.person import KEYBOARD, SERVER, Person, in_work, line, reads
+from phone.person import KEYBOARD, SERVER, WORK, Person, in_work, line, reads
 from phone.software import software
 from twofold.model.errors import TwofoldError
 from twofold.model.image import Arch
@@ -48,7 +48,6 @@ OURS = (
     ".",
 )
 NOT_BUILT = (
-    "the swipe (the way between the sides is a tap on the dock, both ways)",
     "a work notification on the personal side",
     "the keyboard opening by itself on focus (it is opened by the dock)",
 )
@@ -161,10 +160,10 @@ class Show:
         self._say(said, time.monotonic() - began)
 
     def back_and_forth(self, me: Person) -> None:
-        self.times["switch_back"] = [round(me.to_personal(), 2)]
+        self.times["switch_back"] = [round(me.to_personal(swipe=True), 2)]
         me.shot("personal-again")
-        self.times["switch"] = [round(me.to_work(), 2)]
-        self._say("Back to the personal side, and to Work again", self.times["switch"][0])
+        self.times["switch"] = [round(me.to_work(swipe=True), 2)]
+        self._say("By the swipe to the personal side, and to Work again", self.times["switch"][0])
 
     def replicate(self, me: Person) -> None:
         before = me.phone.photograph()
@@ -221,7 +220,7 @@ class Show:
             self.times["back_to_wiped"] = round(time.monotonic() - began, 1)
             time.sleep(5)
             before = me.phone.photograph()
-            me.phone.tap(*(62, 1128))
+            me.phone.tap(*WORK)
             me.phone.changed(before, 60, 0.2)
             me.still(60)
             assert not in_work(me.phone.photograph()), "the workspace's colour is still there"
