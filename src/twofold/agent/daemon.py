@@ -18,6 +18,7 @@ from twofold.agent.notices import EVENTS as NOTICES
 from twofold.agent.operations import Operation, Operations
 from twofold.agent.registry import Registry
 from twofold.agent.rooms import Rooms
+from twofold.agent.screen import Screen
 from twofold.agent.supervision import Supervision
 from twofold.agent.takeover import take_over
 from twofold.agent.verbs import verbs
@@ -46,6 +47,7 @@ class Agent:
         self._listener: Listener | None = None
         self._contact = Contact(self.registry, self.operations, self._beat_soon, self._seat)
         self._supervision = Supervision(self.registry.all, self._suspend, self._contact, self._stopped, self.erase)
+        self.screen = Screen(self._suspend, self._start)
         self._over = asyncio.Event()
         self._extra: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self._node: Node | None = None
@@ -187,6 +189,9 @@ class Agent:
 
     def _suspend(self, ws: Workspace) -> Operation:
         return self.operations.submit("suspend", ws.name, {}, lambda op: power.suspend(ws, op))
+
+    def _start(self, ws: Workspace) -> Operation:
+        return self.operations.submit("start", ws.name, {"boot": False}, lambda op: power.start(ws, op, boot=False))
 
 
 def claim(dirs: Dirs) -> int:

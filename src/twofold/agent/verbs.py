@@ -36,6 +36,7 @@ EXTENSIONS = (
     "leave-running",
     "disk-resize",
     "notifications",
+    "screen",
 )
 
 _WORKSPACE = {"workspace": (str, ...)}
@@ -103,6 +104,7 @@ def verbs(agent: Agent) -> dict[str, Verb]:
         "doctor": Verb(asked.doctor),
         "watch": Verb(asked.watch, {"switcher": (bool, False)}, stream=True),
         "switch": Verb(asked.switch, {"workspace": (str, "")}),
+        "screen": Verb(asked.screen, {"on": (bool, ...)}),
         "quit": Verb(asked.quit, {"suspend": (bool, False)}),
     }
 
@@ -379,6 +381,10 @@ class _Asked:
         if workspace not in ("", "personal"):
             self._agent.registry.get(workspace)
         return Answer({"shown": self._agent.tell_switchers({"event": "switch", "workspace": workspace})})
+
+    async def screen(self, on: bool) -> Answer:
+        begun = self._agent.screen.turn(self._agent.registry.all(), on=on)
+        return Answer({"operations": [operation.to_wire() for operation in begun]})
 
     async def quit(self, suspend: bool) -> Answer:
         await self._agent.wind_down(suspend=suspend)

@@ -15,6 +15,7 @@ from typing import Any
 from twofold.model.errors import BadInputError
 from twofold.model.reach import reach
 
+RUN, SUSPEND = "run", "suspend"  # what `screen_off` may say
 DEFER_SECONDS = 2 * 3600  # how long one "later" lasts, as in View
 NOTIFICATIONS = ("none", "app", "full")  # what the personal side is told of a notification in Work, least first
 _FIRST = frozenset(  # what version 0.1 knows
@@ -58,6 +59,7 @@ class Policy:
     unlock_failures: int = 5  # wrong codes, then it is locked until its administrator unlocks it
     erase_failures: int = 0  # then its keys are destroyed; above unlock_failures
     disk_gib: int = 0  # the person may have their disk made larger, up to so many GiB; 0: not at all
+    screen_off: str = RUN  # what a dark screen makes of it on a person's device; SUSPEND: its keys are dropped
     recovery: bool = False  # keys are wrapped for the company's recovery key as well
     keys_leave: bool = False  # keys may be wrapped for another device when a workspace is exported to it
     hypervisor: bool = False  # starts only where our own hypervisor is below it
@@ -118,6 +120,7 @@ class Policy:
             ),
             (policy.disk_gib > 1 << 16, "disk_gib must not be above 65536"),
             (policy.keep_points < 1, "keep_points must be at least 1"),
+            (policy.screen_off not in (RUN, SUSPEND), f"screen_off must be {RUN} or {SUSPEND}"),
         ):
             if off:
                 raise BadInputError(f"The policy contradicts itself: {why}.", safe="Nothing was changed.")
