@@ -207,11 +207,14 @@ def test_the_persons_bus_is_found_where_programs_look_for_it(tmp_path: Path) -> 
     assert address({"XDG_RUNTIME_DIR": str(tmp_path)}) == f"unix:path={tmp_path}/bus"
 
 
-def test_a_notice_that_is_none_is_passed_over() -> None:
+def test_a_notice_that_is_none_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     from twofold.switcher.bell import Bell, Service
 
-    service = Service("")
+    service, posted = Service(""), list[object]()
+    monkeypatch.setattr(service, "post", lambda *words: posted.append(words))
     bell = Bell(None, service)  # type: ignore[arg-type]
     for number in (None, "5", 5.0, True):
         bell.heard({"event": "notice", "notice": number}, card(), front="")
-    assert not bell.marks
+    assert not posted
+    bell.heard({"event": "notice", "notice": 5}, card(), front="")
+    assert len(posted) == 1
