@@ -95,3 +95,9 @@ def test_the_rule_has_two_values() -> None:
     assert Policy.from_wire({"screen_off": "suspend"}).screen_off == "suspend"
     with pytest.raises(BadInputError, match="screen_off"):
         Policy.from_wire({"screen_off": "sleep"})
+
+
+def test_a_lease_names_the_rule_only_where_a_company_says_it() -> None:
+    """A device that does not know it would refuse the whole policy."""
+    assert "screen_off" not in Policy().to_wire_second()
+    assert Policy(screen_off="suspend").to_wire_second()["screen_off"] == "suspend"

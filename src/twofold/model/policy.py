@@ -22,7 +22,7 @@ _FIRST = frozenset(  # what version 0.1 knows
     ("offline_seconds", "heartbeat_seconds", "clipboard_to_work", "clipboard_from_work", "sound_out", "sound_in",
      "files_to_work", "files_from_work", "usb", "screenshots", "network")
 )  # fmt: skip
-_LATER = frozenset(("notifications",))  # what came after the second form of leases
+_LATER = frozenset(("notifications", "screen_off"))  # what came after the second form of leases
 
 
 class Scope(enum.StrEnum):
