@@ -272,6 +272,17 @@ def test_chords_choose_a_workspace_and_their_digit_reaches_nobody(bench: Bench) 
     assert bench.hands.code("2") not in bench.guest.pressed
 
 
+@pytest.mark.parametrize("code", [116, 142, 143, 205])
+def test_the_power_key_is_the_devices_own(bench: Bench, code: int) -> None:
+    """A phone's owner makes the screen dark while Work is in front; the guest would shut down."""
+    bench.side(Side.WORK)
+    for down in (True, False):
+        bench.hands.press_code(code + 8, down)
+    bench.hands.key("a")
+    expect(bench, [], [bench.hands.code("a")])
+    assert code + 8 not in bench.guest.released
+
+
 def test_caps_lock_is_told_on_entering(bench: Bench) -> None:
     bench.hands.key("Caps_Lock")
     bench.side(Side.WORK)

@@ -55,6 +55,8 @@ class Moved:
 
 
 _GRAB_TRIES: Final = 40
+# Power, sleep, wake-up, suspend (linux/input-event-codes.h) mean the machine in the person's hand, never the one inside it.
+_DEVICE_KEYS: Final = frozenset((116, 142, 143, 205))
 
 
 class Gate:
@@ -245,7 +247,7 @@ class Gate:
             self._swallowed.add(code)
             self._release_guest()
             self._on_chord(self._chords[code])
-        elif code not in self._down:
+        elif code not in self._down and from_x(code) not in _DEVICE_KEYS:
             self._down.add(code)
             self._sink.key(from_x(code), True)
         self._thaw()
