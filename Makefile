@@ -101,6 +101,12 @@ demo-phone: setup dist-arm64 ## the same on two emulated phones, on their own sc
 	  PYTHONPATH=src:. PYTHONDONTWRITEBYTECODE=1 $(PY) -m phone.software
 	@$(PERSON) $(PY) -m phone.demo
 
+.PHONY: bench-phone
+bench-phone: setup dist-arm64 ## Work on the emulated phone: switch, resume, wake-ups, memory (ONLY=switch: one part; QUICK=1: a look)
+	@[ "$$(id -u)" != 0 ] || export TWOFOLD_BUILDS=$${TWOFOLD_BUILDS:-/var/cache/twofold}; \
+	  PYTHONPATH=src:. PYTHONDONTWRITEBYTECODE=1 $(PY) -m phone.software
+	@$(PERSON) $(PY) -m bench.phone $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY))
+
 .PHONY: test-dist
 test-dist: dist ## install the wheel and the .deb, each into a clean Debian root
 	@tools/test-dist

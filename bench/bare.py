@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import select
 import socket
 import subprocess
 import time
@@ -12,13 +13,23 @@ from pathlib import Path
 from typing import Any, Self
 
 from twofold.image.build import Built
+from twofold.model.image import Arch
 from twofold.platform.run import run, spawn
 
 
 class BareQemu:
-    """One QEMU on raw files with the same hardware as ours; `memory` is a mapped-ram file to resume from."""
+    """One QEMU on raw files with the same hardware as ours; `memory` is a mapped-ram file to resume from. `size` is its
+    processors and MiB, `screen` its pixels where they are not QEMU's own choice."""
 
-    def __init__(self, built: Built, folder: Path, accelerator: str, memory: Path | None = None) -> None:
+    def __init__(
+        self,
+        built: Built,
+        folder: Path,
+        accelerator: str,
+        memory: Path | None = None,
+        size: tuple[int, int] = (2, 1024),
+        screen: tuple[int, int] | None = None,
+    ) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         user = folder / "user.raw"
@@ -27,14 +38,21 @@ class BareQemu:
             os.truncate(user, built.manifest.user_disk_size)
         for name in ("qmp", "channel"):
             (folder / name).unlink(missing_ok=True)
+        arm = built.manifest.arch is Arch.ARM64
+        program, board, gpu = (
+            ("qemu-system-aarch64", "virt-10.0,gic-version=host", "virtio-gpu-pci")
+            if arm
+            else ("qemu-system-x86_64", "pc-q35-10.0", "virtio-vga")
+        )
+        gpu += f",xres={screen[0]},yres={screen[1]}" if screen else ""
         argv = [
-            "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-M", "pc-q35-10.0", "-accel",
+            program, "-nodefaults", "-no-user-config", "-M", board, "-accel",
             "tcg,thread=multi" if accelerator == "tcg" else accelerator, "-cpu", "max" if accelerator == "tcg" else "host",
-            "-smp", "2", "-m", "1024", "-kernel", str(built.path("kernel")), "-initrd", str(built.path("initrd")),
-            "-append", built.manifest.cmdline,
+            "-smp", str(size[0]), "-m", str(size[1]),
+            "-kernel", str(built.path("kernel")), "-initrd", str(built.path("initrd")), "-append", built.manifest.cmdline,
             "-drive", f"if=none,id=system,file={built.path('system')},format=raw,readonly=on",
             "-device", "virtio-blk-pci,drive=system", "-drive", f"if=none,id=user,file={user},format=raw",
-            "-device", "virtio-blk-pci,drive=user", "-device", "virtio-vga", "-device", "virtio-keyboard-pci",
+            "-device", "virtio-blk-pci,drive=user", "-device", gpu, "-device", "virtio-keyboard-pci",
             "-device", "virtio-tablet-pci", "-device", "virtio-rng-pci", "-device", "virtio-serial-pci",
             "-chardev", f"socket,id=channel,path={folder / 'channel'},server=on,wait=off",
             "-device", "virtserialport,chardev=channel,name=org.twofold.agent.0",
@@ -70,23 +88,21 @@ class BareQemu:
 
     def wait_agent(self, seconds: float = 120, *, session: bool = True) -> None:
         """Wait until the guest's agent answers a request of ours (and, with `session`, until its desktop stands)."""
-        deadline, buffer = time.monotonic() + seconds, b""
+        began, buffer, asked = time.monotonic(), b"", set[int]()
         channel = _connect(self.folder / "channel")
         with channel:
-            channel.settimeout(0.05)
-            while time.monotonic() < deadline:
-                number = random.getrandbits(53)
-                channel.sendall(json.dumps({"v": 1, "id": number, "do": "hello"}).encode() + b"\n")
-                asked = time.monotonic()
-                while time.monotonic() - asked < 0.3:
-                    try:
-                        buffer += channel.recv(65536)
-                    except TimeoutError:
-                        continue
+            while time.monotonic() < began + seconds:
+                # Until somebody reads, questions wait in the socket, and it has room for some fifty.
+                if select.select([], [channel], [], 0)[1]:
+                    asked.add(number := random.getrandbits(53))
+                    channel.sendall(json.dumps({"v": 1, "id": number, "do": "hello"}).encode() + b"\n")
+                until = time.monotonic() + 0.3
+                while select.select([channel], [], [], max(0.0, until - time.monotonic()))[0]:
+                    buffer += channel.recv(65536)
                     *lines, buffer = buffer.split(b"\n")
                     for line in lines:
                         answer = json.loads(line) if line.startswith(b"{") else {}
-                        if answer.get("id") == number and (answer["ok"]["session"] or not session):
+                        if answer.get("id") in asked and (answer["ok"]["session"] or not session):
                             return
         raise TimeoutError("the bare guest's agent never answered")
 
