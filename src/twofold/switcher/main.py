@@ -97,9 +97,7 @@ def run(chosen: argparse.Namespace) -> int:
     desk.wish, window.canvas.still_work = gate.wish, gate.still_work
     app.processEvents()
     gate.hide_first()
-    window.cover()
-    QGuiApplication.primaryScreen().geometryChanged.connect(window.cover)
-    QGuiApplication.primaryScreen().availableGeometryChanged.connect(window.cover)
+    window.follow_screens()
     gate.start()
     link.start()
 

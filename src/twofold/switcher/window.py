@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QRect, Qt, Signal
-from PySide6.QtGui import QColor, QGuiApplication, QKeyEvent, QPainter, QPaintEvent
+from PySide6.QtCore import QRect, Qt, QTimer, Signal
+from PySide6.QtGui import QColor, QGuiApplication, QKeyEvent, QPainter, QPaintEvent, QScreen
 from PySide6.QtWidgets import QWidget
 
 from twofold.switcher import look
@@ -79,3 +79,24 @@ class Window(QWidget):
         place = screen.availableGeometry() if self.metrics.phone else screen.geometry()
         if self.geometry() != place:
             self.setGeometry(place)
+
+    def follow_screens(self) -> None:
+        """Lie over the screen there is, from now on: screens change their size, go dark, are plugged in and out, and a new one is
+        another object."""
+        app = QGuiApplication.instance()
+        assert isinstance(app, QGuiApplication)
+        for screen in app.screens():
+            self._follow(screen)
+        app.screenAdded.connect(self._follow)
+        app.screenRemoved.connect(self._soon)
+        app.primaryScreenChanged.connect(self._soon)
+        self.cover()
+
+    def _soon(self) -> None:
+        # Qt moves windows of a screen that goes by itself, after it has said so.
+        QTimer.singleShot(0, self.cover)
+
+    def _follow(self, screen: QScreen) -> None:
+        screen.geometryChanged.connect(self.cover)
+        screen.availableGeometryChanged.connect(self.cover)
+        self._soon()
