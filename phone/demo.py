@@ -25,8 +25,8 @@ from rich.console import Console
 from demo.line import Relay, relay
 from demo.stage import PERSON, TREE, WORKSPACE, Stage
 from phone import build
-from phone.handset import Handset, NeverSeenError, Parts, Picture, differing, switched_on
-from phone.person import KEYBOARD, NOTICE, SERVER, WORK, Person, in_work, line, reads
+from phone.handset import Handset, NeverSeenError, Parts, Picture, switched_on
+from phone.person import KEYBOARD, SERVER, WORK, Person, in_work, line, reads
 from phone.software import software
 from twofold.model.errors import TwofoldError
 from twofold.model.image import Arch
@@ -47,7 +47,10 @@ OURS = (
     ".cache",
     ".",
 )
-NOT_BUILT = ("the keyboard opening by itself on focus (it is opened by the dock)",)
+NOT_BUILT = (
+    "a work notification (built, and seen on a PC; on the phone none came yet)",
+    "the keyboard opening by itself on focus (it is opened by the dock)",
+)
 
 
 def main() -> int:
@@ -116,7 +119,6 @@ class Show:
             me.shot("typed")
             self._say("Typed on the on-screen keyboard; the guest made room for it")
             self.back_and_forth(me)
-            self.notified(me)
             self.replicate(me)
             self.give_key(me)
             self.lines["first"].cut()
@@ -162,27 +164,6 @@ class Show:
         me.shot("personal-again")
         self.times["switch"] = [round(me.to_work(swipe=True), 2)]
         self._say("By the swipe to the personal side, and to Work again", self.times["switch"][0])
-
-    def notified(self, me: Person) -> None:
-        """A program in Work has something to say while its owner is elsewhere."""
-        me.phone.key("ctrl", down=True)
-        me.phone.type("d")
-        me.phone.key("ctrl", down=False)
-        me.phone.type("sleep 30; notify-send -a LXTerminal 'Nine' 'Room 4'\n", 0.05)
-        me.to_personal(swipe=True)
-        me.still(30, 1)
-        before = me.phone.photograph()
-        me.phone.until(lambda now: differing(before[44:240], now[44:240]) > 0.3, 120, "the notification")
-        me.shot("notification")
-        touched = time.monotonic()
-        me.phone.tap(*NOTICE)
-        me.phone.until(in_work, 60, "Work")
-        self.times["notification_to_work"] = round(time.monotonic() - touched, 2)
-        me.still(60)
-        me.shot("notification-tapped")
-        self._say(
-            "A notification of Work's on the personal side; a tap on it leads there", self.times["notification_to_work"]
-        )
 
     def replicate(self, me: Person) -> None:
         before = me.phone.photograph()

@@ -24,6 +24,7 @@ from tests.harness.probe import Picture
 from twofold.agent.client import Client
 from twofold.server.client import Admin
 
+FIELD = "twofold-probe-text"
 OUT = Path(__file__).resolve().parents[3] / "out" / "whole"
 
 
@@ -94,6 +95,23 @@ class Whole:
         """Whose windows the guest has, the active one last."""
         windows = self.client.call("windows", workspace=WORKSPACE)["windows"]
         return [window["app"] for window in sorted(windows, key=lambda window: bool(window["active"]))]
+
+    def field(self, desk: Sight) -> None:
+        """Have the probe's text field in front in the guest, whatever windows earlier tests left there. Work is in front."""
+        if FIELD not in self.apps():
+            self.launch(FIELD)
+        until(lambda: desk.text() is not None, "the guest's text field", 40)
+        for further in range(1, 9):
+            windows = self.client.call("windows", workspace=WORKSPACE)["windows"]
+            if any(window["active"] and window["app"] == FIELD for window in windows):
+                return
+            desk.hands.down("Alt_L")  # held: each Tab goes to the one that was in front before
+            for _ in range(further):
+                time.sleep(0.05)
+                desk.hands.key("Tab", hold=0.04)
+            desk.hands.up("Alt_L")
+            time.sleep(0.5)
+        raise AssertionError(f"the text field does not come to the front: {self.apps()}")
 
 
 class Sight(Desk):

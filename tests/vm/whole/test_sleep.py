@@ -14,10 +14,8 @@ pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
 
 
 def test_what_is_typed_while_it_wakes_arrives_in_work(whole: Whole, desk: Sight) -> None:
-    if "twofold-probe-text" not in whole.apps():
-        whole.launch("twofold-probe-text")
     desk.to_work()
-    until(lambda: desk.text() is not None, "the guest's text field", 20)
+    whole.field(desk)
     desk.hands.type("1", 0.05)
     until(lambda: (desk.text() or "").endswith("1"), "a first key")
     presses = desk.settled()[0].presses

@@ -51,12 +51,11 @@ def empty(desk: Sight) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_the_guest_writes_what_the_persons_layout_says(whole: Whole, desk: Sight, case: str) -> None:
     layout, variant, options, (place, letter), chords, wanted = CASES[case]
-    if "twofold-probe-text" not in whole.apps():
-        whole.launch("twofold-probe-text")
     words = ["setxkbmap", "-display", desk.server.name, "-layout", layout, "-variant", variant, "-option", ""]
     run([*words, *(["-option", options] if options else [])])
     began = time.monotonic()
     desk.to_work()
+    whole.field(desk)
     empty(desk)
     while True:  # nobody tells the person when the guest has followed; a letter does
         press(desk, place)
