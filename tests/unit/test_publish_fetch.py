@@ -190,9 +190,10 @@ def test_a_reader_has_what_came_before_the_rest_is_there(world: World, remote: R
         coming = pool.submit(fetch, ids, source, tmp_path, silent, arrivals)
         with open_part(index, "kernel", tmp_path, None, arrivals) as part:
             assert part.read() == b"kernel " * 1000
-        assert not coming.done()
+        assert not coming.done() and not arrivals.whole
         source.go(1000)
         coming.result()
+        assert arrivals.whole
 
 
 def test_an_image_is_published_and_checked_out_byte_for_byte(world: World, remote: Remote, tmp_path: Path) -> None:

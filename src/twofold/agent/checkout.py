@@ -31,7 +31,7 @@ from twofold.image.fetch import Arrivals, Fetched, fetch, open_part
 from twofold.model.canonical import canonical
 from twofold.model.errors import NoRoomError, TwofoldError
 from twofold.model.image import Firmware, ImageVersion
-from twofold.model.progress import silent
+from twofold.model.progress import Progress
 from twofold.model.workspace import Custody
 from twofold.vault.seam import Parts
 
@@ -144,7 +144,7 @@ def _go_on(
     came = bring(ws, begin, op)
     with ws.rooms.vault.resting(ws.folder / VAULT, ws.keys()) as vault:
         fit(vault, begin.content, index.manifest)
-        equip(ws, vault, remote, index, cache, op)
+        equip(ws, vault, remote, index, cache, op.progress)
     return came
 
 
@@ -173,14 +173,20 @@ def _fill(ws: Workspace, remote: Remote, index: ImageIndex, cache: Path, op: Ope
     """Make the vault, and fill it as what it begins with comes. Its data key is made by the vault process and never leaves
     it plain. The system disk stands on the image's chunks and takes no space; the user's is filled, since it is the user's from
     the first day on."""
+
+    def progress(step: str, done: int, total: int) -> None:
+        op.check()
+        if arrivals.whole:  # until then what comes is told of
+            op.progress(step, done, total)
+
     image, where, vaults = index.manifest, ws.folder / VAULT, ws.rooms.vault
     keys = vaults.new_keys(ws.name)
     ws.store.write(ws.name, KEY, keys.wrapped)
     with vaults.creating(where, keys, hardware.devices(image)) as filling:
         if image.part("user-template") is not None:
             with open_part(index, "user-template", cache, remote, arrivals) as source:
-                filling.fill(hardware.USER, source, silent)
-        equip(ws, filling, remote, index, cache, op, arrivals)
+                filling.fill(hardware.USER, source, progress)
+        equip(ws, filling, remote, index, cache, progress, arrivals)
 
 
 def equip(
@@ -189,12 +195,12 @@ def equip(
     remote: Remote,
     index: ImageIndex,
     cache: Path,
-    op: Operation,
+    progress: Progress,
     arrivals: Arrivals | None = None,
 ) -> None:
-    """Seal what a start needs beside the vault, and write down which image version it stands on. While its chunks are still
-    coming (`arrivals`), they are what is told of."""
-    image, progress = index.manifest, op.progress if arrivals is None else silent
+    """Seal what a start needs beside the vault, and write down which image version it stands on. `arrivals`: of what is on its
+    way."""
+    image = index.manifest
     for name in hardware.BOOT_PARTS if image.firmware is Firmware.DIRECT else ():
         part = image.part(name)
         if part is not None:

@@ -295,7 +295,7 @@ def _take(ws: Workspace, path: Path, manifest: Manifest, keys: Keys, op: Operati
 def _equip(ws: Workspace, manifest: Manifest, remote: Remote, index: ImageIndex, cache: Path, op: Operation) -> None:
     with ws.rooms.vault.resting(ws.folder / VAULT, ws.keys()) as vault:
         fit(vault, manifest, index.manifest)
-        equip(ws, vault, remote, index, cache, op)
+        equip(ws, vault, remote, index, cache, op.progress)
 
 
 def _absolute(path: str) -> Path:

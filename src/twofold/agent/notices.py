@@ -38,9 +38,8 @@ class Notices:
         go: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
         self._workspace, self._lease, self._guest, self._tell, self._go = workspace, lease, guest, tell, go
-        self._open: dict[
-            int, dict[str, Any]
-        ] = {}  # a number, and what was told of it; nothing while that is being found out
+        # A number, and what was told of it; nothing while that is being found out.
+        self._open: dict[int, dict[str, Any]] = {}
         self._shown_at = NONE  # the highest level at which something of what is open was told
         self._told: tuple[Guest, str] | None = None  # which guest knows which level
         # As the guest named them first; later it cannot say anything by them.

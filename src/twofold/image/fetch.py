@@ -59,6 +59,12 @@ class Arrivals:
             self._failed = error
             self._changed.notify_all()
 
+    @property
+    def whole(self) -> bool:
+        """All of it has come."""
+        with self._changed:
+            return not self._coming
+
     def wait(self, ids: Iterable[bytes]) -> None:
         """Until all of these have come. Raises what the fetch did, where it failed before that."""
         wanted = set(ids)
