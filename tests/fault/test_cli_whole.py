@@ -147,6 +147,12 @@ def test_from_nothing_to_a_receipt(admin: Typed, tmp_path: Path) -> None:
         receipt = person.json("remove", "work", "--yes")["result"]["receipt"]
         assert receipt["key_destroyed"] is True
         assert receipt["sealed_bytes_removed"] > 1 << 19  # the user's disk; the system is the cache's
+        (kept,) = person.json("receipts")["receipts"]
+        assert {name: kept[name] for name in ("workspace", "verb", "company", "key_destroyed")} == {
+            "workspace": "work", "verb": "remove", "company": False, "key_destroyed": True,
+        }  # fmt: skip
+        assert kept["sealed_bytes_removed"] == receipt["sealed_bytes_removed"]
+        assert "removed by you" in person("receipts")
         admin("device", "revoke", devices[0]["device"], "--yes")
         person("checkout", "work", code=5)
         person("agent", "quit")

@@ -87,6 +87,13 @@ def test_a_wipe_destroys_the_key_and_touches_nothing_of_the_persons(
     assert not (state / "work").exists()
     assert not list(device.dirs.state.rglob("*.gone"))
     assert [each["workspace"] for each in heard.call("list")["workspaces"]] == ["direct"]
+    (receipt,) = heard.call("receipts")["receipts"]
+    assert (receipt["workspace"], receipt["verb"], receipt["company"], receipt["key_destroyed"]) == (
+        work,
+        "wipe",
+        True,
+        True,
+    )
     assert kept == {
         name: everything(folder) for name, folder in (("mine", mine), ("direct", state / "direct" / "vault"))
     }

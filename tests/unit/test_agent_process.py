@@ -144,6 +144,8 @@ def test_broken_workspaces_are_listed_with_what_to_do(place: Dirs) -> None:
         done = client.finish("remove", workspace="broken", yes=True)
         assert done["result"]["receipt"]["key_destroyed"] is False
         assert not folder.exists()
+        (receipt,) = client.call("receipts")["receipts"]
+        assert (receipt["workspace"], receipt["verb"], receipt["company"]) == ("broken", "remove", False)
 
 
 def test_a_checkout_that_was_cut_off_is_undone_at_the_next_start(place: Dirs) -> None:

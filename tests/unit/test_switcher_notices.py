@@ -173,12 +173,11 @@ _ENDED: list[object] = []
 class Shown:
     """A switcher's window with Work in front; `line` is its agent."""
 
-    def __init__(self, qtbot: Any, line: Line, *, phone: bool = False) -> None:
+    def __init__(self, qtbot: Any, line: Line, *, phone: bool = False, empty: bool = False) -> None:
         from PySide6.QtGui import QImage
 
         from twofold.switcher import look
         from twofold.switcher.desk import Desk
-        from twofold.switcher.gate import Moved, Side
         from twofold.switcher.link import Link
         from twofold.switcher.session import Keys
         from twofold.switcher.window import Window
@@ -191,11 +190,17 @@ class Shown:
         self.desk.wish = lambda side: self.wished.append(str(side))
         self.window.show()
         self.link.start()
-        self.qtbot.waitUntil(lambda: self.desk.session is not None, timeout=5000)
-        assert self.desk.session is not None
-        self.desk.session.image = QImage(1216, 760, QImage.Format.Format_RGB32)
-        self.desk.session.image.fill(0x336699)
-        self.desk._on_moved(Moved(Side.WORK, 0))
+        if not empty:
+            self.qtbot.waitUntil(lambda: self.desk.session is not None, timeout=5000)
+            assert self.desk.session is not None
+            self.desk.session.image = QImage(1216, 760, QImage.Format.Format_RGB32)
+            self.desk.session.image.fill(0x336699)
+        self.look(True)
+
+    def look(self, work: bool) -> None:
+        from twofold.switcher.gate import Moved, Side
+
+        self.desk._on_moved(Moved(Side.WORK if work else Side.PERSONAL, 0))
 
     def close(self) -> None:
         """All of it stays: what it has set itself to do later knows the window, as in a process that lasts."""
@@ -302,6 +307,30 @@ def test_a_wipe_is_not_a_window_that_goes_away(shown: Shown, line: Line) -> None
     page.repaint()
     shown.qtbot.mouseClick(page, Qt.MouseButton.LeftButton, pos=page._button.center())
     assert shown.wished == ["personal"]
+
+
+def page(shown: Shown) -> str:
+    notice = shown.window.page._notice
+    return f"{notice.head}\n{notice.text}" if notice is not None and shown.window.page.isVisible() else ""
+
+
+def test_where_no_workspace_is_it_says_what_became_of_the_last_one(qtbot: Any, line: Line) -> None:
+    receipt = {"workspace": "work", "title": "Acme", "colour": "red", "verb": "wipe", "company": True, "token": 7,
+               "removed_at": 1_800_000_000, "key_destroyed": True, "sealed_bytes_removed": 9}  # fmt: skip
+    line.cards, line.answers = [], {"receipts": {"receipts": [receipt | {"title": "Before"}, receipt]}}
+    shown = Shown(qtbot, line, empty=True)
+    try:
+        qtbot.waitUntil(lambda: "wiped Acme\n" in page(shown) and "January" in page(shown), timeout=5000)
+        line.tell(**WIRE | {"event": "workspace", "policy": POLICY, "whereabouts": where(int(time.time()))})
+        qtbot.waitUntil(lambda: "wiped" not in page(shown), timeout=5000)
+        line.answers["receipts"] = TwofoldError("An older agent.")
+        line.tell(event="removed", workspace="work")
+        qtbot.waitUntil(lambda: "gone from this device" in page(shown), timeout=5000)  # until the person has seen it
+        shown.look(False)
+        shown.look(True)
+        qtbot.waitUntil(lambda: "No Work on this device" in page(shown), timeout=5000)
+    finally:
+        shown.close()
 
 
 def test_an_agent_that_does_not_answer_is_not_hidden_behind_old_facts(shown: Shown, line: Line) -> None:

@@ -175,8 +175,7 @@ async def wiped(registry: Registry, ws: Workspace, turns: Sequence[backup.Turn],
             async with asyncio.timeout(_MOMENT):
                 for turn in turns:
                     await held.enter_async_context(turn)
-        receipt = await erase(registry, ws, op)
-    return {"receipt": receipt | {"key_destroyed": had_key or receipt["key_destroyed"]}}
+        return {"receipt": await erase(registry, ws, op, had_key=had_key)}
 
 
 async def go_on(registry: Registry, ws: Workspace, op: Operation, turn: backup.Turn) -> dict[str, Any]:
@@ -205,29 +204,46 @@ async def remove(registry: Registry, ws: Workspace, op: Operation, *, yes: bool)
     return {"receipt": receipt}
 
 
-async def erase(registry: Registry, ws: Workspace, op: Operation) -> dict[str, Any]:
-    """Remove everything of a workspace from this device, and nothing else; the receipt says what that was."""
+async def erase(registry: Registry, ws: Workspace, op: Operation, *, had_key: bool = False) -> dict[str, Any]:
+    """Remove everything of a workspace from this device, and nothing else; the receipt says what that was. `had_key`: its key was
+    destroyed just now."""
     where, stored = ws.folder / VAULT, 0
     if where.is_dir():
         stored = await asyncio.to_thread(registry.rooms.vault.stored_bytes, where)
     op.progress("switching off", 0, 0)
     await ws.kill_machine()
     await ws.close_vault()
-    had_key = await asyncio.to_thread(ws.store.destroy_key, ws.name)
+    had_key = await asyncio.to_thread(ws.store.destroy_key, ws.name) or had_key
     op.progress("removing the sealed store", 0, 0)
     if where.is_dir():
         # A workspace whose key can't be read was never attached to: its disks' process may still be there.
         await asyncio.to_thread(registry.rooms.vault.release, where, given_up=True)
         await asyncio.to_thread(registry.rooms.vault.destroy, where)
-    await asyncio.to_thread(ws.store.destroy, ws.name)
-    registry.drop(ws)
-    freed = await registry.supply.clear()
-    return {
-        "workspace": ws.name,
+    told = _told(ws, op) | {
         "key_destroyed": had_key,
         "sealed_bytes_removed": stored,
         "removed_at": int(time.time()),
+    }
+    with suppress(TwofoldError, OSError):  # a full disk keeps nothing from leaving
+        await asyncio.to_thread(registry.receipts.add, told)
+    await asyncio.to_thread(ws.store.destroy, ws.name)
+    registry.drop(ws)
+    freed = await registry.supply.clear()
+    return {name: told[name] for name in ("workspace", "key_destroyed", "sealed_bytes_removed", "removed_at")} | {
         "image_bytes_removed": freed,
         "stays": "The company's image: on its server, and here what other workspaces stand on. No work of yours is in it.",
         "not_promised": "A disk may keep old copies of the wrapped key; they open only with this device's own key.",
+    }
+
+
+def _told(ws: Workspace, op: Operation) -> dict[str, Any]:
+    """What a receipt says of it for the person; `company` where it was not theirs to decide."""
+    asked = op.verb == WIPE or op.args.get("why") == backup.COMPANY
+    return {
+        "workspace": ws.name,
+        "title": ws.title,
+        "colour": ws.record.colour,
+        "verb": op.verb,
+        "company": asked,
+        "token": ws.lease.token if ws.lease is not None else 0,
     }

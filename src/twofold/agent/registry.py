@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from twofold.agent.receipts import Receipts
 from twofold.agent.rest import Rest
 from twofold.agent.rooms import Rooms
 from twofold.agent.store import Store
@@ -20,6 +21,7 @@ class Registry:
     def __init__(self, dirs: Dirs, rooms: Rooms, tell: Tell) -> None:
         self.dirs, self.rooms = dirs, rooms
         self.store = Store(dirs.state)
+        self.receipts = Receipts(dirs.state)
         self._tell = tell
         self._all: dict[str, Workspace] = {}
         self.supply = Supply(dirs.cache, rooms, self.store, self.all)

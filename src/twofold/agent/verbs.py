@@ -37,6 +37,7 @@ EXTENSIONS = (
     "disk-resize",
     "notifications",
     "screen",
+    "receipts",
 )
 
 _WORKSPACE = {"workspace": (str, ...)}
@@ -52,6 +53,7 @@ def verbs(agent: Agent) -> dict[str, Verb]:
     return {
         "hello": Verb(asked.hello),
         "list": Verb(asked.list),
+        "receipts": Verb(asked.receipts),
         "info": Verb(asked.info, _WORKSPACE),
         "enrol": Verb(asked.enrol, {"url": (str, ...), "code": (str, ""), "name": (str, ...)}),
         "available": Verb(asked.available),
@@ -118,6 +120,9 @@ class _Asked:
 
     async def list(self) -> Answer:
         return Answer({"workspaces": [ws.to_wire() for ws in self._agent.registry.all()]})
+
+    async def receipts(self) -> Answer:
+        return Answer({"receipts": await asyncio.to_thread(self._agent.registry.receipts.all)})
 
     async def info(self, workspace: str) -> Answer:
         return Answer(self._agent.registry.get(workspace).to_wire())

@@ -18,6 +18,14 @@ _LATE = 2  # times the interval, after which a back up is late
 
 
 @dataclass(frozen=True)
+class Face:
+    """What is left to show of a workspace that is not here: `colour` is "#rrggbb"."""
+
+    title: str
+    colour: str
+
+
+@dataclass(frozen=True)
 class Card:
     """`colour` is "#rrggbb", `key` 0 to 9 (0: none), times are Unix seconds with 0 for never."""
 

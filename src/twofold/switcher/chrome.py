@@ -11,10 +11,10 @@ from PySide6.QtWidgets import QWidget
 
 from twofold.switcher import card as words
 from twofold.switcher import look
-from twofold.switcher.card import Card, Transfer
+from twofold.switcher.card import Card, Face, Transfer
 
 
-def mark(painter: QPainter, rect: QRectF, card: Card, size: int) -> None:
+def mark(painter: QPainter, rect: QRectF, card: Card | Face, size: int) -> None:
     """The workspace's mark: its first letter on its colour."""
     painter.setPen(Qt.PenStyle.NoPen)
     painter.setBrush(QColor(card.colour))

@@ -162,6 +162,12 @@ class Desk(QObject):
     def _on_list(self, answer: dict[str, Any]) -> None:
         for each in answer.get("workspaces", []):
             self._on_card(each)
+        self._none_left()
+
+    def _none_left(self) -> None:
+        if not self._sessions:
+            # An older agent keeps no receipts; that nothing is here can be said all the same.
+            self._link.ask("receipts", self._speaker.nothing, lambda _: self._speaker.nothing({}))
 
     def _on_event(self, event: dict[str, Any]) -> None:
         kind = event.get("event")
@@ -229,6 +235,7 @@ class Desk(QObject):
             self._current, self._window.canvas.session = "", None
             self.bring(others)
             self._window.launcher.hide()
+        self._none_left()
         self._refresh()
 
     def _on_card(self, untrusted_card: object) -> None:
@@ -385,7 +392,7 @@ class Desk(QObject):
         self._speaker.launching = self._starter.busy
         sheet = self._clerk.wants(session)
         self._keys.hold(not sheet)
-        self._speaker.show(session, shown=shown, live=live, settling=self._late.isActive(), covered=sheet)
+        self._speaker.show(session, shown=shown, live=live, settling=self._late.isActive(), covered=sheet, away=away)
         self._clerk.show(session, hidden=not shown or window.launcher.isVisible())
         self._seat(sheet)
         banner, form = window.banner, window.sheet.form

@@ -6,17 +6,21 @@ Each says what happened, what is safe and what to do next. Where a button does t
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from twofold.model.errors import TwofoldError
+from twofold.model.names import PALETTE
 from twofold.model.workspace import Custody, RunState
-from twofold.switcher.card import Card, Transfer, ago, clock, late
+from twofold.switcher.card import Card, Face, Transfer, ago, clock, late
 
 PERSONAL, CLOSE, CANCEL = (
     "personal",
     "close",
     "cancel",
 )  # verbs that are not the agent's: to the other side, away, stop it
+_NOBODY: Final = Face("Twofold", "#5b6675")  # no company's colour
 
 
 @dataclass(frozen=True)
@@ -121,7 +125,7 @@ def _words(error: TwofoldError) -> str:
     return "\n".join(text for text in (error.happened, error.next) if text)
 
 
-def farewell(card: Card, verb: str) -> Notice:
+def farewell(card: Card | Face, verb: str) -> Notice:
     """A workspace has just left this device, by the agent's verb `verb`."""
     name = card.title
     heads = {
@@ -133,6 +137,25 @@ def farewell(card: Card, verb: str) -> Notice:
         verb, (f"{name} is gone from this device", "Its key was destroyed, then all that was sealed with it.")
     )
     return Notice(head, text, "Nothing of yours on this device was touched.", "To Personal", PERSONAL)
+
+
+def nothing(receipts: Sequence[Mapping[str, Any]]) -> tuple[Face, Notice]:
+    """No workspace is on this device; `receipts`, as the agent gives them, say what has left it."""
+    try:
+        last = receipts[-1]
+        face = Face(str(last["title"])[:60], PALETTE.get(str(last["colour"]), PALETTE["blue"]))
+        said = farewell(face, str(last["verb"]))
+        when = time.strftime("%d %B, %H:%M", time.localtime(int(last["removed_at"]))).lstrip("0")
+        return face, replace(said, text=f"{when}\n{said.text}")
+    except (IndexError, KeyError, TypeError, ValueError, OverflowError):
+        return _NOBODY, Notice(
+            "No Work on this device",
+            "A company invites it:  twofold enrol URL\nThen bring it here:  twofold checkout",
+            "Nothing of anybody's is here but your own.", "To Personal", PERSONAL,
+        )  # fmt: skip
+
+
+WAITING = _NOBODY, Notice("Twofold is starting", "Its agent does not answer yet.", "", busy=True)
 
 
 def erased(card: Card, error: TwofoldError) -> Notice:

@@ -7,7 +7,7 @@ from PySide6.QtGui import QColor, QMouseEvent, QPainter, QPaintEvent
 from PySide6.QtWidgets import QWidget
 
 from twofold.switcher import look
-from twofold.switcher.card import Card
+from twofold.switcher.card import Card, Face
 from twofold.switcher.chrome import mark
 from twofold.switcher.notices import Notice
 
@@ -22,13 +22,13 @@ class Page(QWidget):
     def __init__(self, parent: QWidget) -> None:
         super().__init__(parent)
         self._notice: Notice | None = None
-        self._card: Card | None = None
+        self._card: Card | Face | None = None
         self._progress: tuple[str, int, int] | None = None
         self._button = QRect()
         self._covers = True
         self.hide()
 
-    def tell(self, card: Card, notice: Notice, progress: tuple[str, int, int] | None, *, covers: bool) -> None:
+    def tell(self, card: Card | Face, notice: Notice, progress: tuple[str, int, int] | None, *, covers: bool) -> None:
         """`covers`: there is no picture below that is worth being seen through."""
         now = (card, notice, progress, covers)
         if now != (self._card, self._notice, self._progress, self._covers):

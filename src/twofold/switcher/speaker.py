@@ -11,7 +11,7 @@ from PySide6.QtCore import QTimer
 from twofold.model.errors import TwofoldError
 from twofold.model.workspace import RunState
 from twofold.switcher import look, notices
-from twofold.switcher.card import Card, clock
+from twofold.switcher.card import Card, Face, clock
 from twofold.switcher.link import Link
 from twofold.switcher.notices import Notice, Told
 from twofold.switcher.session import Keys, Session
@@ -32,6 +32,7 @@ class Speaker:
         self._session: Session | None = None
         self._gone: tuple[Card, Notice] | None = None
         self._gone_seen = False
+        self._empty: tuple[Face, Notice] | None = None  # there is no workspace, and so much is known of why
         self._erased: dict[str, Notice] = {}
         self._asked = ""  # whose back up the person wants to know about
         self._ours = ""  # the back up that was begun here
@@ -41,16 +42,18 @@ class Speaker:
 
     # -- what is said ---------------------------------------------------------------------------------------------------
 
-    def show(self, session: Session | None, *, shown: bool, live: bool, settling: bool, covered: bool) -> None:
+    def show(
+        self, session: Session | None, *, shown: bool, live: bool, settling: bool, covered: bool, away: bool
+    ) -> None:
         """`shown`: the workspaces are in front; `settling`: the picture may still be about to be live; `covered`: a sheet lies
-        over all of it."""
+        over all of it; `away`: the agent does not answer."""
         self._session, page = session, self._window.page
         if session is None:
             self._window.banner.tell(None)
             self._mark(None, holds=False)
-            self._say_farewell(shown=shown)
+            self._say_farewell(shown=shown, away=away)
             return
-        self._gone = None
+        self._gone = self._empty = None
         card = session.card
         notice = self._notice(session)
         if notice is not None:
@@ -67,11 +70,12 @@ class Speaker:
         told = self._told(session) if clear else None
         self._window.banner.tell(told, card.colour)
 
-    def _say_farewell(self, *, shown: bool) -> None:
-        """Until the person has seen it."""
-        if self._gone is not None and shown:
-            self._window.page.tell(*self._gone, None, covers=True)
-            self._gone_seen = True
+    def _say_farewell(self, *, shown: bool, away: bool) -> None:
+        """Until the person has seen it; then that nothing is here."""
+        said: tuple[Card | Face, Notice] | None = self._gone or self._empty or (notices.WAITING if away else None)
+        if said is not None and shown:
+            self._window.page.tell(said[0], said[1], None, covers=True)
+            self._gone_seen = said is self._gone
         else:
             self._window.page.hide()
             if self._gone_seen:
@@ -113,6 +117,11 @@ class Speaker:
         """Say, or no longer say, how the back up of the workspace in front is."""
         name = self._session.card.name if self._session is not None else ""
         self._asked = "" if self._asked == name else name
+        self._refresh()
+
+    def nothing(self, answer: dict[str, Any]) -> None:
+        """There is no workspace on this device; `answer` has the receipts of what has left it."""
+        self._empty = notices.nothing(answer.get("receipts") or ())
         self._refresh()
 
     def again(self) -> None:
