@@ -15,8 +15,8 @@ from tests.harness.injector import Injector
 from tests.harness.xserver import XServer, window_manager, xserver
 from twofold.model.errors import ConflictError, UsageError
 from twofold.switcher import xkeys
-from twofold.switcher.gate import Gate, Moved, Side
-from twofold.switcher.xkeys import Layout, Locks
+from twofold.switcher.gate import Gate
+from twofold.switcher.side import Layout, Locks, Moved, Side
 
 GAPS = (0.0, 0.0, 0.0, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.012, 0.02, 0.03, 0.05)
 

@@ -1,13 +1,11 @@
-"""The handset's swipe, told events as the kernel sends them (recipes/handset/overlay/usr/lib/handset/gesture)."""
+"""A phone's swipe, told events as the kernel sends them."""
 
 from __future__ import annotations
 
-import runpy
-from pathlib import Path
-
 import pytest
 
-PROGRAM = Path(__file__).resolve().parents[2] / "recipes/handset/overlay/usr/lib/handset/gesture"
+from twofold.switcher.gesture import Swipe
+
 SLOT, X, Y, TRACKING = 47, 53, 54, 57
 RANGE = 0x7FFF
 
@@ -17,7 +15,7 @@ class Glass:
 
     def __init__(self) -> None:
         self.swipes = 0
-        self._swipe = runpy.run_path(str(PROGRAM))["Swipe"](RANGE, RANGE, self._count)
+        self._swipe = Swipe(RANGE, RANGE, self._count)
         self._state: dict[tuple[int, int], int] = {}
         self._slot = 0
         self.at = 100.0

@@ -18,7 +18,7 @@ from twofold.switcher.card import Card, ago, clock, lease, pills
 from twofold.switcher.launcher import App, icon, matching
 from twofold.switcher.notices import notice
 from twofold.switcher.session import Keys
-from twofold.switcher.xkeys import Locks
+from twofold.switcher.side import Locks
 
 WIRE: dict[str, Any] = {
     "workspace": "work", "title": "Acme", "colour": "#0b6bb0", "key": 1, "custody": "checked-out", "run": "running",

@@ -52,7 +52,7 @@ def line() -> Iterator[Line]:
 
 
 def personal(shown: Shown) -> None:
-    from twofold.switcher.gate import Moved, Side
+    from twofold.switcher.side import Moved, Side
 
     shown.desk._on_moved(Moved(Side.PERSONAL, 0))
 
@@ -144,7 +144,7 @@ def test_taken_back_before_the_service_has_answered_it_goes_as_well(shown: Shown
 
 
 def test_with_work_in_front_nothing_is_posted_and_it_is_said_there(shown: Shown, line: Line, shower: Shower) -> None:
-    from twofold.switcher.gate import Moved, Side
+    from twofold.switcher.side import Moved, Side
 
     shown.desk._on_moved(Moved(Side.WORK, 0))
     note = shown.window.note
@@ -180,7 +180,7 @@ def test_without_a_service_there_is_a_mark_and_no_error(
 
     assert busy() > 30
     assert not shown.window.note.isVisible() and not shown.told()
-    from twofold.switcher.gate import Moved, Side
+    from twofold.switcher.side import Moved, Side
 
     shown.desk._on_moved(Moved(Side.WORK, 0))
     shot = rail.grab().toImage()

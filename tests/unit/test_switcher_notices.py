@@ -198,7 +198,7 @@ class Shown:
         self.look(True)
 
     def look(self, work: bool) -> None:
-        from twofold.switcher.gate import Moved, Side
+        from twofold.switcher.side import Moved, Side
 
         self.desk._on_moved(Moved(Side.WORK if work else Side.PERSONAL, 0))
 

@@ -18,14 +18,13 @@ from twofold.switcher.bell import Bell, Service, address
 from twofold.switcher.card import SENDS, Card, Transfer
 from twofold.switcher.chrome import Bar
 from twofold.switcher.clerk import Clerk
-from twofold.switcher.gate import Moved, Side
 from twofold.switcher.link import Link
 from twofold.switcher.session import Keys, Session
 from twofold.switcher.sheet import Sheet
+from twofold.switcher.side import Layout, Moved, Side
 from twofold.switcher.speaker import Speaker
 from twofold.switcher.starter import Starter
 from twofold.switcher.window import Window
-from twofold.switcher.xkeys import Layout
 
 _AWAY: Final = 1500  # ms after which an agent that does not answer is spoken of
 _LEAVES: Final = ("wipe", "checkin", "discard", "remove")
@@ -45,6 +44,8 @@ class Desk(QObject):
         super().__init__()
         self._window, self._link, self._keys, self._status_fd = window, link, keys, status_fd
         self.wish: Callable[[Side], None] = lambda side: None
+        self.forget: Callable[[], None] = lambda: None  # whoever keeps the window's picture shall not
+        self._pictured = False  # somebody may keep one
         self.first = ""
         keys.on_held = self.held.emit
         self._speaker = Speaker(window, link, keys, lambda: self.wish(Side.PERSONAL), self._refresh)
@@ -381,6 +382,12 @@ class Desk(QObject):
         shown = self._side is not Side.PERSONAL
         if shown:
             self._bell.seen(self._current)
+        runs = session is not None and session.card.runs
+        if runs and shown:
+            self._pictured = True
+        elif self._pictured and not runs and not (shown and window.windowHandle().isExposed()):
+            self._pictured = False
+            self.forget()
         window.rail.show_cards([each.card for each in self._sessions.values()], self._current, self._bell.marks)
         live = bool(session and session.live and not session.booting and shown)
         self._keys.aim(

@@ -8,15 +8,13 @@ therefore stays on the person's window all the time that Work is in front.
 
 from __future__ import annotations
 
-import enum
 import os
 import queue
 import select
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from Xlib import X, display, error
 from Xlib.ext import screensaver
@@ -24,39 +22,9 @@ from Xlib.ext import screensaver
 from twofold.display.keys import from_x
 from twofold.model.errors import ConflictError, UsageError
 from twofold.switcher import xkeys
-from twofold.switcher.xkeys import Layout, Locks
-
-
-class Side(enum.StrEnum):
-    """Whose keys they are now: the person's own windows, the guest, or our own search line."""
-
-    PERSONAL = "personal"
-    WORK = "work"
-    TYPING = "typing"
-
-
-class KeySink(Protocol):
-    """Where keys go while Work is in front; called on the gate's thread. `code` is a Linux key code."""
-
-    def key(self, code: int, down: bool) -> None: ...
-
-    def release_all(self) -> None: ...
-
-    def locks(self, locks: Locks) -> None: ...
-
-
-@dataclass(frozen=True)
-class Moved:
-    """The gate stands at `side` now. `pressed` is the X server's time of the key that did it, 0 where no key did."""
-
-    side: Side
-    pressed: int = 0
-    at: float = 0.0
-
+from twofold.switcher.side import DEVICE_KEYS, KeySink, Layout, Locks, Moved, Side
 
 _GRAB_TRIES: Final = 40
-# Power, sleep, wake-up, suspend (linux/input-event-codes.h) mean the machine in the person's hand, never the one inside it.
-_DEVICE_KEYS: Final = frozenset((116, 142, 143, 205))
 
 
 class Gate:
@@ -247,7 +215,7 @@ class Gate:
             self._swallowed.add(code)
             self._release_guest()
             self._on_chord(self._chords[code])
-        elif code not in self._down and from_x(code) not in _DEVICE_KEYS:
+        elif code not in self._down and from_x(code) not in DEVICE_KEYS:
             self._down.add(code)
             self._sink.key(from_x(code), True)
         self._thaw()

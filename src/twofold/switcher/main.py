@@ -9,8 +9,15 @@ import socket
 import sys
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from twofold.model.errors import MissingError, TwofoldError
+
+if TYPE_CHECKING:
+    from twofold.switcher.desk import Desk
+    from twofold.switcher.session import Keys
+    from twofold.switcher.side import AnyGate
+    from twofold.switcher.window import Window
 
 
 def parser() -> argparse.ArgumentParser:
@@ -52,8 +59,10 @@ def run(chosen: argparse.Namespace) -> int:
         raise MissingError(
             "There is no screen to show Work on.", next="Run it in a graphical session (DISPLAY is not set)."
         )
-    # Grabs are X's; under Wayland Qt must come through XWayland too, so that gate and window are in one server.
-    os.environ.setdefault("QT_QPA_PLATFORM", "xcb")
+    # On a phone Work is a window of the compositor's own. Elsewhere the gate needs X's grabs; under Wayland Qt must come through
+    # XWayland too, so that gate and window are in one server.
+    native = chosen.phone and bool(os.environ.get("WAYLAND_DISPLAY"))
+    native = os.environ.setdefault("QT_QPA_PLATFORM", "wayland" if native else "xcb") == "wayland"
     from PySide6.QtCore import QSocketNotifier, QTimer
     from PySide6.QtGui import QGuiApplication
     from PySide6.QtWidgets import QApplication
@@ -62,9 +71,9 @@ def run(chosen: argparse.Namespace) -> int:
     from twofold.platform.dirs import dirs
     from twofold.switcher import look
     from twofold.switcher.desk import Desk
-    from twofold.switcher.gate import Gate, Side
     from twofold.switcher.link import Link
     from twofold.switcher.session import Keys
+    from twofold.switcher.side import Side
     from twofold.switcher.window import Window
 
     app = QApplication([sys.argv[0]])
@@ -72,7 +81,7 @@ def run(chosen: argparse.Namespace) -> int:
     app.setQuitOnLastWindowClosed(False)
     screen = QGuiApplication.primaryScreen().geometry()
     metrics = look.PHONE if chosen.phone or screen.width() < look.PHONE_BELOW else look.DESKTOP
-    window = Window(metrics, chosen.key, pointer_as_touch=chosen.pointer_as_touch)
+    window = Window(metrics, chosen.key, pointer_as_touch=chosen.pointer_as_touch, native=native)
     keys, link = Keys(), Link(chosen.socket or dirs().agent_socket)
     desk = Desk(window, link, keys, chosen.status_fd)
     refusals: list[TwofoldError] = []
@@ -82,22 +91,10 @@ def run(chosen: argparse.Namespace) -> int:
         app.quit()
 
     link.refused.connect(refused)
-    # Mapped once out of sight, so that Qt holds it for shown; from then on the gate maps and unmaps it by itself.
-    window.setGeometry(screen.translated(-2 * screen.width(), 0))
-    window.show()
-    gate = Gate(
-        int(window.winId()),
-        keys,
-        key=chosen.key,
-        on_move=desk.moved.emit,
-        on_chord=desk.chord.emit,
-        on_layout=desk.layout.emit,
-    )
+    gate = _native_gate(window, keys, desk) if native else _x_gate(window, keys, desk, chosen.key)
     desk.first = chosen.workspace
     desk.wish, window.canvas.still_work = gate.wish, gate.still_work
     app.processEvents()
-    gate.hide_first()
-    window.follow_screens()
     gate.start()
     link.start()
 
@@ -124,3 +121,41 @@ def run(chosen: argparse.Namespace) -> int:
         gate.close()
         desk.close()
         signal.set_wakeup_fd(-1)
+
+
+def _x_gate(window: Window, keys: Keys, desk: Desk, key: str) -> AnyGate:
+    from PySide6.QtWidgets import QApplication
+
+    from twofold.switcher.gate import Gate
+
+    # Mapped once out of sight, so that Qt holds it for shown; from then on the gate maps and unmaps it by itself.
+    screen = QApplication.primaryScreen().geometry()
+    window.setGeometry(screen.translated(-2 * screen.width(), 0))
+    window.show()
+    gate = Gate(
+        int(window.winId()),
+        keys,
+        key=key,
+        on_move=desk.moved.emit,
+        on_chord=desk.chord.emit,
+        on_layout=desk.layout.emit,
+    )
+    QApplication.processEvents()
+    gate.hide_first()
+    window.follow_screens()
+    return gate
+
+
+def _native_gate(window: Window, keys: Keys, desk: Desk) -> AnyGate:
+    from PySide6.QtGui import QGuiApplication
+
+    from twofold.switcher.waygate import APP, WayGate
+
+    QGuiApplication.setDesktopFileName(APP)
+    # Shown from now on; the phone's shell puts it away as it comes (recipes/handset, rc.xml).
+    window.showMaximized()
+    gate = WayGate(
+        window, keys, os.environ, on_move=desk.moved.emit, on_chord=desk.chord.emit, on_layout=desk.layout.emit
+    )
+    desk.forget = gate.withdraw
+    return gate

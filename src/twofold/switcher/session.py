@@ -17,7 +17,7 @@ from twofold.display.machine import Display
 from twofold.model.errors import TwofoldError
 from twofold.model.workspace import RunState
 from twofold.switcher.card import Card, Transfer
-from twofold.switcher.xkeys import Locks
+from twofold.switcher.side import Locks
 
 _HELD: Final = 256
 _BOOT_PATIENCE: Final = 60.0  # seconds after which a machine's picture is shown although its desktop never reported

@@ -21,9 +21,11 @@ class Window(QWidget):
 
     typed = Signal(QKeyEvent)
 
-    def __init__(self, metrics: look.Metrics, key: str, *, pointer_as_touch: bool) -> None:
-        # Override-redirect: the window manager never gives it the focus, so the focus never leaves the person's window.
-        super().__init__(None, Qt.WindowType.BypassWindowManagerHint | Qt.WindowType.FramelessWindowHint)
+    def __init__(self, metrics: look.Metrics, key: str, *, pointer_as_touch: bool, native: bool = False) -> None:
+        # Override-redirect: the window manager never gives it the focus, so the focus never leaves the person's window. `native`:
+        # a window like another, which Wayland's compositor places and focuses.
+        kind = Qt.WindowType.Window if native else Qt.WindowType.BypassWindowManagerHint
+        super().__init__(None, kind | Qt.WindowType.FramelessWindowHint)
         self.setWindowTitle("Twofold")
         self.setAttribute(Qt.WidgetAttribute.WA_OpaquePaintEvent)
         self.metrics = metrics

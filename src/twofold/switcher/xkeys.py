@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from Xlib import XK, X, display
 
+from twofold.switcher.side import Layout
+
 _GROUP_SHIFT = 13  # core events carry the XKB group in bits 13 and 14 of their state (XKB protocol, 2.2.2)
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The person's keyboard in XKB's names; the group in use comes first in `layout` and `variant`."""
-
-    model: str
-    layout: str
-    variant: str
-    options: str
-
-
-@dataclass(frozen=True)
-class Locks:
-    """Which locks the person's keyboard has on."""
-
-    caps: bool
-    num: bool
 
 
 def group(state: int) -> int:
