@@ -83,7 +83,7 @@ class Inside:
         return self._ours.finish(verb)
 
     def probe(self) -> None:
-        self._ours.client.call("launch", workspace=WORKSPACE, app="twofold-probe")
+        self._ours.client.call("launch", workspace=WORKSPACE, app="twofold-probe-calm")
 
     def info(self, what: str) -> Any:
         return self._ours.client.call("info", workspace=WORKSPACE)[what]

@@ -1,6 +1,7 @@
 """The probe: time, keys, touches, buttons and text of this guest as pixels (see marks). Started by tests as an application.
 
-`twofold-probe` shows a strip at the top left that takes no focus and counts every key press, touch and button of the X server.
+`twofold-probe` shows a strip at the top left that takes no focus and counts every key press, touch and button of the X server;
+`twofold-probe-calm` is the same for a guest that is translated, and must not be kept busy by its own clock.
 `twofold-probe-text` is a window with a text field; what arrives in it, composed as any application would, is shown as marks.
 """
 
@@ -19,7 +20,7 @@ from twofold.guest import marks
 from twofold.guest.xlib import Display, Event, library
 
 _p, _l, _i, _u = c.c_void_p, c.c_long, c.c_int, c.c_ulong
-TICK = 0.020
+TICK = 0.020  # seconds
 _KEY_PRESS, _FOCUS_IN, _EXPOSE, _GENERIC, _CLIENT_MESSAGE = 2, 9, 12, 35, 33
 _KEY_MASK, _EXPOSURE_MASK, _FOCUS_MASK = 1, 1 << 15, 1 << 21
 _RAW_KEY_PRESS, _RAW_BUTTON_PRESS, _RAW_TOUCH_BEGIN = 13, 15, 22  # XI2
@@ -169,7 +170,7 @@ def _place(valuators: _Valuators) -> tuple[int, int]:
     return x, y
 
 
-def watch() -> None:
+def watch(tick: float = TICK) -> None:
     """The strip with time, key presses, touches and button presses."""
     display = Display(os.environ.get("DISPLAY", ":0"))
     strip = Strip(display, 0, 2)
@@ -186,7 +187,7 @@ def watch() -> None:
         strip.draw(1, marks.pointing_row(counts.touches, counts.buttons, *counts.touched))
         display.x.XFlush(display.handle)
         now = time.monotonic()
-        at = max(at + TICK, now)
+        at = max(at + tick, now)
         poll.poll((at - now) * 1000)
 
 
@@ -268,4 +269,7 @@ def _input_context(x: c.CDLL, display: Display, window: int) -> Any:
 
 def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    (field if sys.argv[1:] == ["text"] else watch)()
+    if sys.argv[1:] == ["text"]:
+        field()
+    else:
+        watch(*(int(each) / 1000 for each in sys.argv[1:]))
