@@ -47,7 +47,7 @@ def switch(bench: Bench) -> None:
     bench.notes.append(
         "Swipes: from the finger's place that makes it one, on the phone's own screen, looked at every "
         f"{statistics.median(looks):.0f} ms. Retained: Work's colour and picture as they were left. Fresh: the clock "
-        "that a probe in the guest draws every 20 ms, all the time, was seen to move twice since, so that the frame was "
+        "that a probe in the guest draws every 50 ms, all the time, was seen to move twice since, so that the frame was "
         f"drawn after the gesture. The {2 * len(retained)} swipes reached the guest as no touch and no click."
     )
 

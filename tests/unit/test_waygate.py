@@ -141,6 +141,27 @@ def test_a_wish_is_granted_by_the_compositor_or_changes_nothing(phone: Phone) ->
     assert phone.gate.side is Side.PERSONAL and not phone.work.isActiveWindow()
 
 
+def test_what_the_compositor_has_already_is_not_handed_to_it_again(phone: Phone) -> None:
+    from PySide6.QtCore import QRect
+    from PySide6.QtGui import QExposeEvent, QRegion
+
+    window = phone.work.windowHandle()
+
+    def passed() -> bool:
+        return not phone.gate.eventFilter(window, QExposeEvent(QRegion(QRect(0, 0, 10, 10))))
+
+    phone.gate.close()  # Qt's own come to nobody from now on
+    passed()
+    assert not passed() and not passed()  # as Qt sends one at each change of the focus
+    before = window.height()
+    phone.work.resize(phone.work.width(), before + 10)
+    phone.qtbot.waitUntil(lambda: window.height() != before, timeout=3000)
+    assert passed() and not passed()
+    phone.work.hide()
+    phone.qtbot.waitUntil(lambda: not window.isExposed(), timeout=3000)
+    assert passed()
+
+
 def test_a_window_that_was_taken_back_comes_again_when_it_is_wanted(phone: Phone) -> None:
     phone.focus(phone.work)
     phone.gate.withdraw()

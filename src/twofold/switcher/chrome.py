@@ -64,11 +64,13 @@ class Bar(_Plate):
         self._card: Card | None = None
         self._transfer: Transfer | None = None
         self._away = False
+        self._told: object = None  # what is drawn
 
     def show_card(self, card: Card | None, transfer: Transfer | None = None, *, away: bool = False) -> None:
         """`away`: nobody tells us how things are now."""
-        if (card, transfer, away) != (self._card, self._transfer, self._away) or card is not None:
-            self._card, self._transfer, self._away = card, transfer, away
+        told = (card, away, card and (words.pills(card, transfer), words.lease(card), time.strftime("%H:%M")))
+        if told != self._told:
+            self._told, self._card, self._transfer, self._away = told, card, transfer, away
             self.update()
 
     def paintEvent(self, event: QPaintEvent) -> None:

@@ -63,6 +63,8 @@ def run(chosen: argparse.Namespace) -> int:
     # XWayland too, so that gate and window are in one server.
     native = chosen.phone and bool(os.environ.get("WAYLAND_DISPLAY"))
     native = os.environ.setdefault("QT_QPA_PLATFORM", "wayland" if native else "xcb") == "wayland"
+    # It would say at each switch that no text is being composed, into a file that its owner keeps.
+    os.environ.setdefault("QT_LOGGING_RULES", "qt.qpa.wayland.textinput.warning=false")
     from PySide6.QtCore import QSocketNotifier, QTimer
     from PySide6.QtGui import QGuiApplication
     from PySide6.QtWidgets import QApplication

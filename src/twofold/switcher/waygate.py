@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from PySide6.QtCore import QEvent, QObject, Qt, Signal
+from PySide6.QtCore import QEvent, QObject, QSize, Qt, Signal
 from PySide6.QtGui import QKeyEvent
 from PySide6.QtWidgets import QWidget
 
@@ -67,6 +67,8 @@ class WayGate(QObject):
         self._down: set[int] = set()
         self._held: set[int] = set()  # whose release is nobody's: the press was ours
         self._widget, self._window = window, window.windowHandle()
+        self._exposed = (False, QSize())
+        self._ended = False
         self._wished.connect(self._grant, Qt.ConnectionType.AutoConnection)
 
     def start(self) -> None:
@@ -81,8 +83,12 @@ class WayGate(QObject):
 
     def close(self) -> None:
         """Let go of what is down in the guest. Idempotent."""
-        self._window.removeEventFilter(self)
-        self._let_go()
+        if not self._ended:
+            self._ended = True
+            self._window.removeEventFilter(self)
+            self._window.activeChanged.disconnect(self._follow)
+            self._window.visibleChanged.disconnect(self._follow)
+            self._let_go()
 
     def withdraw(self) -> None:
         """Take the window back, and with it the picture that the compositor keeps of it."""
@@ -96,6 +102,8 @@ class WayGate(QObject):
         return self.side is Side.WORK
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        if event.type() == QEvent.Type.Expose:
+            return self._known()
         if self.side is not Side.WORK or event.type() not in _KEYS:
             return False
         # Before anything of Qt's own: Tab, Return and short cuts are the guest's like any key.
@@ -103,6 +111,12 @@ class WayGate(QObject):
             self._key(from_x(event.nativeScanCode()), event.modifiers(), down=event.type() == QEvent.Type.KeyPress)
         event.accept()
         return True
+
+    def _known(self) -> bool:
+        """Whether the compositor shows just what it showed before. At each change of focus Qt would hand it all of the window
+        once more, which on a small machine takes as long as the switch."""
+        before, self._exposed = self._exposed, (self._window.isExposed(), self._window.size())
+        return self._exposed == before
 
     def _key(self, code: int, held: Qt.KeyboardModifier, *, down: bool) -> None:
         if not down:
