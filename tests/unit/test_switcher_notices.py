@@ -342,3 +342,31 @@ def test_an_agent_that_does_not_answer_is_not_hidden_behind_old_facts(shown: Sho
     shown.qtbot.waitUntil(lambda: bar._away, timeout=5000)
     shown.link.here.emit(True)
     shown.qtbot.waitUntil(lambda: not bar._away, timeout=5000)
+
+
+def test_a_picture_that_somebody_keeps_is_taken_back_when_its_machine_runs_no_more_and_nobody_looks(
+    shown: Shown, line: Line
+) -> None:
+    forgotten: list[str] = []
+    shown.desk.forget = lambda: forgotten.append(shown.desk._current)
+
+    def becomes(run: str) -> None:
+        line.tell(**line.cards[0] | {"event": "workspace", "run": run})
+        shown.qtbot.waitUntil(lambda: str(shown.desk.session and shown.desk.session.card.run) == run, timeout=5000)
+        shown.qtbot.wait(20)
+
+    becomes("suspended")  # somebody looks, and sees what it is painted over with
+    becomes("running")
+    assert not forgotten
+    shown.look(False)
+    assert not forgotten, "while it runs a picture of it is no more than its memory is"
+    becomes("suspended")
+    assert forgotten == ["work"]
+    becomes("running")
+    becomes("suspended")
+    assert forgotten == ["work"], "nobody has seen it since"
+    becomes("running")
+    shown.look(True)
+    shown.look(False)
+    line.tell(event="removed", workspace="work")
+    shown.qtbot.waitUntil(lambda: forgotten == ["work", ""], timeout=5000)

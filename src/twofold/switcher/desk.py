@@ -382,12 +382,12 @@ class Desk(QObject):
         shown = self._side is not Side.PERSONAL
         if shown:
             self._bell.seen(self._current)
-        runs = session is not None and session.card.runs
-        if runs and shown:
-            self._pictured = True
-        elif self._pictured and not runs and not (shown and window.windowHandle().isExposed()):
+        if session is not None and session.card.runs:
+            self._pictured |= shown
+        elif self._pictured:
             self._pictured = False
-            self.forget()
+            if not (shown and window.windowHandle().isExposed()):
+                self.forget()
         window.rail.show_cards([each.card for each in self._sessions.values()], self._current, self._bell.marks)
         live = bool(session and session.live and not session.booting and shown)
         self._keys.aim(

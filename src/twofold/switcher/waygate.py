@@ -9,11 +9,12 @@ and picture could belong to two lives.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from PySide6.QtCore import QEvent, QObject, QSize, Qt, Signal
+from PySide6.QtCore import QEvent, QObject, QSize, Qt, QTimer, Signal
 from PySide6.QtGui import QKeyEvent
 from PySide6.QtWidgets import QWidget
 
@@ -26,6 +27,7 @@ APP: Final = "twofold"  # the window's name to the compositor (xdg_toplevel.set_
 _KEYS: Final = (QEvent.Type.KeyPress, QEvent.Type.KeyRelease, QEvent.Type.ShortcutOverride)
 _DIGITS: Final = dict(zip((11, *range(2, 11)), "0123456789", strict=True))  # linux/input-event-codes.h, KEY_0 and on
 _SPACE: Final = 57
+_TRIES, _AGAIN = 100, 50  # how often, and after how many ms, a window that comes again is asked for
 
 
 def front(environment: Mapping[str, str], *, work: bool) -> None:
@@ -149,7 +151,8 @@ class WayGate(QObject):
         if side is self.side or (side is Side.TYPING and self.side is Side.PERSONAL):
             return
         if not self._widget.isVisible():
-            self._widget.showMaximized()  # which brings it to the front
+            self._widget.showMaximized()
+            self._bring(_TRIES)
         elif Side.PERSONAL in (side, self.side):
             try:
                 self._front(self._environment, work=side is Side.WORK)
@@ -157,6 +160,13 @@ class WayGate(QObject):
                 return  # the side stays as it is, which the person sees
         else:
             self._move(side)
+
+    def _bring(self, tries: int) -> None:
+        """A window that comes again is a new one to the compositor, and is put away by the shell's rule like the first."""
+        if self.side is Side.PERSONAL and tries and not self._ended:
+            with contextlib.suppress(TwofoldError):
+                self._front(self._environment, work=True)
+            QTimer.singleShot(_AGAIN, lambda: self._bring(tries - 1))
 
     def _let_go(self) -> None:
         self._down.clear()
