@@ -9,7 +9,7 @@ import pytest
 
 from phone.build import handset as build
 from phone.handset import HEIGHT, POWER, WIDTH, Parts, Picture, differing, like, switched_on
-from phone.person import EDGE, UP, Person, at_home
+from phone.person import EDGE, KEYBOARD, UP, WORK, Person, at_home
 from phone.software import software
 from twofold.model.errors import MissingError
 
@@ -47,7 +47,7 @@ def me(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Person]:
         owner = Person(phone, lambda name, picture: None)
         owner.at_home(300)
         owner.still(120)
-        # Its switcher stands ready, unmapped, before anybody can go there.
+        # Its switcher stands ready, put away, before anybody can go there.
         phone.look("until [ -s /run/user/1000/switcher.pid ]; do sleep 0.3; done; sleep 8", 120)
         yield owner
 
@@ -63,6 +63,38 @@ def test_a_swipe_from_the_lower_edge_goes_to_work_and_the_same_one_back(me: Pers
         me.phone.until(ours, 60, "Work")
         me.phone.swipe(EDGE, UP)
         me.phone.until(lambda now: not ours(now), 60, "the personal side")
+
+
+def test_the_docks_button_does_what_the_swipe_does(me: Person) -> None:
+    me.phone.tap(*WORK)
+    me.phone.until(ours, 60, "Work")
+    me.phone.swipe(EDGE, UP)
+    me.phone.until(lambda now: not ours(now), 60, "the personal side")
+    me.phone.swipe(EDGE, UP)
+    me.phone.until(ours, 60, "Work")
+    me.phone.tap(*WORK)
+    me.phone.until(lambda now: not ours(now), 60, "the personal side")
+
+
+def test_work_makes_room_for_the_keyboard_and_has_it_again_wherever_it_was_put_away(me: Person) -> None:
+    phone = me.phone
+    phone.swipe(EDGE, UP)
+    phone.until(ours, 60, "Work")
+    me.still(60)
+    before = phone.photograph()
+    for away in (False, True):
+        phone.tap(*KEYBOARD)
+        phone.until(lambda now: differing(before[800:1080], now[800:1080]) > 0.3, 60, "the keyboard")
+        if away:
+            phone.swipe(EDGE, UP)
+            phone.until(lambda now: not ours(now), 60, "the personal side")
+        phone.tap(*KEYBOARD)
+        if away:
+            me.still(30)
+            phone.swipe(EDGE, UP)
+        phone.until(lambda now: differing(before[100:1080], now[100:1080]) < 0.01, 60, "all of Work")
+    phone.swipe(EDGE, UP)
+    phone.until(lambda now: not ours(now), 60, "the personal side")
 
 
 @pytest.mark.parametrize(
@@ -110,6 +142,17 @@ def test_a_dark_screen_is_not_swiped(me: Person) -> None:
     me.phone.until(at_home, 60, "the screen, as it was left")
     me.still(30)
     assert at_home(me.phone.photograph()) and not ours(me.phone.photograph())
+
+
+def test_work_is_there_again_after_a_dark_screen(me: Person) -> None:
+    me.phone.swipe(EDGE, UP)
+    me.phone.until(ours, 60, "Work")
+    for lit in (False, True):
+        me.phone.press(POWER)
+        me.phone.look(f"until [ {'!' * lit} -e /run/user/1000/screen-off ]; do sleep 0.2; done; sleep 2")
+    me.phone.until(ours, 60, "Work, as it was left")
+    me.phone.swipe(EDGE, UP)
+    me.phone.until(at_home, 60, "the personal side")
 
 
 def test_a_notification_is_shown_and_a_tap_on_it_answers(me: Person) -> None:
