@@ -20,7 +20,7 @@ MAX_DEPTH = 32
 CALL, RETURN, ERROR, SIGNAL = 1, 2, 3, 4
 BUS = "org.freedesktop.DBus"
 BUS_PATH = "/org/freedesktop/DBus"
-_NO_REPLY = 1
+NO_REPLY = 1
 _FIXED = {"y": "B", "b": "I", "n": "h", "q": "H", "i": "i", "u": "I", "x": "q", "t": "Q", "d": "d", "h": "I"}
 _ALIGN = {"y": 1, "n": 2, "q": 2, "x": 8, "t": 8, "d": 8, "(": 8, "{": 8, "g": 1, "v": 1}  # others: 4
 _FIELDS = {"path": (1, "o"), "interface": (2, "s"), "member": (3, "s"), "error": (4, "s"), "reply": (5, "u"),
@@ -203,9 +203,10 @@ def message(
 
 
 class Messages:
-    """Cuts a stream of bytes into messages. One longer than MAX_MESSAGE is passed over."""
+    """Cuts a stream of bytes into messages. One longer than `limit` is passed over."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = MAX_MESSAGE) -> None:
+        self._limit = limit
         self._rest = bytearray()
         self._skip = 0
 
@@ -219,7 +220,7 @@ class Messages:
             if self._skip or len(self._rest) < 16:
                 return
             size, body, order = self._size()
-            if size > MAX_MESSAGE:
+            if size > self._limit:
                 self._skip = size
             elif len(self._rest) < size:
                 return
@@ -312,23 +313,23 @@ class Bus:
     ) -> None:  # fmt: skip
         """Ask; `then` gets the answer, a RETURN or an ERROR."""
         head = {"destination": destination, "path": path, "interface": interface, "member": member}
-        number = self._send(CALL, 0 if then else _NO_REPLY, signature, args, head)
+        number = self._send(CALL, 0 if then else NO_REPLY, signature, args, head)
         if then is not None:
             self._asked[number] = then
 
     def signal(self, destination: str, path: str, interface: str, member: str, signature: str, *args: Any) -> None:
         """Say it to one."""
         head = {"destination": destination, "path": path, "interface": interface, "member": member}
-        self._send(SIGNAL, _NO_REPLY, signature, args, head)
+        self._send(SIGNAL, NO_REPLY, signature, args, head)
 
     def answer(self, to: Message, signature: str = "", *args: Any) -> None:
-        if not to.flags & _NO_REPLY:
-            self._send(RETURN, _NO_REPLY, signature, args, {"destination": to.sender, "reply": to.serial})
+        if not to.flags & NO_REPLY:
+            self._send(RETURN, NO_REPLY, signature, args, {"destination": to.sender, "reply": to.serial})
 
     def refuse(self, to: Message, error: str, text: str) -> None:
-        if not to.flags & _NO_REPLY:
+        if not to.flags & NO_REPLY:
             head = {"destination": to.sender, "reply": to.serial, "error": error}
-            self._send(ERROR, _NO_REPLY, "s", (text,), head)
+            self._send(ERROR, NO_REPLY, "s", (text,), head)
 
     def _send(self, kind: int, flags: int, signature: str, args: tuple[Any, ...], head: dict[str, Any]) -> int:
         self._serial += 1

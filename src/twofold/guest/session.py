@@ -1,5 +1,5 @@
 """The agent's other half: in the graphical session, as its user. Windows, launches, the screen, the keyboard's layout,
-notifications."""
+notifications, which text field has the focus."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from twofold.guest import decor, programs, wire
+from twofold.guest.focus import Focus
 from twofold.guest.launches import Launches
 from twofold.guest.notices import Notices
 from twofold.guest.randr import Screen
@@ -64,11 +65,13 @@ class Session:
         self._launches = Launches(display, environment, self._emit)
         bus = environment.get("DBUS_SESSION_BUS_ADDRESS", "")
         self._notices = Notices(bus, self._launches.known, self._launches.bring, self._emit)
+        self._focus = Focus(Path(environment["XDG_RUNTIME_DIR"]) / "ibus", self._emit)
         self._lines = wire.Lines()
         self._up = False
         self._verbs: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
             "launch": self._launch, "windows": self._windows, "display": self._display, "layout": self._layout,
             "notices": self._notices.set_level, "tapped": self._notices.tapped, "dismissed": self._notices.dismissed,
+            "focus": self._focus.want,
         }  # fmt: skip
         display.select(display.root, PROPERTY_CHANGE | STRUCTURE | SUBSTRUCTURE)
 
@@ -85,8 +88,11 @@ class Session:
             self._x_events()
             self._d.x.XFlush(self._d.handle)
             self._notices.watch(poll)
-            ready = {fd for fd, _ in poll.poll(self._notices.wait_ms(self._launches.wait_ms()))}
+            self._focus.watch(poll)
+            wait = self._focus.wait_ms(self._notices.wait_ms(self._launches.wait_ms()))
+            ready = {fd for fd, _ in poll.poll(wait)}
             self._notices.turn(ready)
+            self._focus.turn(ready)
             if wake_read in ready:
                 os.read(wake_read, 4096)
             self._launches.reap(time.monotonic())
@@ -104,6 +110,8 @@ class Session:
                     self._launches.windows_changed()
                 elif event.property.atom == self._d.atom("_NET_SUPPORTING_WM_CHECK"):
                     self._look_for_desktop()
+                elif event.property.atom == self._d.atom("_NET_ACTIVE_WINDOW"):
+                    self._focus.window_changed()
             else:
                 self._launches.x_event(event)
 
@@ -152,6 +160,7 @@ class Session:
         if now != before:
             programs.start(_WALLPAPER, self._environment)
             self._launches.fill(small=now[0] < SMALL)
+            self._focus.resized(before[1], now[1])
         return {"width": now[0], "height": now[1]}
 
     def _layout(self, args: Mapping[str, Any]) -> dict[str, Any]:
