@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from twofold.agent import power
 from twofold.agent.api import Listener
 from twofold.agent.contact import Contact
+from twofold.agent.focus import FOCUS
 from twofold.agent.journal import Journal
 from twofold.agent.notices import EVENTS as NOTICES
 from twofold.agent.operations import Operation, Operations
@@ -62,7 +63,7 @@ class Agent:
             self._supervision.wake()
             self._seen_at_server(event)
         if self._listener is not None:
-            self._listener.tell(event, switchers_only=event.get("event") in NOTICES)
+            self._listener.tell(event, switchers_only=event.get("event") in NOTICES | {FOCUS})
 
     def tell_switchers(self, event: Mapping[str, Any]) -> bool:
         return self._listener is not None and self._listener.tell(event, switchers_only=True) > 0
@@ -71,6 +72,7 @@ class Agent:
         """A switcher has come that has heard of none."""
         for ws in self.registry.all():
             ws.notices.again()
+            ws.focus.again()
 
     @property
     def switcher_open(self) -> bool:

@@ -120,6 +120,7 @@ class Supervision:
         await self._room(ws)
         await ws.network.follow()
         ws.notices.follow()
+        ws.focus.follow()
         await change.judge(ws, int(time.time()))
         try:
             rights.require(ws.lease, ws.record)

@@ -17,6 +17,7 @@ MAX_PIXELS = 256
 _APP = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _TOKEN = re.compile(r"[0-9a-f]{1,64}")
+_FIELD = re.compile("text|digits|number|phone|url|email|name|password|pin|terminal")
 _WORD = re.compile(r"[a-z0-9.-]{1,64}")
 
 
@@ -145,6 +146,7 @@ ANSWERS: dict[str, dict[str, Callable[[Any], Any]]] = {
     "notices": {},
     "tapped": {"launch": _match(_TOKEN, empty=True)},
     "dismissed": {},
+    "focus": {},
 }
 EVENTS: dict[str, dict[str, Callable[[Any], Any]]] = {
     "session": {"up": _truth},
@@ -157,6 +159,7 @@ EVENTS: dict[str, dict[str, Callable[[Any], Any]]] = {
         "body": _plain(400),
     },
     "notice-gone": {"notice": _number(1, 0xFFFFFFFF)},
+    "focus": {"kind": _match(_FIELD, empty=True)},
 }
 
 

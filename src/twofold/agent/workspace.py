@@ -12,6 +12,7 @@ from typing import Any
 
 from twofold.agent import base as stand
 from twofold.agent import change, hardware, rights
+from twofold.agent.focus import FOCUS, Focus
 from twofold.agent.guest import Guest
 from twofold.agent.network import Outside
 from twofold.agent.notices import EVENTS, Notices
@@ -69,6 +70,7 @@ class Workspace:
         self.opened: Keys | None = None  # those under an unlock code, while it is open
         self.one_code = asyncio.Lock()
         self.notices = Notices(name, lambda: self.lease, lambda: self.guest, tell, self._go)
+        self.focus = Focus(name, lambda: self.guest, tell, self._go)
         self.network = Outside(name, lambda: self.lease, lambda: self.runtime, self._go)
 
     def load(self) -> None:
@@ -406,6 +408,7 @@ class Workspace:
     async def _drop_machine(self, machine: Machine) -> None:
         guest, self.guest, self.machine = self.guest, None, None
         self.notices.follow()
+        self.focus.follow()
         if guest is not None:
             await guest.close()
         await machine.close()
@@ -413,9 +416,12 @@ class Workspace:
     def _guest_says(self, event: Mapping[str, Any]) -> None:
         if event.get("event") == "state":
             self.notices.follow()
+            self.focus.follow()
             self.tell()
         elif event.get("event") in EVENTS:
             self.notices.heard(event)
+        elif event.get("event") == FOCUS:
+            self.focus.heard(event)
         else:
             self._tell({**event, "workspace": self.name})
 
