@@ -35,6 +35,23 @@ while True:
         break
 """
 
+ASK = """
+import os, select, sys
+sys.path.insert(0, "/usr/lib/twofold/lib/python3.13/site-packages")
+from twofold.guest import bus
+name, path, answers = "sm.puri.OSK0", "/sm/puri/OSK0", []
+on = bus.Bus(os.environ["DBUS_SESSION_BUS_ADDRESS"], lambda _: None)
+if sys.argv[1] == "visible":
+    on.call(name, path, bus.BUS + ".Properties", "Get", "ss", name, "Visible", then=answers.append)
+else:
+    on.call(name, path, name, "SetVisible", "b", sys.argv[1] == "show", then=answers.append)
+while not answers:
+    on.flush()
+    select.select([on.fd], [], [])
+    on.read()
+print(answers[0].args("v")[0][1] if sys.argv[1] == "visible" else answers[0].kind)
+"""
+
 
 @pytest.fixture(scope="module")
 def me(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Person]:
@@ -172,3 +189,33 @@ def test_a_notification_is_shown_and_a_tap_on_it_answers(me: Person) -> None:
         phone.look("n=0; until [ -e /tmp/pressed ] || [ $n = 50 ]; do sleep 0.2; n=$((n+1)); done; cat /tmp/pressed")
         == "yes"
     )
+
+
+def test_the_keyboard_is_one_for_the_dock_and_for_programs(me: Person) -> None:
+    phone = me.phone
+    phone.look(f"cat >/tmp/ask.py <<'END'\n{ASK}END\n")
+
+    def asks(word: str) -> str:
+        return phone.look(f"{OWNER} python3 -IS /tmp/ask.py {word}", 60).strip()
+
+    me.still(30)
+    before = phone.photograph()
+
+    def shown(now: Picture) -> bool:
+        return differing(before[830:1085], now[830:1085]) > 0.5
+
+    assert asks("visible") == "False"
+    phone.tap(*KEYBOARD)
+    phone.until(shown, 30, "the keyboard")
+    assert asks("visible") == "True"
+    assert asks("hide") == "2"
+    phone.until(lambda now: not shown(now), 30, "the keyboard gone")
+    asks("show")
+    phone.until(shown, 30, "the keyboard")
+    phone.tap(*KEYBOARD)
+    phone.until(lambda now: not shown(now), 30, "the keyboard gone")
+    phone.look("pkill -9 -x wvkbd-mobintl; sleep 3")
+    phone.tap(*KEYBOARD)
+    phone.until(shown, 30, "another keyboard, after the first was killed")
+    asks("hide")
+    phone.until(lambda now: not shown(now), 30, "it gone")

@@ -19,6 +19,7 @@ from twofold.switcher.card import SENDS, Card, Transfer
 from twofold.switcher.chrome import Bar
 from twofold.switcher.clerk import Clerk
 from twofold.switcher.link import Link
+from twofold.switcher.osk import opener
 from twofold.switcher.session import Keys, Session
 from twofold.switcher.sheet import Sheet
 from twofold.switcher.side import Layout, Moved, Side
@@ -57,6 +58,8 @@ class Desk(QObject):
         self._layout: Layout | None = None
         self._starter = Starter(window, link, self.say)
         self._bell = Bell(window.note, Service(address(os.environ)))
+        self._opener = opener(address(os.environ), phone=window.metrics.phone)
+        window.canvas.installEventFilter(self._opener)
         self._said: dict[str, Any] = {}
         self._size = QTimer(self, singleShot=True, interval=_SETTLE)
         self._size.timeout.connect(self._resize)
@@ -154,6 +157,7 @@ class Desk(QObject):
         self.say(agent=here)
         if here:
             self._bell.forget()
+            self._opener.forget()
             self._link.ask("list", self._on_list)
         elif self._here:
             self._away.start()
@@ -180,6 +184,8 @@ class Desk(QObject):
             self._starter.heard(str(event.get("launch")), str(kind))
         elif kind in ("notice", "notice-gone") and (of := self._sessions.get(str(event.get("workspace")))):
             self._bell.heard(event, of.card, front="" if self._side is Side.PERSONAL else self._current)
+        elif kind == "focus":
+            self._opener.heard(str(event.get("workspace")), str(event.get("kind")))
         elif kind == "switch":
             self._on_switch(str(event.get("workspace") or ""))
         elif kind == "removed":
@@ -398,6 +404,8 @@ class Desk(QObject):
         )
         self._speaker.launching = self._starter.busy
         sheet = self._clerk.wants(session)
+        covered = sheet or window.launcher.isVisible()
+        self._opener.stands(self._current if self._side is Side.WORK and not covered else "", live=live)
         self._keys.hold(not sheet)
         self._speaker.show(session, shown=shown, live=live, settling=self._late.isActive(), covered=sheet, away=away)
         self._clerk.show(session, hidden=not shown or window.launcher.isVisible())
@@ -427,6 +435,7 @@ class Desk(QObject):
 
     def close(self) -> None:
         self._bell.close()
+        self._opener.close()
         self._keys.aim(None, live=False)
         for session in self._sessions.values():
             session.detach()
