@@ -124,6 +124,16 @@ class Person:
         self.phone.until(filled, 240, "the guest in the new size")
         self.still(120)
 
+    def into_text(self, seconds: float = 120) -> float:
+        """Tap into the text of the program in front; returns the seconds until the keyboard is open, which opens by itself."""
+        touched = time.monotonic()
+        self.phone.tap(WIDTH // 2, 500)
+        self.phone.until(keyboard, seconds, "the keyboard, by itself")
+        took = time.monotonic() - touched
+        self.phone.until(filled, 240, "the guest in the new size")
+        self.still(120)
+        return took
+
     def touch_type(self, text: str) -> None:
         """Type small letters, spaces and Return on the on-screen keyboard."""
         for character in text:
