@@ -10,6 +10,7 @@ import numpy as np
 from phone.handset import HEIGHT, WIDTH, Handset, NeverSeenError, Picture, differing, like
 
 WORK, NOTES, TERMINAL, KEYBOARD = (62, 1116), (186, 1116), (310, 1116), (440, 1116)  # the dock
+NOTICE, TAP = slice(44, 240), (WIDTH // 2, 94)  # a notification: its rows, and where a finger goes
 EDGE, UP = (WIDTH // 2, HEIGHT - 8), (WIDTH // 2, HEIGHT - 308)  # the swipe: from the strip below the dock, upwards
 HANDLE, SERVER = (270, 72), (502, 72)  # of the switcher: its sheet, and what it knows of the back up
 BLUE = (11, 107, 176)  # the workspace's colour
