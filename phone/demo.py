@@ -168,7 +168,8 @@ class Show:
         me.phone.type("d")
         me.phone.key("ctrl", down=False)
         me.phone.type("sleep 30; notify-send -a LXTerminal 'Nine' 'Room 4'\n", 0.05)
-        me.still(60)  # a finger is quicker than sixty keys: what the guest has not heard when it goes is typed for nobody
+        # A finger is quicker than sixty keys: what the guest has not heard when Work goes is typed for nobody.
+        me.still(60)
         me.to_personal(swipe=True)
         me.still(20, 1)
         before = me.phone.photograph()
@@ -183,7 +184,9 @@ class Show:
         me.phone.until(lambda now: reads(now, 1, typed), 60, "the terminal that it came from")
         me.still(60)
         me.shot("notification-tapped")
-        self._say("A notification of Work's on the personal side; a tap leads there", self.times["notification_to_work"])
+        self._say(
+            "A notification of Work's on the personal side; a tap leads there", self.times["notification_to_work"]
+        )
 
     def replicate(self, me: Person) -> None:
         before = me.phone.photograph()

@@ -48,9 +48,9 @@ class Session:
         poll = select.poll()
         while not self._over.is_set():
             with self.lock:
-                self.notices.watch(poll)
+                self.notices.service.watch(poll)
                 ready = {fd for fd, _ in poll.poll(0)}
-                self.notices.turn(ready)
+                self.notices.service.turn(ready)
             time.sleep(0.005)
 
     def ask(self, verb: str, **args: Any) -> dict[str, Any]:
@@ -219,7 +219,7 @@ def test_a_session_without_a_bus_does_without(tmp_path: Path) -> None:
         session.ask("notices", level="full")
         time.sleep(0.05)
         with session.lock:
-            wait = session.notices.wait_ms(None)
+            wait = session.notices.service.wait_ms(None)
         assert wait is None if not where else wait is not None and wait > 1000, "it looks for the bus all the time"
         session.close()
 

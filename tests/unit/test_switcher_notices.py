@@ -163,6 +163,9 @@ class Line:
     def ready(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self._theirs.recv(1 << 16).splitlines()]
 
+    def say(self, verb: str, **args: Any) -> None:
+        self.asked.append((verb, args))
+
     def close(self) -> None:
         pass
 

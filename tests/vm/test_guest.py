@@ -183,6 +183,23 @@ def test_the_screen_has_exactly_the_size_asked_for(guest: Talk, width: int, heig
     assert guest.machine.picture().shape == (height, width, 3)
 
 
+def test_it_says_that_nothing_happens_in_it_until_somebody_types(guest: Talk) -> None:
+    async def said(name: str) -> None:
+        async with asyncio.timeout(SLOW):
+            while not any(event["event"] == name for event in guest.events):  # noqa: ASYNC110 - another thread fills it
+                await asyncio.sleep(0.05)
+
+    async def talk(channel: GuestChannel) -> None:
+        guest.events.clear()
+        await channel.call("doze", timeout=SLOW, on=True, quiet=1)
+        await said("idle")
+        guest.machine.press("shift")
+        await said("busy")
+        await channel.call("doze", timeout=SLOW, on=False, quiet=1)
+
+    guest.run(talk)
+
+
 def test_time_is_set_and_seen_on_the_screen(guest: Talk) -> None:
     guest.launch("twofold-probe")
     guest.ask("time", unix_ms=time.time_ns() // 1_000_000)

@@ -53,12 +53,7 @@ class Client:
         Raises:
             TwofoldError: what the agent answered. TimedOutError, UnreachableError: it did not.
         """
-        self._next += 1
-        number = self._next
-        try:
-            self._sock.sendall(json.dumps({"id": number, "do": verb, "args": args}).encode() + b"\n")
-        except OSError as gone:
-            raise _gone() from gone
+        number = self.tell(verb, **args)
         end = time.monotonic() + (self.timeout if deadline is None else deadline)
         while True:
             message = self._lines.one(end)
@@ -70,6 +65,15 @@ class Client:
                 raise from_wire(message["error"])
             answer = message.get("ok")
             return answer if isinstance(answer, dict) else {}
+
+    def tell(self, verb: str, **args: Any) -> int:
+        """Ask without waiting; returns the call's number. Raises: UnreachableError."""
+        self._next += 1
+        try:
+            self._sock.sendall(json.dumps({"id": self._next, "do": verb, "args": args}).encode() + b"\n")
+        except OSError as gone:
+            raise _gone() from gone
+        return self._next
 
     def fileno(self) -> int:
         return self._sock.fileno()
@@ -150,6 +154,10 @@ class Watch:
         while (event := self._client.event(0)) is not None:
             events.append(event)
         return events
+
+    def say(self, verb: str, **args: Any) -> None:
+        """Ask on this connection, beside its events; the answer is passed over. Raises: UnreachableError."""
+        self._client.tell(verb, **args)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         while (event := self.one()) is not None:

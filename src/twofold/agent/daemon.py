@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from twofold.agent import power
 from twofold.agent.api import Listener
 from twofold.agent.contact import Contact
+from twofold.agent.eyes import Eyes
 from twofold.agent.focus import FOCUS
 from twofold.agent.journal import Journal
 from twofold.agent.notices import EVENTS as NOTICES
@@ -43,7 +44,8 @@ _SETTLE = 60.0  # seconds that operations under way get when the agent ends
 class Agent:
     def __init__(self, dirs: Dirs, rooms: Rooms | None = None) -> None:
         self.dirs, self.rooms = dirs, rooms or Rooms(dirs)
-        self.registry = Registry(dirs, self.rooms, self._tell)
+        self.eyes = Eyes(lambda: self.switcher_open, self._seen_otherwise)
+        self.registry = Registry(dirs, self.rooms, self._tell, self.eyes.sight)
         self.operations = Operations(self._operation_changed, Journal(dirs.state))
         self._listener: Listener | None = None
         self._contact = Contact(self.registry, self.operations, self._beat_soon, self._seat)
@@ -64,6 +66,10 @@ class Agent:
             self._seen_at_server(event)
         if self._listener is not None:
             self._listener.tell(event, switchers_only=event.get("event") in NOTICES | {FOCUS})
+
+    def _seen_otherwise(self) -> None:
+        for ws in self.registry.all():
+            ws.doze.follow()
 
     def tell_switchers(self, event: Mapping[str, Any]) -> bool:
         return self._listener is not None and self._listener.tell(event, switchers_only=True) > 0

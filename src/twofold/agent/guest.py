@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,15 +30,19 @@ Heard = Callable[[Mapping[str, Any]], None]
 
 class Guest:
     """`up`: it answers. `session_up`: its graphical session is there. `heard` gets its events, and `{"event": "state"}`
-    when one of the two has changed."""
+    when one of the two has changed. `wake` is awaited before it is asked anything; while `going` is not set its
+    processors stand still, and nothing is expected of it."""
 
-    def __init__(self, path: Path, heard: Heard) -> None:
-        self._path, self._heard = path, heard
+    def __init__(self, path: Path, heard: Heard, wake: Callable[[], Awaitable[None]] | None = None) -> None:
+        self._path, self._heard, self._wake = path, heard, wake
         self._channel: GuestChannel | None = None
         self._task: asyncio.Task[None] | None = None
         self._time_due = True
         self._patient_until = 0.0
         self._answers = asyncio.Event()
+        self.going = asyncio.Event()
+        self.going.set()
+        self.asked = 0  # calls under way
         self.up = self.session_up = False
         self.home: dict[str, int] | None = (
             None  # bytes of the user's disk and of the file system on it, as the guest says
@@ -61,6 +65,15 @@ class Guest:
         Raises:
             ConflictError: its agent is not there yet. TimedOutError: it is there and does not answer.
         """
+        self.asked += 1
+        try:
+            if self._wake is not None:
+                await self._wake()
+            return await self._call(verb, args)
+        finally:
+            self.asked -= 1
+
+    async def _call(self, verb: str, args: Mapping[str, Any]) -> dict[str, Any]:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(self._patient_until - time.monotonic(), 0)):
                 await self._answers.wait()
@@ -92,6 +105,7 @@ class Guest:
         from twofold.agent.channel import MAX_MALFORMED, GuestChannel
 
         while True:
+            await self.going.wait()
             try:
                 if self._channel is None:
                     self._channel = await GuestChannel.connect(self._path, self._event)
@@ -101,7 +115,8 @@ class Guest:
                 if self._time_due:
                     await self._set_time(self._channel)
             except TimedOutError:
-                self._is(up=False, session_up=False)
+                if self.going.is_set():  # else it was asked in its last moment
+                    self._is(up=False, session_up=False)
             except TwofoldError as gone:
                 log.info("guest channel: %s", gone.code)
                 cut_off = self._channel is not None and self._channel.malformed >= MAX_MALFORMED

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from twofold.agent.eyes import Sight
 from twofold.agent.receipts import Receipts
 from twofold.agent.rest import Rest
 from twofold.agent.rooms import Rooms
@@ -18,11 +19,13 @@ Tell = Callable[[Mapping[str, Any]], None]
 
 
 class Registry:
-    def __init__(self, dirs: Dirs, rooms: Rooms, tell: Tell) -> None:
+    def __init__(
+        self, dirs: Dirs, rooms: Rooms, tell: Tell, sight: Callable[[str], Sight] = lambda name: Sight.SEEN
+    ) -> None:
         self.dirs, self.rooms = dirs, rooms
         self.store = Store(dirs.state)
         self.receipts = Receipts(dirs.state)
-        self._tell = tell
+        self._tell, self._sight = tell, sight
         self._all: dict[str, Workspace] = {}
         self.supply = Supply(dirs.cache, rooms, self.store, self.all)
         self.rest = Rest(self.all)
@@ -35,7 +38,7 @@ class Registry:
             self.add(ws)
 
     def make(self, name: str) -> Workspace:
-        return Workspace(name, self.store, self.rooms, self.dirs, self._tell, self.supply)
+        return Workspace(name, self.store, self.rooms, self.dirs, self._tell, self.supply, self._sight)
 
     def add(self, ws: Workspace) -> None:
         self._all[ws.name] = ws

@@ -12,7 +12,7 @@ from typing import Protocol
 from twofold.agent import change, rights
 from twofold.agent.workspace import Workspace
 from twofold.model.errors import NoRoomError, RefusedError, TimedOutError, TwofoldError, UnreachableError
-from twofold.model.workspace import RunState
+from twofold.model.workspace import Doze, RunState
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class Supervision:
         self.wake()
 
     async def _rest(self) -> None:
-        if any(ws.machine is not None for ws in self._workspaces()):
+        if any(ws.machine is not None and ws.doze.state is not Doze.DOZING for ws in self._workspaces()):
             await asyncio.sleep(TICK)
             return
         try:
@@ -121,6 +121,7 @@ class Supervision:
         await ws.network.follow()
         ws.notices.follow()
         ws.focus.follow()
+        ws.doze.follow()
         await change.judge(ws, int(time.time()))
         try:
             rights.require(ws.lease, ws.record)
@@ -135,7 +136,8 @@ class Supervision:
         if machine is None:
             return
         free = shutil.disk_usage(ws.folder).free
-        stopped = ws.record.run is RunState.RUNNING and (await machine.stats()).status == "io-error"
+        # QEMU says so by itself; asking it every two seconds would wake it as often as all else that an idle one does.
+        stopped = ws.record.run is RunState.RUNNING and machine.paused_by_store.is_set()
         if stopped and free >= PAUSE_BELOW and await self._stopped(ws):
             return
         if ws.record.run is RunState.RUNNING and (free < PAUSE_BELOW or stopped):

@@ -14,6 +14,7 @@ MAX_APPS = 512
 MAX_WINDOWS = 256
 MAX_ICON = 65_536
 MAX_PIXELS = 256
+MAX_DUE = 7 * 86400  # seconds ahead for which a guest may name something
 _APP = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _TOKEN = re.compile(r"[0-9a-f]{1,64}")
@@ -147,6 +148,7 @@ ANSWERS: dict[str, dict[str, Callable[[Any], Any]]] = {
     "tapped": {"launch": _match(_TOKEN, empty=True)},
     "dismissed": {},
     "focus": {},
+    "doze": {},
 }
 EVENTS: dict[str, dict[str, Callable[[Any], Any]]] = {
     "session": {"up": _truth},
@@ -160,6 +162,8 @@ EVENTS: dict[str, dict[str, Callable[[Any], Any]]] = {
     },
     "notice-gone": {"notice": _number(1, 0xFFFFFFFF)},
     "focus": {"kind": _match(_FIELD, empty=True)},
+    "idle": {"due": _number(0, MAX_DUE)},
+    "busy": {},
 }
 
 

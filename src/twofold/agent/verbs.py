@@ -38,6 +38,7 @@ EXTENSIONS = (
     "notifications",
     "screen",
     "receipts",
+    "looking",
 )
 
 _WORKSPACE = {"workspace": (str, ...)}
@@ -106,6 +107,7 @@ def verbs(agent: Agent) -> dict[str, Verb]:
         "doctor": Verb(asked.doctor),
         "watch": Verb(asked.watch, {"switcher": (bool, False)}, stream=True),
         "switch": Verb(asked.switch, {"workspace": (str, "")}),
+        "looking": Verb(asked.looking, {"workspace": (str, ...)}),
         "screen": Verb(asked.screen, {"on": (bool, ...)}),
         "quit": Verb(asked.quit, {"suspend": (bool, False)}),
     }
@@ -387,7 +389,15 @@ class _Asked:
             self._agent.registry.get(workspace)
         return Answer({"shown": self._agent.tell_switchers({"event": "switch", "workspace": workspace})})
 
+    async def looking(self, workspace: str) -> Answer:
+        """The switcher says what it has in front of the person; empty: their own side."""
+        if workspace:
+            self._agent.registry.get(workspace)
+        self._agent.eyes.look(workspace)
+        return Answer({})
+
     async def screen(self, on: bool) -> Answer:
+        self._agent.eyes.light(on=on)
         begun = self._agent.screen.turn(self._agent.registry.all(), on=on)
         return Answer({"operations": [operation.to_wire() for operation in begun]})
 

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from twofold.agent import base as stand
-from twofold.agent import change, hardware, rights
+from twofold.agent import change, doze, hardware, rights
+from twofold.agent.description import describe
+from twofold.agent.eyes import Sight
 from twofold.agent.focus import FOCUS, Focus
 from twofold.agent.guest import Guest
 from twofold.agent.network import Outside
@@ -19,7 +21,7 @@ from twofold.agent.notices import EVENTS, Notices
 from twofold.agent.parts import open_manifest
 from twofold.agent.rooms import Rooms
 from twofold.agent.store import IMAGE, KEY, LEASE, VAULT, Record, Store, as_json
-from twofold.agent.supply import Stock, Supply, wire
+from twofold.agent.supply import Stock, Supply
 from twofold.engine.seam import Machine
 from twofold.model.errors import (
     ConflictError,
@@ -32,8 +34,6 @@ from twofold.model.errors import (
 )
 from twofold.model.image import ImageVersion
 from twofold.model.lease import Lease
-from twofold.model.names import PALETTE
-from twofold.model.policy import Policy
 from twofold.model.workspace import CUSTODY_MOVES, RUN_MOVES, Custody, RunState, move
 from twofold.platform.dirs import Dirs, private
 from twofold.vault.seam import Keys, OpenVault, Term
@@ -48,7 +48,16 @@ _HELD = frozenset({RunState.STARTING, RunState.RESUMING, RunState.SUSPENDING, Ru
 class Workspace:
     """State changes only in `become` and `hold`; both check the tables, write the state file and tell the watchers."""
 
-    def __init__(self, name: str, store: Store, rooms: Rooms, dirs: Dirs, tell: Tell, supply: Supply) -> None:
+    def __init__(
+        self,
+        name: str,
+        store: Store,
+        rooms: Rooms,
+        dirs: Dirs,
+        tell: Tell,
+        supply: Supply,
+        sight: Callable[[str], Sight] = lambda name: Sight.SEEN,
+    ) -> None:
         self.name, self.store, self.rooms = name, store, rooms
         self._dirs, self._tell, self._supply = dirs, tell, supply
         self.record = Record()
@@ -71,6 +80,7 @@ class Workspace:
         self.one_code = asyncio.Lock()
         self.notices = Notices(name, lambda: self.lease, lambda: self.guest, tell, self._go)
         self.focus = Focus(name, lambda: self.guest, tell, self._go)
+        self.doze = doze.Dozing(self, sight, self._go)
         self.network = Outside(name, lambda: self.lease, lambda: self.runtime, self._go)
 
     def load(self) -> None:
@@ -170,7 +180,8 @@ class Workspace:
             )
         return self.opened
 
-    def _shut(self) -> str:
+    def shut(self) -> str:
+        """Why it may not run, in a word; empty where it may."""
         if self.lease is None or self.wrong is not None:
             return ""
         wants = self.lease.policy.unlock and self.code() == ""  # one has to be chosen
@@ -204,6 +215,7 @@ class Workspace:
         """Move the run state; `changes` are other fields of the record, written in the same file."""
         if then is not self.record.run:
             move(RUN_MOVES, self.record.run, then, self.title)
+            self.doze.over()
         self.note(run=then, **changes)
 
     def hold(self, then: Custody, **changes: Any) -> None:
@@ -250,39 +262,7 @@ class Workspace:
         self._tell({"event": "workspace"} | self.to_wire())
 
     def to_wire(self) -> dict[str, Any]:
-        lease, image, record = self.lease, self.image, self.record
-        return {
-            "workspace": self.name,
-            "title": self.title,
-            "colour": PALETTE.get(record.colour or (lease.colour if lease else ""), PALETTE["blue"]),
-            "key": record.key,
-            "custody": record.custody,
-            "run": self.run,
-            "whereabouts": {
-                "in_memory": self.machine is not None,
-                "on_disk_verified_at": record.on_disk_verified_at,
-                "on_server_at": record.on_server_at,
-            },
-            "image": lease.image if lease else "",
-            "version": image.version if image else lease.image_version if lease else 0,
-            "pending": change.pending(record),
-            "system_holds": change.lost(self),
-            "accelerator": record.accelerator if self.machine else "",
-            "agent_up": self.guest is not None and self.guest.up,
-            "session_up": self.guest is not None and self.guest.session_up,
-            "error": self.wrong.to_wire() if self.wrong else record.error,
-            "warning": rights.warning(lease, record) if lease and not self.wrong else None,
-            "shut": self._shut(),
-            "policy": (lease.policy if lease else Policy()).to_wire(),
-            "expires": rights.runs_until(lease, record) if lease else 0,
-            "pid": self.machine.pid if self.machine else 0,
-            "memory_stored": record.memory_stored,
-            "code": self.code(),
-            "launched_at": record.launched_at,
-            "has_agent": bool(image and image.has_agent),
-            "base": wire(self.stock),
-            "rest": wire(self.rest),
-        }
+        return describe(self)
 
     # What lives beside us
 
@@ -352,7 +332,7 @@ class Workspace:
         self.ended = asyncio.get_running_loop().create_future()
         self._go(self._wait(machine, self.ended))
         if self.image is not None and self.image.has_agent:
-            self.guest = Guest(machine.channel, self._guest_says)
+            self.guest = Guest(machine.channel, self._guest_says, self.doze.wake)
             self.guest.start()
 
     async def kill_machine(self) -> None:
@@ -409,6 +389,7 @@ class Workspace:
         guest, self.guest, self.machine = self.guest, None, None
         self.notices.follow()
         self.focus.follow()
+        self.doze.over()
         if guest is not None:
             await guest.close()
         await machine.close()
@@ -417,7 +398,10 @@ class Workspace:
         if event.get("event") == "state":
             self.notices.follow()
             self.focus.follow()
+            self.doze.follow()
             self.tell()
+        elif event.get("event") in doze.EVENTS:
+            self.doze.heard(event)
         elif event.get("event") in EVENTS:
             self.notices.heard(event)
         elif event.get("event") == FOCUS:
@@ -437,6 +421,7 @@ class Workspace:
 
     async def let_go(self) -> None:
         """The agent ends; the machine and its vault go on, for the next agent to take over."""
+        await self.doze.wake()
         self._unwatch_vault()
         self.network.let_go()
         for task in list(self._tasks):

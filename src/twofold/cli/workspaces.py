@@ -299,6 +299,8 @@ def _only_grant(client: Any) -> str:
 
 
 def _state(each: dict[str, Any]) -> str:
+    if each["run"] == "running" and each.get("doze") == "dozing":
+        return "running (resting)"
     return str(each["run"] if each["custody"] == "checked-out" or each["run"] == "broken" else each["custody"])
 
 

@@ -25,7 +25,9 @@ AGENT = "0.1.0"
 SHARE = Path("/usr/share/twofold")
 MAX_APPS = 512
 GRACE = 0.8  # seconds after a host's last words in which it is not thought to be gone
-_SESSION_VERBS = frozenset({"launch", "windows", "display", "layout", "notices", "tapped", "dismissed", "focus"})
+_SESSION_VERBS = frozenset(
+    {"launch", "windows", "display", "layout", "notices", "tapped", "dismissed", "focus", "doze"}
+)
 _ICON = re.compile(r"[0-9a-f]{64}")
 
 

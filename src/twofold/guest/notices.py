@@ -7,13 +7,13 @@ the level is none this service is not there at all, so that a program shows what
 from __future__ import annotations
 
 import re
-import select
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from twofold.guest import bus, wire
+from twofold.guest.service import Service
 from twofold.guest.wire import Refusal
 
 NONE, APP, FULL = "none", "app", "full"
@@ -22,7 +22,6 @@ MAX_OPEN = 32
 MAX_SUMMARY, MAX_BODY = 120, 400  # characters
 BURST, EVERY = 10, 1.0  # so many at once, then one in so many seconds
 SAID_ANEW = 8  # of what is open, to a host that asks
-AGAIN = 30.0  # seconds after which a bus that went is looked for again
 TAPPED, WITHDRAWN, LOST = 2, 3, 4  # why a notification was closed: by its person, its program, or for another reason
 _TAGS = re.compile(r"</?(?:b|i|u|a|img|br|p|span|tt|big|small|sub|sup|s)(?:\s[^<>]*)?/?>", re.IGNORECASE)
 _MARKS = {
@@ -33,7 +32,6 @@ _MARKS = {
     "&#39;": "'",
     "&amp;": "&",
 }  # the ampersand comes last
-_NO_QUEUE = 4  # RequestName: where somebody else has the name, let them
 
 
 def plain(text: str, limit: int) -> str:
@@ -78,14 +76,18 @@ class Notices:
     def __init__(
         self, address: str, known: Callable[..., str], bring: Callable[[str], str], emit: Callable[[bytes], None]
     ) -> None:
-        self._address, self._known, self._bring, self._emit = address, known, bring, emit
+        self._known, self._bring, self._emit = known, bring, emit
         self.level = NONE
-        self._bus: bus.Bus | None = None
-        self._again = 0.0
+        self.service = Service(
+            address,
+            (NAME,),
+            {"Notify": self._notify, "CloseNotification": self._withdraw, "GetCapabilities": self._capabilities,
+             "GetServerInformation": self._information},
+            lost=self._lost,
+        )  # fmt: skip
         self._open: dict[int, _Open] = {}
         self._last = 0
         self._budget = Budget(BURST, EVERY)
-        self._watched: tuple[int, int] | None = None
 
     # -- the host -------------------------------------------------------------------------------------------------------
 
@@ -93,12 +95,12 @@ class Notices:
         level = wire.text(args, "level", 8)
         if level not in (NONE, APP, FULL):
             raise Refusal("bad-argument", "level must be none, app or full.")
-        self.level, self._again = level, 0.0
+        self.level, self.service.again, self.service.wanted = level, 0.0, level != NONE
         if level == NONE:
             for number in list(self._open):
                 self._close(number, LOST)
-            self._flush()
-            self._drop()
+            self.service.flush()
+            self.service.drop()
         for number in list(self._open)[-SAID_ANEW:]:  # the host may be another than before
             self._tell(number)
         return {}
@@ -124,86 +126,11 @@ class Notices:
             raise Refusal("not-found", "There is no such notification any more.")
         return number, found
 
-    @property
-    def _wanted(self) -> bool:
-        return self.level != NONE and bool(self._address)
-
-    # -- the loop -------------------------------------------------------------------------------------------------------
-
-    def watch(self, poll: select.poll) -> None:
-        """Before each wait: connect where that is due, send what waits, have `poll` look."""
-        now = time.monotonic()
-        if self._bus is None and self._wanted and now >= self._again:
-            self._connect()
-        self._flush()
-        found = self._bus
-        wanted = None if found is None else (found.fd, select.POLLIN | (select.POLLOUT if found.pending else 0))
-        if wanted != self._watched:
-            if self._watched is not None and (wanted is None or wanted[0] != self._watched[0]):
-                poll.unregister(self._watched[0])
-            if wanted is not None:
-                poll.register(*wanted)
-            self._watched = wanted
-
-    def wait_ms(self, others: int | None) -> int | None:
-        """How long the loop may sleep, `others` being the others' wish."""
-        if self._bus is not None or not self._wanted:
-            return others
-        mine = max(10, round((self._again - time.monotonic()) * 1000))
-        return mine if others is None else min(mine, others)
-
-    def turn(self, ready: set[int]) -> None:
-        if self._bus is not None and self._bus.fd in ready:
-            try:
-                self._bus.read()
-            except OSError:
-                self._lost()
-
-    def _connect(self) -> None:
-        self._again = time.monotonic() + AGAIN
-        try:
-            self._bus = bus.Bus(self._address, self._heard)
-            self._bus.call(bus.BUS, bus.BUS_PATH, bus.BUS, "RequestName", "su", NAME, _NO_QUEUE)
-        except OSError:
-            self._drop()  # a session without a bus does without
-
-    def _flush(self) -> None:
-        if self._bus is not None:
-            try:
-                self._bus.flush()
-            except OSError:
-                self._lost()
-
     def _lost(self) -> None:
-        self._again = time.monotonic() + AGAIN
-        self._drop()
         for number in list(self._open):
             self._close(number, LOST)
 
-    def _drop(self) -> None:
-        found, self._bus = self._bus, None
-        if found is not None:
-            found.close()
-
     # -- programs -------------------------------------------------------------------------------------------------------
-
-    def _heard(self, untrusted_call: bus.Message) -> None:
-        if untrusted_call.kind != bus.CALL or self._bus is None:
-            return
-        does: dict[str, Callable[[bus.Message], tuple[str, tuple[Any, ...]]]] = {
-            "Notify": self._notify, "CloseNotification": self._withdraw, "GetCapabilities": self._capabilities,
-            "GetServerInformation": self._information, "Ping": lambda _: ("", ()),
-        }  # fmt: skip
-        do = does.get(untrusted_call.member)
-        try:
-            if do is None:
-                raise Refusal("UnknownMethod", "Not known here.")
-            signature, values = do(untrusted_call)
-            self._bus.answer(untrusted_call, signature, *values)
-        except bus.Malformed:
-            self._bus.refuse(untrusted_call, f"{bus.BUS}.Error.InvalidArgs", "Other arguments are wanted.")
-        except Refusal as why:
-            self._bus.refuse(untrusted_call, f"{bus.BUS}.Error.{why.code}", why.text)
 
     def _notify(self, untrusted_call: bus.Message) -> tuple[str, tuple[Any, ...]]:
         name, replaces, _, summary, body, actions, hints, _ = untrusted_call.args("susssasa{sv}i")
@@ -248,8 +175,8 @@ class Notices:
             self._emit(wire.event("notice-gone", notice=number))
 
     def _signal(self, to: _Open, member: str, signature: str, *args: Any) -> None:
-        if self._bus is not None:
+        if self.service.bus is not None:
             try:
-                self._bus.signal(to.sender, PATH, NAME, member, signature, *args)
+                self.service.bus.signal(to.sender, PATH, NAME, member, signature, *args)
             except OSError:
                 pass  # the bus does not read; the next flush says so

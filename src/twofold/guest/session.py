@@ -17,6 +17,7 @@ from typing import Any
 
 from twofold.guest import decor, programs, wire
 from twofold.guest.focus import Focus
+from twofold.guest.idle import Idle, Inhibits, Untouched, next_timer
 from twofold.guest.launches import Launches
 from twofold.guest.notices import Notices
 from twofold.guest.randr import Screen
@@ -66,12 +67,16 @@ class Session:
         bus = environment.get("DBUS_SESSION_BUS_ADDRESS", "")
         self._notices = Notices(bus, self._launches.known, self._launches.bring, self._emit)
         self._focus = Focus(Path(environment["XDG_RUNTIME_DIR"]) / "ibus", self._emit)
+        inhibits = Inhibits(bus)
+        self._services = (self._notices.service, inhibits.service)
+        self._idle = Idle(Untouched(display).seconds, inhibits.any, lambda: next_timer(environment), self._emit)
         self._lines = wire.Lines()
         self._up = False
         self._verbs: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
             "launch": self._launch, "windows": self._windows, "display": self._display, "layout": self._layout,
             "notices": self._notices.set_level, "tapped": self._notices.tapped, "dismissed": self._notices.dismissed,
             "focus": self._focus.want,
+            "doze": self._idle.set,
         }  # fmt: skip
         display.select(display.root, PROPERTY_CHANGE | STRUCTURE | SUBSTRUCTURE)
 
@@ -87,12 +92,16 @@ class Session:
         while True:
             self._x_events()
             self._d.x.XFlush(self._d.handle)
-            self._notices.watch(poll)
+            wait = self._focus.wait_ms(self._idle.wait_ms(self._launches.wait_ms()))
             self._focus.watch(poll)
-            wait = self._focus.wait_ms(self._notices.wait_ms(self._launches.wait_ms()))
+            for service in self._services:
+                service.watch(poll)
+                wait = service.wait_ms(wait)
             ready = {fd for fd, _ in poll.poll(wait)}
-            self._notices.turn(ready)
+            for service in self._services:
+                service.turn(ready)
             self._focus.turn(ready)
+            self._idle.turn()
             if wake_read in ready:
                 os.read(wake_read, 4096)
             self._launches.reap(time.monotonic())

@@ -16,13 +16,14 @@ from twofold.model.errors import BadInputError
 from twofold.model.reach import reach
 
 RUN, SUSPEND = "run", "suspend"  # what `screen_off` may say
+NEVER, DARK, UNSEEN = "never", "dark", "unseen"  # what `doze` may say
 DEFER_SECONDS = 2 * 3600  # how long one "later" lasts, as in View
 NOTIFICATIONS = ("none", "app", "full")  # what the personal side is told of a notification in Work, least first
 _FIRST = frozenset(  # what version 0.1 knows
     ("offline_seconds", "heartbeat_seconds", "clipboard_to_work", "clipboard_from_work", "sound_out", "sound_in",
      "files_to_work", "files_from_work", "usb", "screenshots", "network")
 )  # fmt: skip
-_LATER = frozenset(("notifications", "screen_off"))  # what came after the second form of leases
+_LATER = frozenset(("notifications", "screen_off", "doze"))  # what came after the second form of leases
 
 
 class Scope(enum.StrEnum):
@@ -60,6 +61,9 @@ class Policy:
     erase_failures: int = 0  # then its keys are destroyed; above unlock_failures
     disk_gib: int = 0  # the person may have their disk made larger, up to so many GiB; 0: not at all
     screen_off: str = RUN  # what a dark screen makes of it on a person's device; SUSPEND: its keys are dropped
+    doze: str = (
+        DARK  # when it may stand still while nothing happens in it: NEVER, a DARK screen, or whenever it is UNSEEN
+    )
     recovery: bool = False  # keys are wrapped for the company's recovery key as well
     keys_leave: bool = False  # keys may be wrapped for another device when a workspace is exported to it
     hypervisor: bool = False  # starts only where our own hypervisor is below it
@@ -120,6 +124,7 @@ class Policy:
             ),
             (policy.disk_gib > 1 << 16, "disk_gib must not be above 65536"),
             (policy.keep_points < 1, "keep_points must be at least 1"),
+            (policy.doze not in (NEVER, DARK, UNSEEN), f"doze must be {NEVER}, {DARK} or {UNSEEN}"),
             (policy.screen_off not in (RUN, SUSPEND), f"screen_off must be {RUN} or {SUSPEND}"),
         ):
             if off:

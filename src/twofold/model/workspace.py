@@ -32,6 +32,15 @@ class RunState(enum.StrEnum):
     BROKEN = "broken"
 
 
+class Doze(enum.StrEnum):
+    """What the processors of a machine that is `running` do by our own doing (`twofold.agent.doze`). Never written down: a new
+    agent finds it in the machine, and lets it go on."""
+
+    AWAKE = "awake"
+    DOZING = "dozing"  # they stand still until somebody or something wants it
+    GLANCING = "glancing"  # they run for a short while, so that what has come meanwhile is seen
+
+
 _State = TypeVar("_State", bound=enum.StrEnum)
 
 CUSTODY_MOVES: dict[Custody, frozenset[Custody]] = {
@@ -55,6 +64,12 @@ RUN_MOVES: dict[RunState, frozenset[RunState]] = {
     RunState.RESUMING: frozenset({RunState.RUNNING, RunState.SUSPENDED, RunState.OFF, RunState.BROKEN}),
     RunState.STOPPING: frozenset({RunState.OFF, RunState.RUNNING, RunState.BROKEN}),
     RunState.BROKEN: frozenset({RunState.OFF, RunState.STARTING}),
+}
+
+DOZE_MOVES: dict[Doze, frozenset[Doze]] = {
+    Doze.AWAKE: frozenset({Doze.DOZING}),
+    Doze.DOZING: frozenset({Doze.AWAKE, Doze.GLANCING}),
+    Doze.GLANCING: frozenset({Doze.AWAKE, Doze.DOZING}),
 }
 
 

@@ -56,6 +56,7 @@ class Desk(QObject):
         self._current = ""
         self._side = Side.PERSONAL
         self._layout: Layout | None = None
+        self._front: str | None = None  # what the agent was told that the person sees
         self._starter = Starter(window, link, self.say)
         self._bell = Bell(window.note, Service(address(os.environ)))
         self._opener = opener(address(os.environ), phone=window.metrics.phone)
@@ -105,6 +106,7 @@ class Desk(QObject):
 
     def _on_moved(self, moved: Moved) -> None:
         before, self._side = self._side, moved.side
+        self._tell_front()
         window, session = self._window, self.session
         window.canvas.left_at = moved.pressed if moved.side is Side.PERSONAL else 0
         if moved.side is Side.PERSONAL:
@@ -127,6 +129,13 @@ class Desk(QObject):
         self.say(shown=moved.side is not Side.PERSONAL, side=str(moved.side))
         self._refresh()
 
+    def _tell_front(self) -> None:
+        """The agent lets what nobody sees stand still: it hears first of all that somebody looks."""
+        front = "" if self._side is Side.PERSONAL else self._current
+        if self._here and front != self._front:
+            self._front = front
+            self._link.say("looking", workspace=front)
+
     def _on_chord(self, digit: str) -> None:
         if digit == "0":
             self.wish(Side.PERSONAL)
@@ -139,6 +148,7 @@ class Desk(QObject):
         if name not in self._sessions or name == self._current:
             return
         before, self._current = self.session, name
+        self._tell_front()
         if before:
             before.watch(False)
         session = self._sessions[name]
@@ -161,7 +171,8 @@ class Desk(QObject):
             self._link.ask("list", self._on_list)
         elif self._here:
             self._away.start()
-        self._here = here
+        self._here, self._front = here, None
+        self._tell_front()
         self._refresh()
 
     def _on_list(self, answer: dict[str, Any]) -> None:
@@ -240,6 +251,7 @@ class Desk(QObject):
         self._speaker.left(session, in_front=name == self._current and not others)
         if name == self._current:
             self._current, self._window.canvas.session = "", None
+            self._tell_front()
             self.bring(others)
             self._window.launcher.hide()
         self._none_left()

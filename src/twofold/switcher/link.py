@@ -62,6 +62,14 @@ class Link(QObject):
     def ask(self, verb: str, then: Answer = _ignore, failed: Failure = _ignore, **args: Any) -> None:
         self._jobs.put((verb, args, then, failed))
 
+    def say(self, verb: str, **args: Any) -> None:
+        """Tell at once, whatever else is being asked; nobody waits for an answer."""
+        if self._events is not None:
+            try:
+                self._events.say(verb, **args)
+            except TwofoldError:
+                pass  # it has gone; the next one is told
+
     def _watch(self) -> None:
         try:
             self._events = self._dial.events(self._path)
