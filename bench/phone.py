@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from rich.console import Console
 
+from bench.phone_dark import dark
 from bench.phone_idle import idle
 from bench.phone_setting import EMULATED, QUICK, Bench, Rounds, prepared
 from bench.phone_switch import switch
@@ -20,7 +21,7 @@ from bench.report import report, row
 
 NOT_BUILT = (
     "No rows, because they are not built: an application's launch beside bare QEMU and with the bloat workload in the phone; "
-    "the guest saying that it can sleep, and wake-ups counted inside it."
+    "wake-ups counted inside the guest."
 )
 
 
@@ -36,7 +37,7 @@ def resume(bench: Bench) -> None:
     ]
 
 
-PARTS: dict[str, Callable[[Bench], None]] = {"resume": resume, "idle": idle, "switch": switch}
+PARTS: dict[str, Callable[[Bench], None]] = {"resume": resume, "dark": dark, "idle": idle, "switch": switch}
 
 
 def main() -> int:

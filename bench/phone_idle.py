@@ -46,7 +46,7 @@ def _per_minute(bench: Bench, *groups: list[int]) -> list[float]:
         lines = bench.phone.look(f"cat {files} 2>/dev/null | awk '{words}'").splitlines()
         return {thread: int(times) for thread, times in (line.split() for line in lines)}
 
-    time.sleep(15)  # what was done last is over
+    time.sleep(30)  # what was done last is over, and the switcher has let go of the screen
     before, began = [count(each) for each in groups], time.monotonic()
     time.sleep(bench.rounds.idle)
     after, took = [count(each) for each in groups], time.monotonic() - began

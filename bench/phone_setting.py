@@ -27,6 +27,7 @@ from phone.handset import Handset, Parts, switched_on
 from phone.person import Person
 from phone.software import software
 from twofold.model.image import Arch
+from twofold.model.policy import SUSPEND, Policy
 from twofold.platform.run import find, run
 
 HOST = "10.0.2.2"  # by which the phone knows this machine
@@ -39,11 +40,12 @@ class Rounds:
 
     switches: int = 24
     resumes: int = 5
+    darks: int = 3
     warm_up: int = 2
     idle: float = 60.0
 
 
-QUICK = Rounds(6, 2, 1, 20.0)
+QUICK = Rounds(6, 2, 1, 1, 20.0)
 _FILES = ("bench/__init__.py", "bench/bare.py", "bench/phone_inside.py")
 _GROUP = "/sys/fs/cgroup/system.slice/twofold-shell.service/shell"
 _START = f"""
@@ -136,7 +138,7 @@ def prepared(console: Console, rounds: Rounds) -> Iterator[Bench]:
     with folder("phone") as home, Stage(home / "office", console) as office:
         built = office.image(Arch.ARM64)
         admin = office.server("127.0.0.1", HOST)
-        office.publish(admin, built)
+        office.publish(admin, built, Policy(screen_off=SUSPEND))
         system, raw = handset(), home / "raw.erofs"
         run([find("mkfs.erofs"), "--quiet", "-T0", "-x-1", "--all-root", raw, built.folder], timeout=300)
         disk = ["-drive", f"if=none,id=raw,file={raw},format=raw,readonly=on", "-device", "virtio-blk-pci,drive=raw"]

@@ -35,7 +35,9 @@ _AUDIO: Final = _peer("/org/qemu/Display1/Audio", "org.qemu.Display1.Audio")
 _PATIENCE: Final = 5.0  # seconds
 # Seconds. QEMU 10.0 never closes its end of a listener and knows all listeners by one name, so that one which takes leave
 # late takes the next with it (listener_vanished_cb in ui/dbus-console.c): registered seldom, and never in a hurry.
-_KEPT: Final = 60.0  # how long a listener stays while nobody looks: people go to and fro
+_KEPT: Final = (
+    20.0  # how long one stays while nobody looks, for QEMU wakes 33 times a second for it: people go to and fro
+)
 _SETTLE: Final = 0.25  # between the last listener's end and the next one
 _DEAF: Final = 2.0  # a listener that was shown nothing by then is registered anew
 _QUEUE: Final = (
@@ -88,7 +90,7 @@ class Display:
         self._thread.join(5)
 
     def watch(self, on: bool) -> None:
-        """Whether the picture is wanted. While it is not, nothing is told; after a minute QEMU tells us nothing either."""
+        """Whether the picture is wanted. While it is not, nothing is told; after a while QEMU tells us nothing either."""
         if not on:
             self._hidden = time.monotonic()
         self._watch = on

@@ -44,7 +44,7 @@ class HostedMachine:
         self._reason: str | None = None
         self._killed = False
         self._status: int | None = None
-        self.paused_by_store = asyncio.Event()
+        self._paused_by_store = asyncio.Event()
         monitor.watch(("SHUTDOWN", "BLOCK_IO_ERROR", "RESUME"), self._heard)
 
     def __repr__(self) -> str:
@@ -55,6 +55,10 @@ class HostedMachine:
         return self._pid
 
     @property
+    def paused_by_store(self) -> asyncio.Event:
+        return self._paused_by_store
+
+    @property
     def channel(self) -> Path:
         return self._runtime / CHANNEL
 
@@ -63,7 +67,7 @@ class HostedMachine:
 
     async def resume(self) -> None:
         """Let the guest run (again); also after its store was full, once there is room."""
-        self.paused_by_store.clear()
+        self._paused_by_store.clear()
         await self._monitor.run("cont", seconds=30)
 
     async def suspend(self) -> int:
@@ -210,9 +214,9 @@ class HostedMachine:
         if event["event"] == "SHUTDOWN":
             self._reason = _REASONS.get(event["data"]["reason"], event["data"]["reason"])
         elif event["event"] == "BLOCK_IO_ERROR" and event["data"]["action"] == "stop":
-            self.paused_by_store.set()
+            self._paused_by_store.set()
         elif event["event"] == "RESUME":
-            self.paused_by_store.clear()
+            self._paused_by_store.clear()
 
 
 async def migrate(monitor: Monitor, command: str, seconds: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
@@ -29,6 +30,10 @@ class Machine(Protocol):
     @property
     def channel(self) -> Path:
         """The private socket at whose other end the guest's agent listens."""
+
+    @property
+    def paused_by_store(self) -> asyncio.Event:
+        """Set while the guest stands still because a disk of its was full or gone."""
 
     async def pause(self) -> None: ...
 

@@ -56,7 +56,6 @@ class Desk(QObject):
         self._current = ""
         self._side = Side.PERSONAL
         self._layout: Layout | None = None
-        self._front: str | None = None  # what the agent was told that the person sees
         self._starter = Starter(window, link, self.say)
         self._bell = Bell(window.note, Service(address(os.environ)))
         self._opener = opener(address(os.environ), phone=window.metrics.phone)
@@ -130,11 +129,7 @@ class Desk(QObject):
         self._refresh()
 
     def _tell_front(self) -> None:
-        """The agent lets what nobody sees stand still: it hears first of all that somebody looks."""
-        front = "" if self._side is Side.PERSONAL else self._current
-        if self._here and front != self._front:
-            self._front = front
-            self._link.say("looking", workspace=front)
+        self._link.look("" if self._side is Side.PERSONAL else self._current)
 
     def _on_chord(self, digit: str) -> None:
         if digit == "0":
@@ -171,7 +166,7 @@ class Desk(QObject):
             self._link.ask("list", self._on_list)
         elif self._here:
             self._away.start()
-        self._here, self._front = here, None
+        self._here = here
         self._tell_front()
         self._refresh()
 

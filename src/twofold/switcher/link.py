@@ -46,6 +46,7 @@ class Link(QObject):
         self._done.connect(lambda then, value: then(value), Qt.ConnectionType.QueuedConnection)
         self._again = QTimer(self, interval=500)
         self._again.timeout.connect(self._watch)
+        self._front: str | None = None  # what the agent was told that the person sees
         self._began = 0.0
         self._thread = threading.Thread(target=self._work, name="agent", daemon=True)
 
@@ -62,11 +63,13 @@ class Link(QObject):
     def ask(self, verb: str, then: Answer = _ignore, failed: Failure = _ignore, **args: Any) -> None:
         self._jobs.put((verb, args, then, failed))
 
-    def say(self, verb: str, **args: Any) -> None:
-        """Tell at once, whatever else is being asked; nobody waits for an answer."""
-        if self._events is not None:
+    def look(self, workspace: str) -> None:
+        """The person has this workspace in front of them, or none. The agent hears of a change at once, whatever else is being
+        asked, and nobody waits for an answer: it lets what nobody sees stand still."""
+        if self._events is not None and workspace != self._front:
+            self._front = workspace
             try:
-                self._events.say(verb, **args)
+                self._events.say("looking", workspace=workspace)
             except TwofoldError:
                 pass  # it has gone; the next one is told
 
@@ -80,6 +83,7 @@ class Link(QObject):
             self.here.emit(False)
             return
         self._again.stop()
+        self._front = None
         self._notifier = QSocketNotifier(self._events.fileno(), QSocketNotifier.Type.Read, self)
         self._notifier.activated.connect(self._read)
         self.here.emit(True)
