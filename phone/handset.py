@@ -174,6 +174,7 @@ class Handset:
         if status == "failed":
             raise RuntimeError(self.qmp("query-migrate"))
         _copy(self.folder / "storage.raw", folder / "storage.raw")
+        _copy_chip(self.folder / "tpm", folder / "tpm")
         self.qmp("cont")
 
     @property
@@ -233,23 +234,25 @@ def like(colour: tuple[int, int, int], picture: Picture, tolerance: int = 8) -> 
 def switched_on(parts: Parts, folder: Path, *extra: str, cpus: int = 2, state: Path | None = None) -> Iterator[Handset]:
     """Power a phone on; its storage is a file in `folder` and stays there. It is cut off at the end of the block. With `state` it
     is not powered on but goes on from where `Handset.keep_state` put it down."""
-    storage, chip = folder / "storage.raw", folder / "tpm"
+    storage, kept = folder / "storage.raw", folder / "tpm"
     if state is not None:
         _copy(state / "storage.raw", storage)
+        _copy_chip(state / "tpm", kept)
         extra = (*extra, "-incoming", f"file:{state / 'memory'}")
     elif not storage.exists():
         shutil.copyfile(parts.built.path("user-template"), storage)
         os.truncate(storage, parts.built.manifest.user_disk_size)
-    for name in ("qmp", "inspect", "tpm.sock"):
+    for name in ("qmp", "inspect"):
         (folder / name).unlink(missing_ok=True)
     with contextlib.ExitStack() as undo:
-        words = _board(parts, folder, cpus)
+        words, passed = _board(parts, folder, cpus), list[int]()
         if shutil.which("swtpm"):
-            chip.mkdir(exist_ok=True)
-            words += _tpm(chip, folder, undo)
+            carried = chip(kept, undo).fileno()
+            words += ["-chardev", f"socket,id=t,fd={carried}", "-device", "virtserialport,chardev=t,name=handset.tpm"]
+            passed.append(carried)
         born = time.monotonic()
         log = undo.enter_context((folder / "qemu.log").open("wb"))
-        process = spawn([*words, *extra], stderr=log)
+        process = spawn([*words, *extra], stderr=log, pass_fds=passed)
         undo.callback(_end, process)
         handset = Handset(folder, process, born)
         undo.callback(handset.close)
@@ -258,6 +261,12 @@ def switched_on(parts: Parts, folder: Path, *extra: str, cpus: int = 2, state: P
 
 def _copy(source: Path, target: Path) -> None:
     run(["cp", "--sparse=always", "--reflink=auto", source, target], timeout=300)
+
+
+def _copy_chip(source: Path, target: Path) -> None:
+    """What a chip keeps without power; it goes on as newly switched on."""
+    if source.is_dir():
+        shutil.copytree(source, target, dirs_exist_ok=True)
 
 
 def _board(parts: Parts, folder: Path, cpus: int) -> list[str]:
@@ -275,11 +284,11 @@ def _board(parts: Parts, folder: Path, cpus: int) -> list[str]:
         "-device", f"virtio-gpu-pci,edid=on,xres={WIDTH},yres={HEIGHT}",
         "-device", "virtio-multitouch-pci", "-device", "virtio-keyboard-pci", "-device", "virtio-rng-pci",
         "-audiodev", "none,id=a", "-device", "ich9-intel-hda", "-device", "hda-output,audiodev=a",
-        "-netdev", "user,id=n", "-device", "virtio-net-pci,netdev=n,romfile=",
-        "-qmp", f"unix:{folder}/qmp,server=on,wait=off",
+        "-netdev", "user,id=n", "-device", "virtio-net-pci,netdev=n,romfile=", "-device", "virtio-serial-pci",
+        "-qmp", f"unix:{folder}/qmp,server=on,wait=off", "-no-reboot",  # the chip starts anew with the phone alone
     ]  # fmt: skip
     if parts.inspect:
-        words += ["-device", "virtio-serial-pci", "-chardev", f"socket,id=i,path={folder}/inspect,server=on,wait=off"]
+        words += ["-chardev", f"socket,id=i,path={folder}/inspect,server=on,wait=off"]
         words += ["-device", "virtserialport,chardev=i,name=handset.inspect"]
     for number, (path, read_only) in enumerate(disks):
         words += ["-drive", f"if=none,id=d{number},file={path},format=raw,readonly={read_only},cache=unsafe"]
@@ -287,24 +296,18 @@ def _board(parts: Parts, folder: Path, cpus: int) -> list[str]:
     return words
 
 
-def _tpm(state: Path, folder: Path, undo: contextlib.ExitStack) -> list[str]:
-    """A TPM of its own on the board. Debian's arm64 kernel has no driver for the form that QEMU's board has (docs/phone.md)."""
-    path = folder / "tpm.sock"
-    tpm = spawn(
-        ["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={state}", "--ctrl", f"type=unixio,path={path}", "--terminate"]
-    )
-    undo.callback(_end, tpm)
-    deadline = time.monotonic() + 10
-    while not path.exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return [
-        "-chardev",
-        f"socket,id=t,path={path}",
-        "-tpmdev",
-        "emulator,id=tpm,chardev=t",
-        "-device",
-        "tpm-tis-device,tpmdev=tpm",
-    ]
+def chip(state: Path, undo: contextlib.ExitStack) -> socket.socket:
+    """A TPM of its own, emulated, switched on with the phone; what it keeps stays in `state`. Returned is what takes its commands:
+    they come out of the phone by a port (recipes/handset/overlay/usr/lib/handset/chip), as Debian's arm64 kernel has no driver for
+    the form of a TPM that QEMU's board has."""
+    state.mkdir(exist_ok=True)
+    ours, theirs = socket.socketpair(socket.AF_UNIX)
+    undo.callback(ours.close)
+    with theirs:
+        words = ["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={state}", "--fd", str(theirs.fileno())]
+        process = spawn([*words, "--flags", "not-need-init,startup-clear"], pass_fds=[theirs.fileno()])
+    undo.callback(_end, process)
+    return ours
 
 
 def _touch(kind: str, slot: int, tracking: int, axis: str = "x", value: int = 0) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness.company import TREE, Device
-from twofold.trust.assurance import Facts, assurance, facts
+from twofold.trust.assurance import Facts, Tpm, assurance, facts, tpm
 
 _LATE = 'case "$*" in *"-accel kvm"*) exec sleep 60;; esac\nexec {real} "$@"'
 _NEVER = "exec sleep 60"
@@ -106,13 +106,25 @@ def test_assurance_follows_what_the_machine_is() -> None:
     def lacks(found: Facts) -> dict[str, str]:
         return {each.against: each.says for each in assurance(found).promises if not each.held}
 
-    good = lacks(Facts(disk_encrypted=True, swaps=(), tracing=False, tpm=False))
-    poor = lacks(Facts(disk_encrypted=None, swaps=("/dev/sda2",), tracing=True, tpm=False))
+    good = lacks(Facts(disk_encrypted=True, swaps=(), tracing=False, tpm=Tpm.NONE))
+    poor = lacks(Facts(disk_encrypted=None, swaps=("/dev/sda2",), tracing=True, tpm=Tpm.NONE))
     assert poor.keys() - good.keys() == {"a thief of this machine, switched off", "somebody who reads this disk later"}
     assert "/dev/sda2" in poor["somebody who reads this disk later"]
     assert "memory" in poor["a program that runs as you"]
     assert "memory" not in good["a program that runs as you"]
-    assert "not used yet" in assurance(Facts(None, (), tracing=True, tpm=True)).key
+
+
+def test_a_tpm_that_a_program_stands_for_is_told_from_a_chip(tmp_path: Path) -> None:
+    seen = tmp_path / "class/tpm"
+    seen.mkdir(parents=True)
+    assert tpm(tmp_path) is Tpm.NONE
+    for place, what in (("platform/MSFT0101:00/tpm/tpm0", Tpm.CHIP), ("virtual/tpm/tpm0", Tpm.CARRIED)):
+        (tmp_path / "devices" / place).mkdir(parents=True)
+        (seen / "tpm0").unlink(missing_ok=True)
+        (seen / "tpm0").symlink_to(tmp_path / "devices" / place)
+        assert tpm(tmp_path) is what
+    keys = {assurance(Facts(None, (), tracing=True, tpm=each)).key for each in Tpm}
+    assert len(keys) == 3 and all("a file that this user can read" in key and key.endswith(".") for key in keys)
 
 
 def test_an_encrypted_disk_is_seen_through_the_volumes_on_it(tmp_path: Path) -> None:

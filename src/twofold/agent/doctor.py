@@ -18,6 +18,7 @@ from twofold.model.machine import Accelerator
 from twofold.platform import memory
 from twofold.platform.dirs import Dirs
 from twofold.platform.run import own, run
+from twofold.trust.assurance import tpm
 
 GOOD, POOR, BAD = "good", "poor", "bad"
 _MEMORY = 1536 << 20  # bytes: one workspace with its machine
@@ -153,12 +154,11 @@ def _sound() -> Check:
 
 
 def _key() -> Check:
-    tpm = Path("/dev/tpmrm0").exists()
-    seen = "This machine has a TPM, which this version does not use yet" if tpm else "This machine has no TPM"
+    seen = str(tpm())
     return Check(
         "device key",
         POOR,
-        f"{seen}: the device's key is a file that this user, and root, can copy.",
+        f"{seen[0].upper()}{seen[1:]}: the device's key is a file that this user, and root, can copy.",
         "Encrypt this machine's disk, so that a thief of it gets nothing.",
     )
 

@@ -8,10 +8,20 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from twofold.model.policy import Policy
 from twofold.platform import memory
+
+
+class Tpm(StrEnum):
+    """What answers at /dev/tpm0. `CARRIED`: a program of this system, by the kernel's proxy; whether it stands for a chip or a file
+    nothing here can tell."""
+
+    NONE = "this machine has no TPM"
+    CHIP = "this machine's TPM is not used yet"
+    CARRIED = "this machine's TPM, which a program of its own system stands for, is not used"
 
 
 @dataclass(frozen=True)
@@ -22,7 +32,7 @@ class Facts:
     disk_encrypted: bool | None
     swaps: tuple[str, ...]
     tracing: bool
-    tpm: bool
+    tpm: Tpm
 
 
 @dataclass(frozen=True)
@@ -62,7 +72,15 @@ def facts(state: Path, proc: Path = Path("/proc"), system: Path = Path("/sys")) 
         scope = int((proc / "sys/kernel/yama/ptrace_scope").read_text())
     except (OSError, ValueError):
         scope = 0  # without Yama the kernel's classic rule holds: one user's programs may trace each other
-    return Facts(_encrypted(state, system), tuple(memory.swaps(proc)), scope == 0, (system / "class/tpm/tpm0").exists())
+    return Facts(_encrypted(state, system), tuple(memory.swaps(proc)), scope == 0, tpm(system))
+
+
+def tpm(system: Path = Path("/sys")) -> Tpm:
+    """Look for a TPM. One that a program carries hangs on no bus (tpm_vtpm_proxy)."""
+    device = system / "class/tpm/tpm0"
+    if not device.exists():
+        return Tpm.NONE
+    return Tpm.CARRIED if "virtual" in device.resolve().parts else Tpm.CHIP
 
 
 def assurance(found: Facts) -> Assurance:
@@ -70,8 +88,7 @@ def assurance(found: Facts) -> Assurance:
     return Assurance(
         level="hosted",
         below="The host system: whoever controls it controls the workspace.",
-        key="In a file that this user can read"
-        + ("; this machine's TPM is not used yet." if found.tpm else "; this machine has no TPM."),
+        key=f"In a file that this user can read; {found.tpm}.",
         proved="Nothing: neither this machine's start nor its software was measured or attested.",
         promises=tuple(_promises(found)),
     )
