@@ -27,6 +27,7 @@ from twofold.platform.run import find, run, spawn
 Picture = NDArray[np.uint8]
 WIDTH, HEIGHT = 540, 1170  # pixels, portrait
 MEMORY = 4096  # MiB: its own system, and a business VM in it
+UPRIGHT, LEFT_UP, RIGHT_UP = "normal", "left-up", "right-up"  # how it is held: iio-sensor-proxy's words
 POWER, LOUDER, SOFTER = "power", "volumeup", "volumedown"
 _KEYS = {
     " ": "spc",
@@ -41,6 +42,7 @@ _KEYS = {
 }  # fmt: skip - QEMU's names
 _SHIFTED = dict(zip('!@#$%^&*()_+:"<>?', "1234567890-=;',./", strict=True))
 _RANGE = 0x7FFF  # QEMU's axes, whatever the screen's size
+_QUARTERS = {UPRIGHT: 0, LEFT_UP: -1, RIGHT_UP: 1}  # by which its owner sees the panel turned, against the clock
 _FRAME = 1 / 60  # seconds between two places of a moving finger
 
 
@@ -60,10 +62,11 @@ class Parts:
 
 
 class Handset:
-    """A running phone. Places are pixels of the screen, times seconds since power-on."""
+    """A running phone. Places are pixels of the screen as its owner sees it, however it is held; times seconds since power-on."""
 
-    def __init__(self, folder: Path, process: subprocess.Popen[bytes], born: float) -> None:
+    def __init__(self, folder: Path, process: subprocess.Popen[bytes], born: float, sensor: socket.socket) -> None:
         self.folder, self.process, self.born = folder, process, born
+        self.held, self._sensor = UPRIGHT, sensor
         self._qmp_socket = _connected(folder / "qmp", process)
         self._qmp = self._qmp_socket.makefile("rwb", buffering=0)
         self._qmp.readline()
@@ -74,10 +77,10 @@ class Handset:
 
     def down(self, x: float, y: float, finger: int = 0) -> None:
         """Put a finger on the glass."""
-        self._send([_touch("begin", finger, finger + 1), *_places(x, y, finger), *_contact(finger, down=True)])
+        self._send([_touch("begin", finger, finger + 1), *self._places(x, y, finger), *_contact(finger, down=True)])
 
     def move(self, x: float, y: float, finger: int = 0) -> None:
-        self._send([_touch("update", finger, finger + 1), *_places(x, y, finger)])
+        self._send([_touch("update", finger, finger + 1), *self._places(x, y, finger)])
 
     def up(self, finger: int = 0) -> None:
         self._send([_touch("end", finger, -1), *_contact(finger, down=False)])
@@ -112,6 +115,16 @@ class Handset:
         time.sleep(held)
         self.key(key, down=False)
 
+    def turn(self, held: str) -> None:
+        """Hold it another way: UPRIGHT, or on its side with one edge up. Its sensor says so; the picture follows, if it does."""
+        self._sensor.sendall(held.encode() + b"\n")
+        self.held = held
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """The screen's width and height as it is held."""
+        return (WIDTH, HEIGHT) if self.held == UPRIGHT else (HEIGHT, WIDTH)
+
     def key(self, key: str, *, down: bool) -> None:
         """Hold a key, or let it go."""
         self._send([{"type": "key", "data": {"down": down, "key": {"type": "qcode", "data": key}}}])
@@ -129,14 +142,15 @@ class Handset:
     # What a person sees
 
     def photograph(self) -> Picture:
-        """The phone's screen: RGB, height by width."""
+        """The phone's screen as it is held: RGB, height by width."""
         path = self.folder / "screen.ppm"
         self.qmp("screendump", filename=str(path), format="ppm")
         # Netpbm's P6: its size in text, then the pixels. Quicker than a PNG by far: a bench looks every few milliseconds.
         data = path.read_bytes()
         size = re.match(rb"P6\s(\d+)\s(\d+)\s255\s", data)
         assert size is not None, data[:20]
-        return np.frombuffer(data, np.uint8, offset=size.end()).reshape(int(size[2]), int(size[1]), 3)
+        panel = np.frombuffer(data, np.uint8, offset=size.end()).reshape(int(size[2]), int(size[1]), 3)
+        return np.rot90(panel, _QUARTERS[self.held])
 
     def keep(self, path: Path) -> None:
         """Photograph to a file."""
@@ -152,7 +166,7 @@ class Handset:
         deadline = time.monotonic() + seconds
         while True:
             picture = self.photograph()
-            if picture.shape[:2] == (HEIGHT, WIDTH) and seen(picture):
+            if picture.shape[1::-1] == self.size and seen(picture):
                 return self.age
             if time.monotonic() > deadline or self.process.poll() is not None:
                 path = self.folder / "never.png"
@@ -216,6 +230,18 @@ class Handset:
     def _send(self, events: Sequence[dict[str, Any]]) -> None:
         self.qmp("input-send-event", events=list(events))
 
+    def _places(self, x: float, y: float, finger: int) -> list[dict[str, Any]]:
+        across, down = on_glass(x / self.size[0], y / self.size[1], self.held)
+        places = (("x", across), ("y", down))
+        return [_touch("data", finger, finger + 1, axis, round(part * _RANGE)) for axis, part in places]
+
+
+def on_glass(x: float, y: float, held: str) -> tuple[float, float]:
+    """Where a place of the picture is on the glass, which does not know how it is held; all are parts of the whole."""
+    if held == LEFT_UP:
+        return y, 1 - x
+    return (1 - y, x) if held == RIGHT_UP else (x, y)
+
 
 def differing(one: Picture, other: Picture) -> float:
     """The share of pixels that differ visibly; 1.0 where the sizes do."""
@@ -245,7 +271,16 @@ def switched_on(parts: Parts, folder: Path, *extra: str, cpus: int = 2, state: P
     for name in ("qmp", "inspect"):
         (folder / name).unlink(missing_ok=True)
     with contextlib.ExitStack() as undo:
-        words, passed = _board(parts, folder, cpus), list[int]()
+        sensor, inner = socket.socketpair(socket.AF_UNIX)
+        undo.callback(sensor.close)
+        undo.callback(inner.close)
+        words, passed = _board(parts, folder, cpus), [inner.fileno()]
+        words += [
+            "-chardev",
+            f"socket,id=s,fd={inner.fileno()}",
+            "-device",
+            "virtserialport,chardev=s,name=handset.sensor",
+        ]
         if shutil.which("swtpm"):
             carried = chip(kept, undo).fileno()
             words += ["-chardev", f"socket,id=t,fd={carried}", "-device", "virtserialport,chardev=t,name=handset.tpm"]
@@ -254,7 +289,7 @@ def switched_on(parts: Parts, folder: Path, *extra: str, cpus: int = 2, state: P
         log = undo.enter_context((folder / "qemu.log").open("wb"))
         process = spawn([*words, *extra], stderr=log, pass_fds=passed)
         undo.callback(_end, process)
-        handset = Handset(folder, process, born)
+        handset = Handset(folder, process, born, sensor)
         undo.callback(handset.close)
         yield handset
 
@@ -297,9 +332,9 @@ def _board(parts: Parts, folder: Path, cpus: int) -> list[str]:
 
 
 def chip(state: Path, undo: contextlib.ExitStack) -> socket.socket:
-    """A TPM of its own, emulated, switched on with the phone; what it keeps stays in `state`. Returned is what takes its commands:
-    they come out of the phone by a port (recipes/handset/overlay/usr/lib/handset/chip), as Debian's arm64 kernel has no driver for
-    the form of a TPM that QEMU's board has."""
+    """A TPM of its own, emulated, switched on with the phone; what it keeps stays in `state`. Returned is what takes its
+    commands: they come out of the phone by a port (recipes/handset/overlay/usr/lib/handset/chip), as Debian's arm64 kernel has no
+    driver for the form of a TPM that QEMU's board has."""
     state.mkdir(exist_ok=True)
     ours, theirs = socket.socketpair(socket.AF_UNIX)
     undo.callback(ours.close)
@@ -312,11 +347,6 @@ def chip(state: Path, undo: contextlib.ExitStack) -> socket.socket:
 
 def _touch(kind: str, slot: int, tracking: int, axis: str = "x", value: int = 0) -> dict[str, Any]:
     return {"type": "mtt", "data": {"type": kind, "slot": slot, "tracking-id": tracking, "axis": axis, "value": value}}
-
-
-def _places(x: float, y: float, finger: int) -> list[dict[str, Any]]:
-    data = (("x", x / WIDTH), ("y", y / HEIGHT))
-    return [_touch("data", finger, finger + 1, axis, round(part * _RANGE)) for axis, part in data]
 
 
 def _contact(finger: int, *, down: bool) -> list[dict[str, Any]]:

@@ -107,6 +107,7 @@ class Launcher(QWidget):
 
     def open(self, card: Card, cards: Sequence[Card]) -> None:
         self._cards = cards
+        self._lay()
         self._card, self._note = card, "" if card.runs else "Applications are there once the workspace runs."
         self.search.clear()
         self._filter()
@@ -131,17 +132,23 @@ class Launcher(QWidget):
 
     # -- geometry -----------------------------------------------------------------------------------------------------
 
+    @property
+    def _aside(self) -> bool:
+        """A phone that is held on its side."""
+        return self._metrics.phone and self.width() > self.height()
+
     def _panel(self) -> QRect:
         if self._metrics.phone:
-            top = self.height() * 34 // 100
+            top = 12 if self._aside else self.height() * 34 // 100
             return QRect(0, top, self.width(), self.height() - top)
         return QRect(0, 0, self.width(), self.height())
 
     def _grid(self) -> tuple[QRect, int, QSize]:
         panel = self._panel()
         if self._metrics.phone:
-            cell = QSize((panel.width() - 16) // 4, 108)
-            return panel.adjusted(8, 160, -8, 0), 4, cell
+            columns = (panel.width() - 16) // 132 if self._aside else 4
+            cell = QSize((panel.width() - 16) // columns, 108)
+            return panel.adjusted(8, 98 if self._aside else 160, -8, 0), columns, cell
         cell = QSize(132, 124)
         columns = max(1, min(7, (panel.width() - 80) // cell.width()))
         left = (panel.width() - columns * cell.width()) // 2
@@ -161,7 +168,14 @@ class Launcher(QWidget):
         return found
 
     def resizeEvent(self, event: object) -> None:
+        self._lay()
+
+    def _lay(self) -> None:
         panel = self._panel()
+        if self._aside:  # between the workspaces and the buttons
+            left = self._mark(len(self._cards)).left()
+            self.search.setGeometry(left, panel.top() + 15, self._more().left() - left - 12, 46)
+            return
         wide = panel.width() - 32 if self._metrics.phone else min(560, panel.width() - 80)
         top = panel.top() + (106 if self._metrics.phone else 48)
         self.search.setGeometry((panel.width() - wide) // 2, top, wide, 46)
@@ -204,15 +218,15 @@ class Launcher(QWidget):
                 painter.setPen(Qt.PenStyle.NoPen)
                 painter.setBrush(look.TEXT)
                 painter.drawRoundedRect(QRectF(self._mark(index).adjusted(8, 39, -8, 5)), 1.5, 1.5)
-        left = 18.0
+        left, line = 18.0, panel.top() + (72 if self._aside else 80)
         painter.setFont(look.font(12))
         for pill in words.pills(self._card):
-            dot(painter, QRectF(left, panel.top() + 80, 8, 8).center(), pill.sure)
+            dot(painter, QRectF(left, line, 8, 8).center(), pill.sure)
             painter.setPen(look.TEXT if pill.sure else look.QUIET)
             room = int(self.width() - left - 26)
             text = painter.fontMetrics().elidedText(pill.text, Qt.TextElideMode.ElideRight, room)
             wide = painter.fontMetrics().horizontalAdvance(text)
-            painter.drawText(QRectF(left + 14, panel.top() + 70, wide + 4, 28), Qt.AlignmentFlag.AlignVCenter, text)
+            painter.drawText(QRectF(left + 14, line - 10, wide + 4, 28), Qt.AlignmentFlag.AlignVCenter, text)
             left += wide + 26
         for place, label in ((self._home(), "Personal"), (self._more(), "Details")):
             painter.setPen(QPen(look.LINE, 1))

@@ -17,6 +17,7 @@ from twofold.switcher.keyboard import Keyboard
 from twofold.switcher.secret import Secret
 
 _WIDE, _EDGE, _BUTTON, _FIELD = 600, 24, 44, 48
+_SLACK: Final = 12  # pixels that a finger moves and still taps
 _COLOURS: Final = {"": look.QUIET, LOST: look.BUSY, SAFE: look.GOOD, BAD: look.BAD}
 _GRAVE: Final = QColor("#b3261e")
 
@@ -38,6 +39,10 @@ class Sheet(QWidget):
         self._field = self._chosen = 0
         self._keys = Keyboard()
         self._touched = ""
+        self._room, self._keyboard = QRect(), QRect()
+        self._scroll = self._beyond = 0.0  # how far it is scrolled, and can be
+        self._drag: tuple[int, float] | None = None  # where a finger came down, and how far it was scrolled then
+        self._dragged = False
         self.spots: dict[str, QRect] = {}
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.setAttribute(Qt.WidgetAttribute.WA_InputMethodEnabled)
@@ -63,6 +68,7 @@ class Sheet(QWidget):
             return
         if self._form is None or self._card is None or (self._form.name, self._card.name) != (form.name, card.name):
             self.wipe()
+            self._scroll = 0.0
         if self._form is None or _choices(self._form) != _choices(form):
             self._chosen = next((at for at, each in enumerate(_choices(form)) if each.kind == MAIN), 0)
         self._form, self._card, self._covers = now
@@ -90,17 +96,32 @@ class Sheet(QWidget):
         paper = QPixmap(1, 1)
         painter = QPainter(paper)
         self._panel = QRectF(0, 0, 0, 0)
+        self._room, self._keyboard = self._rooms()
         high = self._flow(painter)
-        room = self.height() - (keyboard.HEIGHT if self._touch else 0)
-        wide = min(_WIDE, self.width() - 16)
-        top = max(8.0, (room - high) / 2)
-        self._panel = QRectF((self.width() - wide) / 2, top, wide, high)
+        wide = min(_WIDE, self._room.width() - 16)
+        self._beyond = max(0.0, high + 16 - self._room.height())
+        self._scroll = min(self._scroll, self._beyond)
+        top = max(8.0, (self._room.height() - high) / 2) - self._scroll
+        self._panel = QRectF((self._room.width() - wide) / 2, top, wide, high)
         self.spots = {}
         self._flow(painter)
         painter.end()
         if self._touch:
-            self._keys.place(QRect(0, room, self.width(), keyboard.HEIGHT))
+            self._keys.place(self._keyboard)
+            self.spots = {name: rect for name, rect in self.spots.items() if not self._keyboard.contains(rect.center())}
             self.spots |= {f"key {key}": rect for key, rect in self._keys.spots.items()}
+
+    def _rooms(self) -> tuple[QRect, QRect]:
+        """For the form, and for keys to touch: below it, or beside it where the phone is held on its side."""
+        whole = self.rect()
+        if not self._touch:
+            return whole, QRect()
+        if whole.width() > whole.height():
+            keys = QRect(0, 0, whole.width() * 11 // 20, keyboard.HEIGHT)
+            keys.moveBottomRight(whole.bottomRight())
+            return whole.adjusted(0, 0, -keys.width(), 0), keys
+        keys = QRect(0, whole.height() - keyboard.HEIGHT, whole.width(), keyboard.HEIGHT)
+        return whole.adjusted(0, 0, 0, -keys.height()), keys
 
     def resizeEvent(self, event: object) -> None:
         if self._form is not None:
@@ -117,14 +138,14 @@ class Sheet(QWidget):
         painter.drawRoundedRect(self._panel.adjusted(0.5, 0.5, -0.5, -0.5), 16, 16)
         self._flow(painter)
         if self._touch:
-            painter.fillRect(QRect(0, self.height() - keyboard.HEIGHT, self.width(), keyboard.HEIGHT), look.BAR)
+            painter.fillRect(self._keyboard, look.BAR)
             self._keys.paint(painter, self._touched)
 
     def _flow(self, painter: QPainter) -> float:
         """Draw the form into the panel, from above; returns how high it is."""
         form, card = self._form, self._card
         assert form is not None and card is not None
-        wide = min(_WIDE, self.width() - 16) - 2.0 * _EDGE
+        wide = min(_WIDE, self._room.width() - 16) - 2.0 * _EDGE
         left, top = self._panel.left() + _EDGE, self._panel.top() + _EDGE
         mark(painter, QRectF(left, top, 36, 36), card, 17)
         painter.setFont(look.font(20, bold=True))
@@ -235,6 +256,12 @@ class Sheet(QWidget):
 
     def mousePressEvent(self, event: QMouseEvent) -> None:
         name = self._find(event.position().toPoint())
+        if self._beyond and not name.startswith("key "):
+            self._drag, self._dragged = (event.position().toPoint().y(), self._scroll), False  # or a tap: its end shows
+            return
+        self._press(name)
+
+    def _press(self, name: str) -> None:
         if name.startswith("key "):
             self._touched = name[4:]
             self._typed(self._keys.press(self._touched))
@@ -247,9 +274,21 @@ class Sheet(QWidget):
 
     def mouseReleaseEvent(self, event: QMouseEvent) -> None:
         self._touched = ""
+        tapped, self._drag = self._drag is not None and not self._dragged, None
+        if tapped:
+            self._press(self._find(event.position().toPoint()))
         self.update()
 
     def mouseMoveEvent(self, event: QMouseEvent) -> None:
+        if self._drag is not None:
+            at, was = self._drag
+            by = at - event.position().toPoint().y()
+            self._dragged = self._dragged or abs(by) > _SLACK
+            if self._dragged:
+                self._scroll = min(max(0.0, was + by), self._beyond)
+                self._measure()
+                self.update()
+            return
         over = self._find(event.position().toPoint())
         self.setCursor(Qt.CursorShape.PointingHandCursor if over else Qt.CursorShape.ArrowCursor)
 

@@ -16,8 +16,8 @@ from twofold.platform import memory
 
 
 class Tpm(StrEnum):
-    """What answers at /dev/tpm0. `CARRIED`: a program of this system, by the kernel's proxy; whether it stands for a chip or a file
-    nothing here can tell."""
+    """What answers at /dev/tpm0. `CARRIED`: a program of this system, by the kernel's proxy; whether it stands for a chip or a
+    file nothing here can tell."""
 
     NONE = "this machine has no TPM"
     CHIP = "this machine's TPM is not used yet"
