@@ -150,7 +150,7 @@ class Handset:
         size = re.match(rb"P6\s(\d+)\s(\d+)\s255\s", data)
         assert size is not None, data[:20]
         panel = np.frombuffer(data, np.uint8, offset=size.end()).reshape(int(size[2]), int(size[1]), 3)
-        return np.rot90(panel, _QUARTERS[self.held])
+        return upright(panel, self.held)
 
     def keep(self, path: Path) -> None:
         """Photograph to a file."""
@@ -234,6 +234,11 @@ class Handset:
         across, down = on_glass(x / self.size[0], y / self.size[1], self.held)
         places = (("x", across), ("y", down))
         return [_touch("data", finger, finger + 1, axis, round(part * _RANGE)) for axis, part in places]
+
+
+def upright(panel: Picture, held: str) -> Picture:
+    """What the panel shows, as its owner sees it."""
+    return np.rot90(panel, _QUARTERS[held])
 
 
 def on_glass(x: float, y: float, held: str) -> tuple[float, float]:

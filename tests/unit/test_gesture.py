@@ -13,9 +13,9 @@ RANGE = 0x7FFF
 class Glass:
     """A touch screen as the kernel tells of it: only what changed, whatever finger it was of."""
 
-    def __init__(self) -> None:
-        self.swipes = 0
-        self._swipe = Swipe(RANGE, RANGE, self._count)
+    def __init__(self, turned: str = "normal") -> None:
+        self.swipes, self.turned = 0, turned
+        self._swipe = Swipe(RANGE, RANGE, self._count, lambda: self.turned)
         self._state: dict[tuple[int, int], int] = {}
         self._slot = 0
         self.at = 100.0
@@ -98,3 +98,24 @@ def test_two_fingers_are_no_swipe(glass: Glass) -> None:
     assert glass.swipes == 0
     glass.drag((0.5, 0.99), (0.5, 0.6))
     assert glass.swipes == 1
+
+
+@pytest.mark.parametrize(("turned", "below"), [("normal", (0, 1)), ("90", (1, 0)), ("270", (-1, 0))])
+def test_the_strip_is_at_the_edge_that_is_below_for_its_owner(turned: str, below: tuple[int, int]) -> None:
+    """`below`: which way is down on the glass, from its middle."""
+    for name, way in (("normal", (0, 1)), ("90", (1, 0)), ("270", (-1, 0))):
+        glass = Glass(turned)
+        start, end = ((0.5 + part * way[0], 0.5 + part * way[1]) for part in (0.49, 0.1))
+        glass.drag(start, end)
+        assert glass.swipes == (way == below), name
+
+
+def test_how_it_is_turned_is_asked_anew_for_each_finger(glass: Glass) -> None:
+    glass.drag((0.99, 0.5), (0.5, 0.5))
+    assert glass.swipes == 0
+    glass.turned = "90"
+    glass.drag((0.99, 0.5), (0.5, 0.5))
+    assert glass.swipes == 1
+    glass.turned = "normal"
+    glass.drag((0.5, 0.99), (0.5, 0.6))
+    assert glass.swipes == 2

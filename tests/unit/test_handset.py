@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from phone.demo import belongings
-from phone.handset import HEIGHT, WIDTH, Picture, differing, like
+from phone.handset import HEIGHT, LEFT_UP, RIGHT_UP, UPRIGHT, WIDTH, Picture, differing, like, on_glass, upright
 from phone.person import BLUE, button, desktop, filled, in_work, keyboard, line, reads
+from twofold.switcher.gesture import seen
 
 
 def test_pictures_are_compared_by_what_is_seen() -> None:
@@ -103,3 +104,14 @@ def test_an_owners_things_are_told_from_ours_on_the_phones_disk(tmp_path: Path) 
     assert found() == before
     (home / "list").write_text("milk.\n")
     assert found().keys() == before.keys() and found() != before
+
+
+@pytest.mark.parametrize(("held", "turned"), [(UPRIGHT, "normal"), (LEFT_UP, "90"), (RIGHT_UP, "270")])
+def test_a_finger_a_photograph_and_the_swipe_agree_on_where_a_place_is(held: str, turned: str) -> None:
+    x, y = 123, 45
+    wide, high = (WIDTH, HEIGHT) if held == UPRIGHT else (HEIGHT, WIDTH)
+    across, down = on_glass((x + 0.5) / wide, (y + 0.5) / high, held)
+    panel = np.zeros((HEIGHT, WIDTH), np.uint8)
+    panel[int(down * HEIGHT), int(across * WIDTH)] = 1
+    assert upright(panel, held)[y, x] == 1
+    assert seen(across, down, turned) == pytest.approx((x + 0.5, y + 0.5))

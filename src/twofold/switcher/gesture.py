@@ -27,16 +27,28 @@ from twofold.platform.toplevels import Toplevels
 _EVENT: Final = struct.Struct("llHHi")
 _SLOT, _X, _Y, _TRACKING = 47, 53, 54, 57  # linux/input-event-codes.h, ABS_MT_*
 _LIMITS: Final = 0x80184540  # EVIOCGABS(0)
-_STRIP, _FAR = 24 / 1170, 110 / 1170  # of the screen's height: where it begins (bars.jsonc), how far it goes
+_SHORT, _LONG = 540, 1170  # pixels of the screen, upright
+_STRIP, _FAR = 24, 110  # pixels: how high it begins (bars.jsonc), how far it goes
 _SECONDS: Final = 1.5  # slower is no swipe
 _APP: Final = "twofold"  # Work's window to the compositor (twofold.switcher.waygate)
 
 
-class Swipe:
-    """Told each event of a touch screen; `done` is called once for each swipe. Places are parts of the screen."""
+def seen(x: float, y: float, turned: str) -> tuple[float, float]:
+    """Where a place of the glass is for its owner, in pixels; `x` and `y` are parts of the glass, which knows of no turning.
+    `turned`: how the picture is (wlr-randr --transform)."""
+    if turned == "90":
+        return (1 - y) * _LONG, x * _SHORT
+    return (y * _LONG, (1 - x) * _SHORT) if turned == "270" else (x * _SHORT, y * _LONG)
 
-    def __init__(self, wide: int, high: int, done: Callable[[], None]) -> None:
-        self._wide, self._high, self._done = wide, high, done
+
+class Swipe:
+    """Told each event of a touch screen; `done` is called once for each swipe, `turned` asked when a finger comes down."""
+
+    def __init__(
+        self, wide: int, high: int, done: Callable[[], None], turned: Callable[[], str] = lambda: "normal"
+    ) -> None:
+        self._wide, self._high, self._done, self._turned = wide, high, done, turned
+        self._picture = "normal"
         self._slot = 0
         self._places: dict[int, list[float]] = {}
         self._down: set[int] = set()
@@ -58,11 +70,15 @@ class Swipe:
 
     def _judge(self, x: float, y: float, at: float) -> None:
         if self._wanted:
-            self._wanted, self._began = False, (x, y, at) if y >= 1 - _STRIP else None
+            self._picture = self._turned()
+        x, y = seen(x, y, self._picture)
+        if self._wanted:
+            foot = _LONG if self._picture == "normal" else _SHORT
+            self._wanted, self._began = False, (x, y, at) if y >= foot - _STRIP else None
         elif self._began:
             from_x, from_y, since = self._began
             up, aside = from_y - y, abs(x - from_x)
-            if at - since > _SECONDS or aside > 2 * max(up, _STRIP):  # a width is about half a height
+            if at - since > _SECONDS or aside > max(up, _STRIP):
                 self._began = None
             elif up >= _FAR:
                 self._began = None
@@ -86,6 +102,13 @@ class Sides:
             self._windows.minimise(work)
         else:
             self._windows.activate(work)
+
+    def turned(self) -> str:
+        """How the picture is turned (recipes/handset, turn)."""
+        try:
+            return (self._folder / "turned").read_text().strip()
+        except OSError:
+            return "normal"
 
     def _wake(self) -> None:
         """The switcher has taken its window back, and brings it again; or it is not there yet."""
@@ -122,7 +145,7 @@ def main() -> int:
         windows = Toplevels()
         sides = Sides(windows, folder)
         fd, wide, high = screen()
-        swipe = Swipe(wide, high, sides.change)
+        swipe = Swipe(wide, high, sides.change, sides.turned)
         _hurry()
         (folder / "gesture.pid").write_text(str(os.getpid()))
         while True:
