@@ -53,7 +53,9 @@ def test_what_the_chip_keeps_outlives_the_power_and_is_no_other_phones(tmp_path:
         assert use(mine, "unseal", "/home/sealed") == "secret"
         assert use(mine, "count") == "3"
         assert mine.look(PCR) == fresh, "the chip was not switched on with the phone"
-        mine.look("systemctl kill --signal=KILL twofold-chip; while [ -e /dev/tpmrm0 ]; do sleep 0.1; done")  # what carries it
+        mine.look(
+            "systemctl kill --signal=KILL twofold-chip; while [ -e /dev/tpmrm0 ]; do sleep 0.1; done"
+        )  # what carries it
         mine.look("until [ -e /dev/tpmrm0 ]; do sleep 0.2; done", 60)
         assert use(mine, "count") == "4"
         mine.look("sync")
