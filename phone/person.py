@@ -16,6 +16,7 @@ HANDLE, SERVER = (270, 72), (502, 72)  # of the switcher: its sheet, and what it
 BLUE = (11, 107, 176)  # the workspace's colour
 _DOCK, _BAR, _GROUND = (0x2B, 0x5F, 0x8A), (0x12, 0x16, 0x1B), (0x0C, 0x0F, 0x13)
 _TOP, _BOTTOM = 94, 1080  # rows of the guest's area while no keyboard is open
+_KEYS = 830  # what is below may be the keyboard, which comes by itself
 _SHEET = 589  # where the sheet's first row of applications begins
 _LETTERS = (("qwertyuiop", 27, 939), ("asdfghjkl", 54, 980), ("zxcvbnm", 108, 1021))
 _LINE = 17  # pixels from one line of the guest's terminal to the next
@@ -105,7 +106,7 @@ class Person:
         touched = time.monotonic()
         self.phone.tap(x, y)
         self.phone.until(
-            lambda now: not sheet(now) and differing(before[_TOP:_BOTTOM], now[_TOP:_BOTTOM]) > 0.1,
+            lambda now: not sheet(now) and differing(before[_TOP:_KEYS], now[_TOP:_KEYS]) > 0.1,
             seconds,
             "its window",
         )

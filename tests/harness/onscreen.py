@@ -14,7 +14,7 @@ TREE = Path(__file__).resolve().parents[2]
 PROGRAM = TREE / "recipes/handset/overlay/usr/lib/handset/osk"
 KEYS = """sleep 0.15
 trap 'echo hidden >"$0"' USR1; trap 'echo shown >"$0"' USR2
-while :; do sleep 0.02 & wait $!; done"""
+while :; do sleep 0.05 & wait $!; done"""
 
 
 class Keyboard:

@@ -30,7 +30,7 @@ class Owner(Keyboard):
         self.qtbot = qtbot
 
     def wait(self, check: Any) -> None:
-        self.qtbot.waitUntil(check, timeout=5000)
+        self.qtbot.waitUntil(check, timeout=15_000)
 
     def sees(self, state: str) -> None:
         self.wait(lambda: self.keys == state)
@@ -104,8 +104,8 @@ def test_it_goes_and_comes_again_without_harm(owner: Owner, board: Board) -> Non
     again = Owner(owner.folder, owner.address, owner.qtbot)
     owner.wait(lambda: bool(came))
     assert not board.visible
-    board.show(True)
     (owner.folder / "keys").unlink(missing_ok=True)
+    board.show(True)
     owner.sees("shown")
     again.close()
 
