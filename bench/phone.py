@@ -15,14 +15,12 @@ from rich.console import Console
 
 from bench.phone_dark import dark
 from bench.phone_idle import idle
+from bench.phone_launch import bloat, launch
 from bench.phone_setting import EMULATED, QUICK, Bench, Rounds, prepared
 from bench.phone_switch import switch
 from bench.report import report, row
 
-NOT_BUILT = (
-    "No rows, because they are not built: an application's launch beside bare QEMU and with the bloat workload in the phone; "
-    "wake-ups counted inside the guest."
-)
+NOT_BUILT = "No rows, because they are not built: wake-ups counted inside the guest."
 
 
 def resume(bench: Bench) -> None:
@@ -37,7 +35,14 @@ def resume(bench: Bench) -> None:
     ]
 
 
-PARTS: dict[str, Callable[[Bench], None]] = {"resume": resume, "dark": dark, "idle": idle, "switch": switch}
+PARTS: dict[str, Callable[[Bench], None]] = {
+    "resume": resume,
+    "dark": dark,
+    "idle": idle,
+    "launch": launch,
+    "bloat": bloat,
+    "switch": switch,
+}
 
 
 def main() -> int:

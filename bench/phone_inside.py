@@ -8,7 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
+import select
+import signal
+import socket
+import subprocess
 import sys
 import time
 import traceback
@@ -16,12 +21,17 @@ from pathlib import Path
 from typing import Any
 
 from bench.bare import BareQemu
-from twofold.agent.client import Client
+from bench.bloat import Bloat
+from twofold.agent.client import Client, Watch
 from twofold.image.build import load
+from twofold.model.errors import UnreachableError
+from twofold.platform import cgroup
+from twofold.platform.run import spawn
 
-WORKSPACE = "work"
+WORKSPACE, APP = "work", "galculator"  # an application of which every start is a whole one, however many windows it has
 SCREEN = (528, 986)  # what the switcher leaves the guest on this phone
-_PATIENCE = 300.0
+SETTLE = 4.0  # seconds after which what was done last is over
+_PATIENCE, _LAUNCH = 600.0, 120.0
 
 
 class Ours:
@@ -32,19 +42,72 @@ class Ours:
 
     def start(self) -> float:
         """Seconds from the request to the answering agent of a guest whose desktop stands."""
-        began = time.monotonic()
-        self.client.finish("start", workspace=WORKSPACE)
-        while not self.client.call("info", workspace=WORKSPACE)["session_up"]:
-            if time.monotonic() > began + _PATIENCE:
-                raise TimeoutError("the desktop never stood")
-            time.sleep(0.1)
-        self.client.call("time", workspace=WORKSPACE)
-        return time.monotonic() - began
+        with Watch() as watch:  # asking again and again would be a load of its own
+            began = time.monotonic()
+            self.client.finish("start", workspace=WORKSPACE)
+            up = self.client.call("info", workspace=WORKSPACE)["session_up"]
+            while not up:
+                event = watch.one(began + _PATIENCE)
+                if event is None:
+                    raise TimeoutError(f"the desktop did not stand within {_PATIENCE:.0f} s")
+                up = event.get("event") == "workspace" and bool(event.get("session_up"))
+            self.client.call("time", workspace=WORKSPACE)
+            return time.monotonic() - began
 
     def finish(self, verb: str) -> float:
         began = time.monotonic()
         self.client.finish(verb, workspace=WORKSPACE)
         return time.monotonic() - began
+
+    def launch(self) -> tuple[float, float]:
+        """Seconds from the request to the guest's word that the window is there, and those that the guest itself counted."""
+        with Watch() as watch:
+            began = time.monotonic()
+            token = self.client.call("launch", workspace=WORKSPACE, app=APP)["launch"]
+            while event := watch.one(began + _LAUNCH):
+                if event.get("event") in ("window", "gone") and event.get("launch") == token:
+                    return time.monotonic() - began, _shown(event)
+        raise TimeoutError(f"{APP} showed no window in Work within {_LAUNCH:.0f} s")
+
+
+class Port:
+    """The guest agent's own conversation with bare QEMU (docs/protocol.md, 1), kept open as our agent keeps its own."""
+
+    def __init__(self, path: Path) -> None:
+        self._sock = socket.socket(socket.AF_UNIX)
+        self._sock.connect(str(path))
+        self._buffer = b""
+        self._said: list[dict[str, Any]] = []
+
+    def close(self) -> None:
+        self._sock.close()
+
+    def launch(self) -> tuple[float, float]:
+        began, number = time.monotonic(), random.getrandbits(53)
+        request = {"v": 1, "id": number, "do": "launch", "app": APP}
+        self._sock.sendall(b"\n" + json.dumps(request).encode() + b"\n")
+        token = ""
+        while message := self._one(began + _LAUNCH):
+            if message.get("id") == number:
+                token = message["ok"]["launch"]
+            elif token and message.get("launch") == token and message.get("event") in ("window", "gone"):
+                return time.monotonic() - began, _shown(message)
+        raise TimeoutError(f"{APP} showed no window under bare QEMU within {_LAUNCH:.0f} s")
+
+    def _one(self, end: float) -> dict[str, Any] | None:
+        while not self._said:
+            if not select.select([self._sock], [], [], max(0.0, end - time.monotonic()))[0]:
+                return None
+            self._buffer += self._sock.recv(65536)
+            *lines, self._buffer = self._buffer.split(b"\n")
+            self._said = [json.loads(line) for line in lines if line.startswith(b"{")]
+        return self._said.pop(0)
+
+
+def _shown(event: dict[str, Any]) -> float:
+    if event["event"] == "gone":
+        raise RuntimeError(f"{APP} ended without a window")
+    return float(event["ms"]) / 1000
 
 
 class Bare(BareQemu):
@@ -61,6 +124,7 @@ class Bare(BareQemu):
             self.__exit__()
             raise
         self.boot = time.monotonic() - began
+        self.port = Port(folder / "channel")
 
 
 class Inside:
@@ -70,6 +134,8 @@ class Inside:
         self._built = built
         self._ours = Ours()
         self._bare: Bare | None = None
+        self._busy: Bloat | None = None
+        self._agent: subprocess.Popen[bytes] | None = None
 
     def check_out(self, url: str) -> float:
         client = self._ours.client
@@ -102,18 +168,93 @@ class Inside:
 
     def bare_off(self) -> None:
         if self._bare is not None:
+            self._bare.port.close()
             self._bare.__exit__()
             self._bare = None
+
+    def launch(self) -> tuple[float, float]:
+        return self._ours.launch()
+
+    def bare_launch(self) -> tuple[float, float]:
+        assert self._bare is not None
+        return self._bare.port.launch()
+
+    def launches(self, *, bare_first: bool) -> tuple[tuple[float, float], tuple[float, float]]:
+        """One launch in Work and one under bare QEMU; the other stands still, and at all other times it is Work that runs."""
+        assert self._bare is not None
+        took = {}
+        for bare in (bare_first, not bare_first):
+            self.turn(bare=bare)
+            time.sleep(SETTLE)
+            took[bare] = self._bare.port.launch() if bare else self._ours.launch()
+        self.turn(bare=False)
+        return took[False], took[True]
+
+    def busy(self, kinds: list[str], memory_mib: int = 0, *, as_work: bool = False) -> dict[str, str]:
+        """Make the phone busy, as its owner and among their programs or in Work's own group, until `calm`; says how each kind was
+        bounded."""
+        mine = _group(os.getpid())
+        if as_work:
+            (_group(_pids("guest=work")[0]) / "cgroup.procs").write_text("0")
+        try:
+            self._busy = Bloat(kinds, seconds=600, folder=Path.home(), memory_mib=memory_mib).__enter__()
+        finally:
+            (mine / "cgroup.procs").write_text("0")
+        time.sleep(SETTLE)
+        return self._busy.facts
+
+    def calm(self) -> dict[str, int]:
+        """What each kind did."""
+        busy, self._busy = self._busy, None
+        if busy is None:
+            return {}
+        busy.__exit__(None, None, None)
+        time.sleep(SETTLE)
+        return busy.rounds
+
+    def measures(self, *, on: bool) -> str:
+        """An agent begun anew, with our measures or without, and Work suspended and resumed; says what share it has."""
+        for pid in _pids("/usr/lib/handset/agent"):
+            os.kill(pid, signal.SIGTERM)  # it would begin another
+        try:
+            self._ours.client.call("quit", suspend=True, deadline=_PATIENCE)
+        except UnreachableError:
+            pass
+        self._ours.client.close()
+        deadline = time.monotonic() + _PATIENCE
+        while _pids("twofold.cli agent run"):
+            if time.monotonic() > deadline:
+                raise TimeoutError("the agent that should quit is still there")
+            time.sleep(0.2)
+        if self._agent is not None:
+            self._agent.wait(_PATIENCE)
+        self._agent = spawn(["twofold", "agent", "run"], env={**os.environ, cgroup.SWITCH: "0" if on else "1"})
+        while True:
+            try:
+                self._ours = Ours()
+                break
+            except UnreachableError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.3)
+        self._ours.start()
+        return self.doctor("processor share")
 
     def turn(self, *, bare: bool) -> None:
         """Let the one run and the other stand still."""
         assert self._bare is not None
+        if bare == (self.info("run") == "paused"):
+            return
         if bare:
             self._ours.finish("pause")
             self._bare.ask("cont")
         else:
             self._bare.ask("stop")
             self._ours.finish("resume")
+
+
+def _group(pid: int) -> Path:
+    return Path("/sys/fs/cgroup" + Path(f"/proc/{pid}/cgroup").read_text().strip().removeprefix("0::"))
 
 
 def _pids(words: str) -> list[int]:

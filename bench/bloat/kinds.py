@@ -79,7 +79,7 @@ def _writer(it: Setting, number: int) -> int:
 def memory(it: Setting) -> int:
     """A hog that goes round its memory and streams a file, in a group that holds two thirds of both: reclaim all the time.
     Where no group can be made it takes the stated amount and no more, and the machine may have room for it."""
-    group = _limit(it.memory * 2 // 3)
+    group, back = _limit(it.memory * 2 // 3)
     _say(
         f"{it.memory >> 20} MiB, " + (f"reclaim at {it.memory * 2 // 3 >> 20} MiB in a group" if group else "no group")
     )
@@ -100,7 +100,7 @@ def memory(it: Setting) -> int:
                         break
             rounds += 1
     if group:
-        (group.parent / "cgroup.procs").write_text(str(os.getpid()))
+        (back / "cgroup.procs").write_text(str(os.getpid()))
         group.rmdir()
     return rounds
 
@@ -186,11 +186,14 @@ def _children(it: Setting, works: list[Callable[[], int]]) -> int:
     return total
 
 
-def _limit(size: int) -> Path | None:
-    """A control group of our own that holds `size` bytes, with us in it (v2, then v1)."""
-    for base, sign, limit in (
-        (_GROUP, "cgroup.controllers", "memory.max"),
-        (_GROUP / "memory", "memory.stat", "memory.limit_in_bytes"),
+def _limit(size: int) -> tuple[Path | None, Path]:
+    """A control group of our own that holds `size` bytes, with us in it (v2, then v1), and the group to go back to. It is made at
+    the top, else beside our own where that was handed over to this user."""
+    own = next((line[4:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::/")), "")
+    for base, back, sign, limit in (
+        (_GROUP, _GROUP, "cgroup.controllers", "memory.max"),
+        ((_GROUP / own).parent, _GROUP / own, "cgroup.controllers", "memory.max"),
+        (_GROUP / "memory", _GROUP / "memory", "memory.stat", "memory.limit_in_bytes"),
     ):
         if not (base / sign).exists():
             continue
@@ -205,8 +208,8 @@ def _limit(size: int) -> Path | None:
         except OSError:
             group.rmdir()
             continue
-        return group
-    return None
+        return group, back
+    return None, _GROUP
 
 
 def _stop(*_: object) -> None:
