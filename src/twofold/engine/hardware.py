@@ -148,11 +148,11 @@ def _board(spec: Spec, options: Options, ram: int) -> Iterator[str]:
     )
     yield from ("-cpu", cpu(spec, options.accelerator))
     yield from ("-smp", str(spec.cpus), "-m", f"{spec.memory_mib}M")
-    # A handed memory file: to suspend or resume, nothing copies it (docs/decisions/0011).
+    # A handed memory file: to suspend or resume, nothing copies it (docs/decisions/0011). Large pages need it aligned.
     file = f"/proc/self/fd/{ram}"
     yield from (
         "-object",
-        words("memory-backend-file", id="ram", size=f"{spec.memory_mib}M", mem_path=file, share=True),
+        words("memory-backend-file", id="ram", size=f"{spec.memory_mib}M", mem_path=file, share=True, align="2M"),
     )
     if spec.arch is Arch.AMD64:
         yield from ("-device", words("vmgenid", guid="auto"))
