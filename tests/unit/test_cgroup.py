@@ -135,3 +135,27 @@ def test_the_disks_process_shares_the_group_and_leaves_its_memory_rule(kernel: K
     cgroup.favour(1, "work", root=kernel.root, proc=kernel.proc)
     assert (kernel.root / "cpu/twofold/vm-work/cgroup.procs").read_text() == "1"
     assert (kept / "memory.soft_limit_in_bytes").read_text() == str(1 << 30)
+
+
+def test_a_machine_that_nobody_looks_at_has_no_more_than_any_program(kernel: Kernel) -> None:
+    (kernel.root / "cgroup.controllers").write_text("cpu memory")
+    kernel.group("user/app", cgroup__subtree_control="cpu memory")
+    vm = kernel.group("user/app/vm-work", cpu__weight="100", cgroup__procs="")
+    other = kernel.group("user/app/vm-other", cpu__weight="10000", cgroup__procs="")
+    for front, weight in ((True, "10000"), (False, "100"), (True, "10000")):
+        cgroup.prefer("work", front=front, root=kernel.root, proc=kernel.proc)
+        assert (vm / "cpu.weight").read_text() == weight
+    assert (other / "cpu.weight").read_text() == "10000"
+    cgroup.prefer("none", front=False, root=kernel.root, proc=kernel.proc)
+    assert not (vm.parent / "vm-none").exists()
+
+
+@pytest.mark.parametrize(("above", "kept"), [("0", False), ("2147483648", True), ("max", True)])
+def test_memory_is_kept_only_where_each_group_above_keeps_it(kernel: Kernel, above: str, kept: bool) -> None:
+    (kernel.root / "cgroup.controllers").write_text("cpu memory")
+    kernel.group("user", memory__low=above)
+    kernel.group("user/app", cgroup__subtree_control="cpu memory", memory__low="max")
+    kernel.group("user/app/vm-work", cpu__weight="100", memory__low="0", memory__swap__max="max", cgroup__procs="")
+    share = kernel.favour()
+    assert share.memory_protected is kept
+    assert ("reclaimed last" in share.says) is kept

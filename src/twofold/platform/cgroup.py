@@ -1,7 +1,8 @@
 """The business VM's share of a busy machine: control groups where this user may, else the best the system offers.
 
 What the VM waits for gets the same share: the process that keeps its disks is in its group, agent and switcher have one of
-their own. TWOFOLD_NO_SHARE=1 switches all of it off (see `make bench-busy`).
+their own. Whoever looks at the personal side gets that side's programs: a VM that nobody looks at has no more than they
+(docs/decisions/0045). TWOFOLD_NO_SHARE=1 switches all of it off (see `make bench-busy`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-WEIGHT = 10_000  # cgroup v2: 1 to 10000, 100 is usual
+WEIGHT, USUAL = 10_000, 100  # cgroup v2: 1 to 10000
 SHARES = 102_400  # cgroup v1: the same factor over its usual 1024
 ROOT = Path("/sys/fs/cgroup")
 SWITCH = "TWOFOLD_NO_SHARE"
@@ -41,6 +42,17 @@ def favour(pid: int, name: str, memory: int = 0, root: Path = ROOT, proc: Path =
     return _scheduler(pid, proc)
 
 
+def prefer(name: str, *, front: bool, root: Path = ROOT, proc: Path = Path("/proc")) -> None:
+    """The person looks at this VM, which gets its high share of the processor, or at something else, and it has the usual one.
+
+    Only where the group is this user's own (cgroup v2); never fails.
+    """
+    for parent in _delegated_unified(root, proc):
+        weight = parent / f"vm-{name}" / "cpu.weight"
+        if weight.exists():
+            _write(weight, WEIGHT if front else USUAL)
+
+
 def release(name: str, root: Path = ROOT, proc: Path = Path("/proc")) -> None:
     """Remove the groups that `favour` made, once the last of their processes has ended."""
     for parent in _delegated_unified(root, proc) + [root / kind / "twofold" for kind in ("cpu", "memory")]:
@@ -55,13 +67,20 @@ def _unified(pid: int, name: str, memory: int, root: Path, proc: Path) -> Share 
         group = parent / f"vm-{name}"
         if not (_make(group) and (group / "cpu.weight").exists() and _write(group / "cpu.weight", WEIGHT)):
             continue
-        protected = bool(memory) and _write(group / "memory.low", memory)
+        protected = bool(memory) and _write(group / "memory.low", memory) and _kept(parent, root)
         swapless = _write(group / "memory.swap.max", 0)
         if not _write(group / "cgroup.procs", pid):
             continue
-        says = f"The VM has processor weight {WEIGHT} of cgroup v2 (100 is usual)"
+        says = f"The VM has processor weight {WEIGHT} of cgroup v2 ({USUAL} is usual, and what it has while nobody looks at it)"
         return Share("v2", says + _memory_words(protected=protected, swapless=swapless), protected, swapless)
     return None
+
+
+def _kept(group: Path, root: Path) -> bool:
+    """Whether memory may be kept for what is in this group: each group above gives of what it was promised itself."""
+    base = root if (root / "cgroup.controllers").exists() else root / "unified"
+    above = [group, *group.parents]
+    return all(_words(each / "memory.low") not in ([], ["0"]) for each in above[: above.index(base)])
 
 
 def _delegated_unified(root: Path, proc: Path) -> list[Path]:

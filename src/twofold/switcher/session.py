@@ -9,13 +9,15 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from PySide6.QtCore import QObject, QRect, Signal
+from PySide6.QtCore import QObject, QRect, QTimer, Signal
 from PySide6.QtGui import QImage
 
 from twofold.display.frame import R5G6B5, Frame
 from twofold.display.machine import Display
 from twofold.model.errors import TwofoldError
 from twofold.model.workspace import RunState
+from twofold.platform import cgroup
+from twofold.platform.dirs import dirs
 from twofold.switcher.card import Card, Transfer
 from twofold.switcher.side import Locks
 
@@ -151,6 +153,7 @@ class Session(QObject):
         self.detach()
         self._serial = 0  # it counts the new display's pictures
         self.display = Display(sock, changed=self._changed.emit, ended=self._ended.emit, sound=self.card.sound_out)
+        self._share()
         self.moved.emit()
 
     def detach(self) -> None:
@@ -168,6 +171,10 @@ class Session(QObject):
             self.retained_at = time.time()
         self.display.watch(on)
         self.live = self._alive()
+        QTimer.singleShot(0, self._share)  # the picture first
+
+    def _share(self) -> None:
+        cgroup.prefer(dirs().workspace_runtime(self.card.name).name, front=self._watched)
 
     def keep(self) -> None:
         """Keep the last picture as our own: the memory it lies in is about to go."""
