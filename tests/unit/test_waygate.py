@@ -11,7 +11,7 @@ from twofold.model.errors import UnreachableError
 from twofold.switcher.side import Layout, Locks, Moved, Side
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
-A, TAB, SPACE, POWER, ONE = 30, 15, 57, 116, 2  # linux/input-event-codes.h
+A, TAB, SPACE, POWER, ONE, SHIFT = 30, 15, 57, 116, 2, 42  # linux/input-event-codes.h
 
 
 class Guest:
@@ -116,6 +116,19 @@ def test_the_phones_own_keys_and_chords_are_not_the_guests(phone: Phone) -> None
     phone.tap(ONE, "Control", "Alt")
     assert phone.chords == ["1"] and phone.guest.heard == ["all let go"]
     assert phone.layouts == [Layout("pc105", "de", "", "")]
+
+
+def test_a_capital_of_an_on_screen_keyboard_is_one_in_the_guest_and_a_real_shift_is_not_pressed_twice(
+    phone: Phone,
+) -> None:
+    phone.focus(phone.work)
+    phone.tap(A, "Shift")  # it says that Shift is on, and presses none
+    assert phone.guest.heard == [(SHIFT, True), (A, True), (A, False), (SHIFT, False)]
+    del phone.guest.heard[:]
+    phone.press(SHIFT, "Shift")
+    phone.tap(A, "Shift")
+    phone.press(SHIFT, down=False)
+    assert phone.guest.heard == [(SHIFT, True), (A, True), (A, False), (SHIFT, False)]
 
 
 def test_while_our_own_line_is_typed_into_the_guest_hears_nothing(phone: Phone) -> None:

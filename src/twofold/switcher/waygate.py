@@ -27,6 +27,12 @@ APP: Final = "twofold"  # the window's name to the compositor (xdg_toplevel.set_
 _KEYS: Final = (QEvent.Type.KeyPress, QEvent.Type.KeyRelease, QEvent.Type.ShortcutOverride)
 _DIGITS: Final = dict(zip((11, *range(2, 11)), "0123456789", strict=True))  # linux/input-event-codes.h, KEY_0 and on
 _SPACE: Final = 57
+_SHIFT, _CONTROL, _ALT = (
+    Qt.KeyboardModifier.ShiftModifier,
+    Qt.KeyboardModifier.ControlModifier,
+    Qt.KeyboardModifier.AltModifier,
+)
+_MODIFIERS: Final = ((_SHIFT, (42, 54)), (_CONTROL, (29, 97)), (_ALT, (56, 100)))  # left and right
 _TRIES, _AGAIN = 100, 50  # how often, and after how many ms, a window that comes again is asked for
 
 
@@ -67,6 +73,7 @@ class WayGate(QObject):
         self._sink, self._environment, self._front = sink, environment, front
         self._on_move, self._on_chord, self._on_layout = on_move, on_chord, on_layout
         self._down: set[int] = set()
+        self._lent: dict[int, list[int]] = {}  # modifiers that were pressed with a key, to be let go with it
         self._held: set[int] = set()  # whose release is nobody's: the press was ours
         self._widget, self._window = window, window.windowHandle()
         self._exposed = (False, QSize())
@@ -125,8 +132,9 @@ class WayGate(QObject):
             if code in self._held:
                 self._held.discard(code)
             elif code in self._down:
-                self._down.discard(code)
-                self._sink.key(code, False)
+                for each in (code, *self._lent.pop(code, ())):
+                    self._down.discard(each)
+                    self._sink.key(each, False)
             return
         control, alt = (bool(held & each) for each in (_CONTROL, _ALT))
         if code == _SPACE and control and not alt and not held & Qt.KeyboardModifier.MetaModifier:
@@ -136,8 +144,14 @@ class WayGate(QObject):
             self._let_go()
             self._on_chord(_DIGITS[code])
         elif code > 0 and code not in self._down and code not in DEVICE_KEYS:
-            self._down.add(code)
-            self._sink.key(code, True)
+            # An on-screen keyboard says that Shift is on, and presses none.
+            missing = [
+                keys[0] for on, keys in _MODIFIERS if held & on and code not in keys and not self._down & {*keys}
+            ]
+            self._lent[code] = missing
+            for each in (*missing, code):
+                self._down.add(each)
+                self._sink.key(each, True)
 
     def _follow(self) -> None:
         """The focus has come or gone."""
@@ -170,6 +184,7 @@ class WayGate(QObject):
 
     def _let_go(self) -> None:
         self._down.clear()
+        self._lent.clear()
         self._sink.release_all()
 
     def _move(self, side: Side) -> None:
@@ -177,6 +192,3 @@ class WayGate(QObject):
             self._let_go()
         self.side = side
         self._on_move(Moved(side, 0, time.monotonic()))
-
-
-_CONTROL, _ALT = Qt.KeyboardModifier.ControlModifier, Qt.KeyboardModifier.AltModifier
