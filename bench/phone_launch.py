@@ -58,7 +58,7 @@ class _Seconds:
 def bloat(bench: Bench) -> None:
     """On a phone busy with its owner's programs, and the owner beside a Work that computes: with our measures and without."""
     bench.bare_off()
-    share = bench.ask("doctor", name="processor share")
+    share = bench.ask("measures", on=True)  # as the other, after an agent's begin and a resume
     ours = _rounds(bench)
     try:
         plain_share = bench.ask("measures", on=False)
