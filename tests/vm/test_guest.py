@@ -183,6 +183,7 @@ def test_the_screen_has_exactly_the_size_asked_for(guest: Talk, width: int, heig
     assert guest.machine.picture().shape == (height, width, 3)
 
 
+@pytest.mark.long  # a translated guest that has just booted is busy for a while
 def test_it_says_that_nothing_happens_in_it_until_somebody_types(guest: Talk) -> None:
     async def said(name: str) -> None:
         async with asyncio.timeout(SLOW):
