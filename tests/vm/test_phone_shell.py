@@ -102,6 +102,7 @@ def test_work_makes_room_for_the_keyboard_and_has_it_again_wherever_it_was_put_a
     for away in (False, True):
         phone.tap(*KEYBOARD)
         phone.until(lambda now: differing(before[800:1080], now[800:1080]) > 0.3, 60, "the keyboard")
+        me.still(30)
         if away:
             phone.swipe(EDGE, UP)
             phone.until(lambda now: not ours(now), 60, "the personal side")

@@ -147,7 +147,7 @@ def main() -> int:
         fd, wide, high = screen()
         swipe = Swipe(wide, high, sides.change, sides.turned)
         _hurry()
-        (folder / "gesture.pid").write_text(str(os.getpid()))
+        (folder / "gesture.pid").write_text(f"{os.getpid()}\n")  # a line, as the shell reads them
         while True:
             ready = select.select([fd, windows.fileno(), heard], [], [])[0]
             if windows.fileno() in ready:  # first, so that it is known which side is in front
