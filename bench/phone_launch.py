@@ -59,10 +59,10 @@ def bloat(bench: Bench) -> None:
     """On a phone busy with its owner's programs, and the owner beside a Work that computes: with our measures and without."""
     bench.bare_off()
     share = bench.ask("measures", on=True)  # as the other, after an agent's begin and a resume
-    ours = _rounds(bench)
+    ours = _rounds(bench, bench.rounds.busy)
     try:
         plain_share = bench.ask("measures", on=False)
-        plain = _rounds(bench)
+        plain = _rounds(bench, min(2, bench.rounds.busy))  # minutes a launch
     finally:
         bench.ask("measures", on=True)
     rows: tuple[tuple[str, list[float], list[float], dict[str, Sequence[float]], float | None], ...] = (
@@ -90,12 +90,12 @@ def bloat(bench: Bench) -> None:
     )
 
 
-def _rounds(bench: Bench) -> _Seconds:
+def _rounds(bench: Bench, rounds: int) -> _Seconds:
     """Idle, busy and beside a computing Work in turn."""
     took = _Seconds()
     full: dict[str, Any] = {"kinds": list(KINDS), "memory_mib": _HOG}
     computing: dict[str, Any] = {"kinds": ["loops"], "as_work": True}
-    for number in range(bench.rounds.warm_up + bench.rounds.busy):
+    for number in range(bench.rounds.warm_up + rounds):
         counts = number >= bench.rounds.warm_up
         for launches, terminals, load in (
             (took.idle, took.own, None),
