@@ -49,7 +49,7 @@ while not answers:
     on.flush()
     select.select([on.fd], [], [])
     on.read()
-print(answers[0].args("v")[0][1] if sys.argv[1] == "visible" else answers[0].kind)
+print(bool(answers[0].args("v")[0][1]) if sys.argv[1] == "visible" else answers[0].kind)
 """
 
 
