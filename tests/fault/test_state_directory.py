@@ -75,7 +75,8 @@ def test_every_file_is_documented_with_its_mode_and_each_documented_one_is_there
                 assert mode & ~table[section][each] == 0, f"{section}: {name} has mode {mode:o}"
             assert path.is_dir() or exact or whole, name
             del inside
-    optional = {"state agent.log.1", "state receipts.json", "state publisher/", "state seats/", "state workspaces/*/parts/kernel.sealed",
+    optional = {"state agent.log.1", "state receipts.json", "state publisher/", "state seats/",
+                "state workspaces/*/parts/kernel.sealed",
                 "state workspaces/*/parts/initrd.sealed", "state workspaces/*/next/",
                     "state workspaces/*/former/", "cache builds/*/",
                 "runtime */agent-channel.sock"}  # fmt: skip
