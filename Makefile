@@ -102,10 +102,10 @@ demo-phone: setup dist-arm64 ## the same on two emulated phones, on their own sc
 	@$(PERSON) $(PY) -m phone.demo
 
 .PHONY: bench-phone
-bench-phone: setup dist-arm64 ## Work on the emulated phone: switch, launch, a busy phone, resume, wake-ups, memory (ONLY=launch: one part; QUICK=1: a look)
+bench-phone: setup dist-arm64 ## Work on the emulated phone: switch, launch, a busy phone, resume, wake-ups, memory (ONLY='switch dark': parts; QUICK=1: a look)
 	@[ "$$(id -u)" != 0 ] || export TWOFOLD_BUILDS=$${TWOFOLD_BUILDS:-/var/cache/twofold}; \
 	  PYTHONPATH=src:. PYTHONDONTWRITEBYTECODE=1 $(PY) -m phone.software
-	@$(PERSON) $(PY) -m bench.phone $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY))
+	@$(PERSON) $(PY) -m bench.phone $(if $(QUICK),--quick) $(foreach each,$(ONLY),--only $(each))
 
 .PHONY: test-dist
 test-dist: dist ## install the wheel and the .deb, each into a clean Debian root

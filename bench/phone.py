@@ -20,8 +20,6 @@ from bench.phone_setting import EMULATED, QUICK, Bench, Rounds, prepared
 from bench.phone_switch import switch
 from bench.report import report, row
 
-NOT_BUILT = "No rows, because they are not built: wake-ups counted inside the guest."
-
 
 def resume(bench: Bench) -> None:
     suspends, resumes = [], []
@@ -56,7 +54,6 @@ def main() -> int:
         for name, work in PARTS.items():
             if name in chosen:
                 bench.part(name, work)
-    bench.notes.append(NOT_BUILT)
     if said.quick:
         bench.notes.insert(0, "A quick look: these are no figures.")
     path = report("phone" if set(chosen) == PARTS.keys() else f"phone-{'-'.join(chosen)}", bench.rows, bench.notes)

@@ -15,13 +15,13 @@ def idle(bench: Bench) -> None:
         "pgrep -f '[t]wofold-vaultd|[t]wofold.network|[t]wofold-netd|[t]wofold.cli agent run|[t]wofold.switcher' || true"
     )
     everything = [ours, *(int(each) for each in others.split())]
-    mine = _per_minute(bench, [ours], everything)
+    mine, inside = _per_minute(bench, ours, [ours], everything)
     memory = _pss(bench, ours)
     bench.rows.append(
         row(EMULATED + "agent, a workspace running: memory (PSS)", "MiB", [_pss(bench, agents)], {}, at_most=48)
     )
     bare = bench.bare_machine()
-    theirs = _per_minute(bench, [bare])[0]
+    (theirs,), within = _per_minute(bench, bare, [bare])
     other = _pss(bench, bare)
     bench.ask("turn", bare=False)
     bench.rows += [
@@ -32,13 +32,21 @@ def idle(bench: Bench) -> None:
             {"bare QEMU": [theirs]},
             at_most=1,
         ),
+        row(
+            EMULATED + "idle workspace: wake-ups of the guest's own processors in a minute",
+            "",
+            [inside],
+            {"bare QEMU": [within]},
+            at_most=1,
+        ),
         row(EMULATED + "idle workspace: wake-ups of all of Twofold", "", [mine[1]], {"bare QEMU": [theirs]}),
         row(EMULATED + "idle workspace: QEMU's memory (PSS)", "MiB", [memory], {"bare QEMU": [other]}, at_most=1),
     ]
 
 
-def _per_minute(bench: Bench, *groups: list[int]) -> list[float]:
-    """How often the processes of each group slept and were woken, in a minute (proc_pid_status(5))."""
+def _per_minute(bench: Bench, machine: int, *groups: list[int]) -> tuple[list[float], float]:
+    """How often the processes of each group slept and were woken, in a minute (proc_pid_status(5)), and the guest's processors,
+    which say so by WFI (KVM's wfi_exit_stat, Documentation/virt/kvm in Linux)."""
 
     def count(pids: list[int]) -> dict[str, int]:
         files = " ".join(f"/proc/{pid}/task/*/status" for pid in pids)
@@ -46,14 +54,21 @@ def _per_minute(bench: Bench, *groups: list[int]) -> list[float]:
         lines = bench.phone.look(f"cat {files} 2>/dev/null | awk '{words}'").splitlines()
         return {thread: int(times) for thread, times in (line.split() for line in lines)}
 
+    def inside() -> int:
+        at = "/sys/kernel/debug"
+        said = bench.phone.look(
+            f"[ -d {at}/kvm ] || mount -t debugfs none {at}; cat {at}/kvm/{machine}-*/wfi_exit_stat"
+        )
+        return sum(int(each) for each in said.split())
+
     time.sleep(30)  # what was done last is over, and the switcher has let go of the screen
-    before, began = [count(each) for each in groups], time.monotonic()
+    before, slept, began = [count(each) for each in groups], inside(), time.monotonic()
     time.sleep(bench.rounds.idle)
-    after, took = [count(each) for each in groups], time.monotonic() - began
+    after, sleeps, took = [count(each) for each in groups], inside(), time.monotonic() - began
     woken = [
         sum(times - was.get(thread, 0) for thread, times in now.items()) for was, now in zip(before, after, strict=True)
     ]
-    return [times * 60 / took for times in woken]
+    return [times * 60 / took for times in woken], (sleeps - slept) * 60 / took
 
 
 def _pss(bench: Bench, pid: int) -> float:

@@ -16,8 +16,10 @@ BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 def table(name: str, document: dict[str, Any]) -> str:
     machine = document["machine"]
     place = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_mib']} MiB, load {machine['load']}"
+    bench, *parts = name.split("-")
+    only = f" ONLY={parts[0]}" if len(parts) == 1 else f" ONLY='{' '.join(parts)}'" if parts else ""
     lines = [
-        f"### `make bench-{name.replace('-', ' ONLY=')}`",
+        f"### `make bench-{bench}{only}`",
         f"Revision {document['revision']}; {place}.",
         "",
         "| figure | ours (lowest to highest, rounds) | peer | ratio | goal | met |",
