@@ -156,6 +156,7 @@ def test_what_happens_without_us_is_heard(place: Place) -> None:
         (struct.pack("=II", 1, 7 << 16), BadInputError),  # shorter than a head
         (struct.pack("=II", 1, 0xFFFF << 16), BadInputError),
         (struct.pack("=II", 1, 8 << 16), BadInputError),  # an error without its words
+        (struct.pack("=II", FIRST, 14 << 16 | 4) + bytes(6), BadInputError),  # a window's states, cut
         (struct.pack("=IIII", 1, 36 << 16, 4, 1) + text("no such window"), BadInputError),
     ],
 )

@@ -166,6 +166,8 @@ class Toplevels:
         if operation == _APP:
             window.app = _text(untrusted_body, 0)
         elif operation == _STATE:
+            if len(untrusted_body) % 4:
+                raise BadInputError("This session's compositor sent what is no message.")
             window.active = _ACTIVATED in array.array("I", untrusted_body[4:])
         elif operation == _CLOSED:
             del self._windows[window.number]
